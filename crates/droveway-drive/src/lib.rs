@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The drivers: [`VmDriver`] makes every decision of one attempt to move one VM, [`GangDriver`] those of one plan.
+//!
+//! Sans-IO: events, replies, samples and the time go in; actions, time-outs and records come out. Nothing here reads a
+//! clock, opens a socket or waits. The shell is one loop: perform the polled actions, wait for an input or for
+//! [`GangDriver::poll_timeout`], hand it in. The same drivers run against real QEMUs and in simulated worlds.
+//!
+//! The contract of inputs and outputs:
+//! - `handle_*` takes what happened; it never blocks and never fails because of the world. `now` never goes backwards.
+//! - `request` takes what an operator wants; it is decided at once, from state alone.
+//! - `poll_action` and `poll_record` are drained until `None`; `poll_timeout` says when to call `handle_timeout`.
+//! - Each action has an id; the shell answers each exactly once, in any order, or never: every wait has a bound.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod action;
+mod gang;
+mod input;
+mod record;
+mod vm;
+
+pub use action::{Action, ActionError, ActionId, FailureClass, Limits, Reply};
+pub use gang::GangDriver;
+pub use input::{MigrationSample, MigrationStatus, QemuEvent, RunState, Side};
+pub use record::{Outcome, Phase, Progress, Record, RecordKind};
+pub use vm::{Request, RequestDenied, TRANSITIONS, VmDriver};

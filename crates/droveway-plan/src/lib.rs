@@ -1,1 +1,15 @@
-//! Placeholder.
+//! Plans: per VM a technique, limits and a fallback; for the gang an order and how many move at once. A policy turns what
+//! is known and what was asked for into an immutable [`Plan`]; [`check`] says which invariants one breaks.
+//!
+//! The plan leaves the driver nothing to choose beyond the contingencies that it names: the [`Fallback`] of a VM whose
+//! pre-copy does not converge, and the [`SwitchRule`] of a hybrid.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod check;
+mod plan;
+pub mod policy;
+
+pub use check::Violation;
+pub use plan::{Fallback, Move, Plan, SwitchRule};
+pub use policy::{GangFacts, Note, PolicyError, VmFacts};

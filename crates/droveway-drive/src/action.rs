@@ -1,0 +1,106 @@
+//! What the drivers want done. Data: a shell performs it on real QEMUs, a simulated world in miniature.
+
+use crate::input::{MigrationSample, Side};
+use droveway_fleet::{Bandwidth, RateLimit};
+use std::{fmt, time::Duration};
+
+/// Names one action of one driver, so that a late reply is recognised rather than believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ActionId(pub u64);
+
+/// One thing to do to one of the two QEMUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Set capabilities and parameters.
+    Configure {
+        /// Where.
+        side: Side,
+        /// Whether post-copy must be possible.
+        postcopy: bool,
+        /// The parameters.
+        limits: Limits,
+    },
+    /// The target listens for the migration. Answered by [`Reply::Listening`].
+    Listen,
+    /// The source connects and begins.
+    Migrate {
+        /// Where the target listens.
+        uri: String,
+    },
+    /// The source switches to post-copy as soon as it can.
+    StartPostcopy,
+    /// Tell the source what rate a switchover will get.
+    SetSwitchoverBandwidth(Bandwidth),
+    /// Read the migration's figures. Answered by [`Reply::Sample`].
+    Sample(Side),
+    /// The source gives up the migration (`migrate_cancel`).
+    Cancel,
+    /// The source's migration connection is broken out of band, for when its main loop is stuck in the stream.
+    BreakChannel,
+    /// The target's process ends; answered only once it is certain that it is gone.
+    DestroyTarget,
+    /// The source's process ends: the VM has moved.
+    DestroySource,
+    /// The vCPUs run again.
+    Resume(Side),
+    /// Post-copy's connection counts as broken (`migrate-pause`, out of band).
+    PauseChannel(Side),
+    /// The target listens anew, for a broken post-copy. Answered by [`Reply::Listening`].
+    ListenAgain,
+    /// The source connects anew and post-copy goes on.
+    ResumeMigration {
+        /// Where the target listens now.
+        uri: String,
+    },
+}
+
+/// QEMU's migration parameters, all set explicitly in every run: defaults differ between versions and between "0" and
+/// "unlimited".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// `max-bandwidth`.
+    pub bandwidth: RateLimit,
+    /// `max-postcopy-bandwidth`.
+    pub postcopy_bandwidth: RateLimit,
+    /// `avail-switchover-bandwidth`.
+    pub switchover_bandwidth: Bandwidth,
+    /// `downtime-limit`.
+    pub downtime: Duration,
+}
+
+/// What an action led to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// Done.
+    Done,
+    /// The target listens here.
+    Listening(String),
+    /// The figures.
+    Sample(Box<MigrationSample>),
+}
+
+/// How an action failed: what the driver may conclude.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureClass {
+    /// No answer in time: it may or may not have been done.
+    Timeout,
+    /// The QEMU refused: it was not done.
+    Refused,
+    /// The QEMU is gone.
+    Gone,
+}
+
+/// An action that failed. Drivers branch on the class, never on the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActionError {
+    /// What may be concluded.
+    pub class: FailureClass,
+    /// What happened, for people.
+    pub message: String,
+}
+
+impl fmt::Display for ActionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}

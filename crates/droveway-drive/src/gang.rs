@@ -1,0 +1,179 @@
+//! One plan for a gang: who prepares, who starts when, who ends. Owns the [`VmDriver`]s.
+//!
+//! All VMs are prepared first, so that no fixed cost falls between two moves; then a sliding window of
+//! [`Plan::concurrency`] streams uses the port: the next VM in the plan's order starts in the same instant in which one
+//! leaves it. A VM that fails or is rolled back leaves the others untouched.
+
+use crate::{
+    action::{Action, ActionError, ActionId, Reply},
+    input::{QemuEvent, Side},
+    record::{Outcome, Phase, Record},
+    vm::{Request, RequestDenied, VmDriver},
+};
+use droveway_fleet::{Timestamp, VmId};
+use droveway_plan::Plan;
+use std::collections::BTreeMap;
+
+/// One plan's driver.
+#[derive(Debug)]
+pub struct GangDriver {
+    plan: Plan,
+    drivers: BTreeMap<VmId, VmDriver>,
+    started: bool,
+    cancelled: bool,
+}
+
+impl GangDriver {
+    /// A driver of `plan`; `was_running` says of each VM whether its vCPUs run now (a VM it does not name is taken to).
+    #[must_use]
+    pub fn new(plan: Plan, was_running: &BTreeMap<VmId, bool>) -> Self {
+        let driver = |step: &droveway_plan::Move| {
+            let runs = was_running.get(&step.vm).copied().unwrap_or(true);
+            (step.vm.clone(), VmDriver::new(step.clone(), runs))
+        };
+        let drivers = plan.moves.iter().map(driver).collect();
+        GangDriver { plan, drivers, started: false, cancelled: false }
+    }
+
+    /// Prepares every VM, without touching its memory.
+    pub fn prepare(&mut self, now: Timestamp) {
+        for driver in self.drivers.values_mut() {
+            driver.prepare(now);
+        }
+    }
+
+    /// True once no VM is preparing any more.
+    #[must_use]
+    pub fn is_prepared(&self) -> bool {
+        self.drivers.values().all(|d| !matches!(d.phase(), Phase::Pending | Phase::Preparing))
+    }
+
+    /// Starts the plan's first moves.
+    pub fn start(&mut self, now: Timestamp) {
+        self.started = true;
+        self.admit(now);
+    }
+
+    /// An event of one VM's QEMU.
+    pub fn handle_event(&mut self, now: Timestamp, vm: &VmId, side: Side, event: QemuEvent) {
+        if let Some(driver) = self.drivers.get_mut(vm) {
+            driver.handle_event(now, side, event);
+        }
+        self.admit(now);
+    }
+
+    /// The answer to an action of one VM.
+    pub fn handle_reply(
+        &mut self,
+        now: Timestamp,
+        vm: &VmId,
+        id: ActionId,
+        reply: Result<Reply, ActionError>,
+    ) {
+        if let Some(driver) = self.drivers.get_mut(vm) {
+            driver.handle_reply(now, id, reply);
+        }
+        self.admit(now);
+    }
+
+    /// To be called when the time of [`Self::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        for driver in self.drivers.values_mut() {
+            driver.handle_timeout(now);
+        }
+        self.admit(now);
+    }
+
+    /// An operator's wish about one VM.
+    ///
+    /// # Errors
+    /// [`RequestDenied`]; [`RequestDenied::NotMigrating`] for a VM that is not in the plan.
+    pub fn request(
+        &mut self,
+        now: Timestamp,
+        vm: &VmId,
+        request: Request,
+    ) -> Result<(), RequestDenied> {
+        let driver = self.drivers.get_mut(vm).ok_or(RequestDenied::NotMigrating)?;
+        let answer = driver.request(now, request);
+        self.admit(now);
+        answer
+    }
+
+    /// No further VM starts, and every VM that can still stay at the source does. Returns those that cannot.
+    pub fn cancel(&mut self, now: Timestamp) -> Vec<VmId> {
+        self.cancelled = true;
+        let mut past_return = Vec::new();
+        for (vm, driver) in &mut self.drivers {
+            if driver.request(now, Request::Cancel) == Err(RequestDenied::PastReturn) {
+                past_return.push(vm.clone());
+            }
+        }
+        past_return
+    }
+
+    /// The next thing to do, if any.
+    pub fn poll_action(&mut self) -> Option<(VmId, ActionId, Action)> {
+        self.drivers.iter_mut().find_map(|(vm, driver)| {
+            driver.poll_action().map(|(id, action)| (vm.clone(), id, action))
+        })
+    }
+
+    /// The next thing to tell, if any. In order for each VM.
+    pub fn poll_record(&mut self) -> Option<(VmId, Record)> {
+        self.drivers
+            .iter_mut()
+            .find_map(|(vm, driver)| driver.poll_record().map(|record| (vm.clone(), record)))
+    }
+
+    /// When [`Self::handle_timeout`] must be called at the latest.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.drivers.values().filter_map(VmDriver::poll_timeout).min()
+    }
+
+    /// The drivers, by VM.
+    pub fn drivers(&self) -> impl Iterator<Item = (&VmId, &VmDriver)> {
+        self.drivers.iter()
+    }
+
+    /// The driver of one VM.
+    #[must_use]
+    pub fn driver(&self, vm: &VmId) -> Option<&VmDriver> {
+        self.drivers.get(vm)
+    }
+
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// True once every attempt has ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.drivers.values().all(|driver| driver.outcome().is_some())
+    }
+
+    /// How each VM's attempt ended, as far as it has.
+    pub fn outcomes(&self) -> impl Iterator<Item = (&VmId, Outcome)> {
+        self.drivers.iter().filter_map(|(vm, driver)| driver.outcome().map(|o| (vm, o)))
+    }
+
+    fn admit(&mut self, now: Timestamp) {
+        if !self.started || self.cancelled {
+            return;
+        }
+        let mut used = self.drivers.values().filter(|driver| driver.uses_port()).count();
+        for step in &self.plan.moves {
+            if used >= self.plan.concurrency as usize {
+                return;
+            }
+            let Some(driver) = self.drivers.get_mut(&step.vm) else { continue };
+            if driver.phase() == Phase::Ready {
+                driver.start(now);
+                used += 1;
+            }
+        }
+    }
+}

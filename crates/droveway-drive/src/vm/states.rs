@@ -1,0 +1,633 @@
+//! What each state makes of the facts.
+
+use super::{
+    Action, ActionError, Bandwidth, CANCEL_PATIENCE, CONFIRM_PERIOD, FailureClass, LAST_WORD_LIMIT,
+    MigrationSample, MigrationStatus, Outcome, PREPARE_LIMIT, RECOVERY_ATTEMPTS_MAX,
+    RECOVERY_BACKOFF, RECOVERY_BACKOFF_MAX, RECOVERY_LIMIT, ROLLBACK_LIMIT, RecordKind, Reply,
+    RunState, SAMPLE_PERIOD, SETTLE_LIMIT, STALL_LIMIT, SWITCHOVER_RATE_TOLERANCE, Side, State,
+    Technique, Timestamp, Undo, VmDriver,
+};
+use droveway_plan::Fallback;
+
+impl VmDriver {
+    /// Follows the facts until they lead no further. Each step is a transition of the table, which has no cycle without
+    /// new input; the bound only guards against a mistake here.
+    pub(super) fn evaluate(&mut self, now: Timestamp) {
+        const STEPS_MAX: usize = 8;
+        for _ in 0..STEPS_MAX {
+            let before = self.state.phase();
+            match &self.state {
+                State::Pending | State::Ended { .. } => {}
+                State::Preparing { .. } | State::Ready { .. } => self.evaluate_before(now),
+                State::PreCopy => self.evaluate_pre_copy(now),
+                State::Switchover => self.evaluate_switchover(now),
+                State::PostCopy => self.evaluate_post_copy(now),
+                State::PostCopyPaused { .. } | State::Recovering { .. } => {
+                    self.evaluate_broken(now);
+                }
+                State::Settling { .. } => self.evaluate_settling(now),
+                State::RollingBack { .. } => self.evaluate_rolling_back(now),
+            }
+            if self.state.phase() == before {
+                return;
+            }
+        }
+    }
+
+    /// The bound of the present state.
+    pub(super) fn limit(&self) -> Option<Timestamp> {
+        let limit = match &self.state {
+            State::Pending | State::Ready { .. } | State::Ended { .. } => return None,
+            State::Preparing { .. } => PREPARE_LIMIT,
+            State::PreCopy => return Some(self.last_growth.1 + STALL_LIMIT),
+            State::PostCopy if self.source.gone => LAST_WORD_LIMIT,
+            State::PostCopy => return Some(self.last_growth.1 + STALL_LIMIT),
+            State::Switchover if self.source.gone => LAST_WORD_LIMIT,
+            State::Switchover => self.plan.switchover_limit,
+            State::PostCopyPaused { retry_at, .. } => return Some(*retry_at),
+            State::Recovering { .. } => RECOVERY_LIMIT,
+            State::Settling { .. } => SETTLE_LIMIT,
+            State::RollingBack { .. } => ROLLBACK_LIMIT,
+        };
+        Some(self.entered_at + limit)
+    }
+
+    fn is_over_limit(&self, now: Timestamp) -> bool {
+        self.limit().is_some_and(|limit| limit <= now)
+    }
+
+    fn evaluate_before(&mut self, now: Timestamp) {
+        if self.source.gone {
+            self.roll_back(now, "the source's QEMU is gone".to_owned());
+        } else if self.target.gone {
+            self.roll_back(now, "the target's QEMU is gone".to_owned());
+        } else if self.is_over_limit(now) {
+            self.roll_back(now, format!("not ready within {PREPARE_LIMIT:?}"));
+        }
+    }
+
+    fn evaluate_pre_copy(&mut self, now: Timestamp) {
+        if self.source.gave_up() {
+            self.roll_back(now, self.failure("QEMU gave up the migration"));
+        } else if self.is_postcopy_active() {
+            self.enter_post_copy(now);
+        } else if self.stopped_at.is_some()
+            || self.source.is(&MigrationStatus::Device)
+            || self.source.is(&MigrationStatus::Completed)
+            || self.resumed_at.is_some()
+        {
+            self.enter(now, State::Switchover);
+        } else if self.source.gone {
+            // The VM ran at the source until now, so its death took it along.
+            self.lose(now, "the source's QEMU died while the VM ran there");
+        } else if self.target.gone {
+            self.roll_back(now, "the target's QEMU died".to_owned());
+        } else if self.is_over_limit(now) {
+            self.roll_back(now, format!("nothing was sent for {STALL_LIMIT:?}: the path is dead"));
+        }
+    }
+
+    fn evaluate_switchover(&mut self, now: Timestamp) {
+        let arrived = self.resumed_at.is_some()
+            || (!self.was_running && self.target.is(&MigrationStatus::Completed));
+        if self.source.gave_up() {
+            self.roll_back(now, self.failure("the switchover failed"));
+        } else if self.is_postcopy_active() {
+            self.enter_post_copy(now);
+        } else if arrived && (self.source.is(&MigrationStatus::Completed) || self.source.gone) {
+            self.settle(now);
+        } else if self.target.gone {
+            self.roll_back(now, "the target's QEMU died during the switchover".to_owned());
+        } else if self.is_over_limit(now) {
+            if self.source.gone {
+                self.lose(now, "the source's QEMU died before the target had everything");
+            } else if arrived {
+                // The target runs and the source only waits for its word: forward.
+                self.settle(now);
+            } else {
+                let limit = self.plan.switchover_limit;
+                self.roll_back(now, format!("the switchover took longer than {limit:?}"));
+            }
+        } else if self.source.is(&MigrationStatus::Completed) && self.next_sample.is_none() {
+            // The target's RESUME is under way, or was missed.
+            self.next_sample = Some(now + CONFIRM_PERIOD);
+        }
+    }
+
+    fn evaluate_post_copy(&mut self, now: Timestamp) {
+        if self.source.is(&MigrationStatus::Completed)
+            || self.target.is(&MigrationStatus::Completed)
+        {
+            self.settle(now);
+        } else if self.target.gone {
+            self.lose(now, "the target's QEMU died while the VM's memory was split");
+        } else if self.source.gone {
+            if self.is_over_limit(now) {
+                self.lose(now, "the source's QEMU died while it still held the VM's memory");
+            } else {
+                self.sample(Side::Target);
+            }
+        } else if self.source.gave_up() {
+            if self.resumed_at.is_some() {
+                self.lose(now, "QEMU gave up post-copy after the VM ran at the target");
+            } else {
+                self.roll_back(now, self.failure("post-copy could not begin"));
+            }
+        } else if self.is_broken(Side::Source) || self.is_broken(Side::Target) {
+            self.enter_paused(now, 0);
+        } else if self.is_over_limit(now) {
+            self.warn(now, format!("nothing was sent for {STALL_LIMIT:?}: the path is dead"));
+            self.enter_paused(now, 0);
+        }
+    }
+
+    fn evaluate_broken(&mut self, now: Timestamp) {
+        if self.target.gone || self.source.gone {
+            let side = if self.target.gone { "target" } else { "source" };
+            self.lose(now, &format!("the {side}'s QEMU died while the VM's memory was split"));
+            return;
+        }
+        if self.source.is(&MigrationStatus::Completed) {
+            self.settle(now);
+            return;
+        }
+        match self.state {
+            State::Recovering { attempts } => {
+                if self.source.is(&MigrationStatus::PostcopyActive) {
+                    self.last_growth.1 = now;
+                    self.enter(now, State::PostCopy);
+                    self.next_sample = Some(now + SAMPLE_PERIOD);
+                } else if self.is_over_limit(now) {
+                    self.enter_paused(now, attempts + 1);
+                }
+            }
+            State::PostCopyPaused { attempts, retry_at } if retry_at <= now => {
+                if attempts >= RECOVERY_ATTEMPTS_MAX {
+                    let text = "the path between the hosts did not come back: the VM waits at the \
+                                target, its missing memory at the source; both are kept";
+                    self.end(now, Outcome::NeedsRecovery, Some(text.to_owned()));
+                } else {
+                    // What was known of the statuses is of the broken connection.
+                    self.source.status = None;
+                    self.target.status = None;
+                    self.enter(now, State::Recovering { attempts });
+                    self.act(Action::ListenAgain);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn evaluate_settling(&mut self, now: Timestamp) {
+        let State::Settling { confirmed } = self.state else { return };
+        if confirmed {
+            let cleaned = !self.awaits(|action| *action == Action::DestroySource);
+            if cleaned || self.source.gone || self.is_over_limit(now) {
+                if !cleaned && !self.source.gone {
+                    self.warn(now, "the source's QEMU did not end; the VM runs at the target");
+                }
+                self.end(now, Outcome::Completed, None);
+            }
+        } else if self.target.gone {
+            if self.postcopied || self.source.gone {
+                self.lose(now, "the target's QEMU died before the source was released");
+            } else {
+                self.roll_back(now, "the target's QEMU died right after the switchover".to_owned());
+            }
+        } else if self.is_over_limit(now) {
+            let text = "the target did not confirm that the VM runs; the source is kept, stopped";
+            self.end(now, Outcome::NeedsRecovery, Some(text.to_owned()));
+        } else if self.next_sample.is_none() {
+            self.next_sample = Some(now + CONFIRM_PERIOD);
+        }
+    }
+
+    fn evaluate_rolling_back(&mut self, now: Timestamp) {
+        let State::RollingBack { reason, step } = &self.state else { return };
+        let (reason, step) = (reason.clone(), *step);
+        if self.source.gone {
+            if !self.target.gone {
+                self.act(Action::DestroyTarget);
+            }
+            let text = format!("{reason}; then the source's QEMU died");
+            self.end(now, Outcome::Lost, Some(text));
+            return;
+        }
+        if self.is_over_limit(now) {
+            let text = format!(
+                "{reason}; the source did not confirm within {ROLLBACK_LIMIT:?} that the VM runs there"
+            );
+            self.end(now, Outcome::NeedsRecovery, Some(text));
+            return;
+        }
+        match step {
+            Undo::Target if self.target.gone => {
+                let ended = self.source.status.as_ref().is_some_and(MigrationStatus::is_over);
+                let step = if self.started && !ended {
+                    self.act(if self.stopped_at.is_some() {
+                        Action::BreakChannel
+                    } else {
+                        Action::Cancel
+                    });
+                    Undo::Source { since: now }
+                } else {
+                    self.sample(Side::Source);
+                    Undo::Confirm
+                };
+                self.state = State::RollingBack { reason, step };
+            }
+            Undo::Target => {
+                if !self.awaits(|action| *action == Action::DestroyTarget)
+                    && self.next_sample.is_none()
+                {
+                    self.next_sample = Some(now + CONFIRM_PERIOD);
+                }
+            }
+            Undo::Source { since } => {
+                if self.source.status.as_ref().is_some_and(MigrationStatus::is_over) {
+                    self.sample(Side::Source);
+                    self.state = State::RollingBack { reason, step: Undo::Confirm };
+                } else if since + CANCEL_PATIENCE <= now {
+                    self.act(Action::BreakChannel);
+                    self.state = State::RollingBack { reason, step: Undo::Source { since: now } };
+                } else if self.next_sample.is_none() {
+                    self.next_sample = Some(now + CONFIRM_PERIOD);
+                }
+            }
+            Undo::Confirm => {
+                if self.next_sample.is_none() {
+                    self.next_sample = Some(now + CONFIRM_PERIOD);
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_sample_due(&mut self, now: Timestamp) {
+        match self.state {
+            State::PreCopy | State::PostCopy => {
+                self.sample(Side::Source);
+                self.next_sample = Some(now + SAMPLE_PERIOD);
+            }
+            // The source's main loop is inside the stream now and would not answer.
+            State::Switchover | State::Settling { .. } => self.sample(Side::Target),
+            State::RollingBack { step: Undo::Target, .. } => self.act(Action::DestroyTarget),
+            State::RollingBack { .. } => self.sample(Side::Source),
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_pass(&mut self, now: Timestamp, pass: u32) {
+        self.progress.pass = self.progress.pass.max(pass);
+        self.record(now, RecordKind::Pass(pass));
+        let passes_done = pass.saturating_sub(1);
+        let hybrid_due = self.plan.technique == Technique::Hybrid
+            && passes_done >= self.plan.switch.after_pass
+            && !self.postcopy_asked;
+        if hybrid_due {
+            self.decide(
+                now,
+                format!("pass {passes_done} of the hybrid is done"),
+                format!("switch rule: after pass {}", self.plan.switch.after_pass),
+                "switch to post-copy",
+                Some("another pass"),
+            );
+            self.ask_postcopy();
+        } else if passes_done >= self.plan.max_passes && !self.postcopy_asked {
+            self.give_up_converging(now, passes_done);
+            return;
+        }
+        self.boundary_wanted = Some(pass);
+        self.sample(Side::Source);
+    }
+
+    fn give_up_converging(&mut self, now: Timestamp, passes: u32) {
+        let reason = format!("pre-copy did not converge in {passes} passes");
+        let inputs = format!(
+            "remaining {}, dirty rate {}",
+            self.progress.remaining.human(),
+            self.progress.dirty_rate.human()
+        );
+        match self.plan.fallback {
+            Fallback::PostCopy => {
+                self.decide(now, reason, inputs, "switch to post-copy", Some("abort"));
+                self.ask_postcopy();
+            }
+            Fallback::Abort => {
+                self.decide(now, reason.clone(), inputs, "abort, stay at the source", None);
+                self.roll_back(now, reason);
+            }
+        }
+    }
+
+    pub(super) fn on_sample(&mut self, now: Timestamp, side: Side, sample: &MigrationSample) {
+        let facts = self.facts(side);
+        // An event is newer than figures that were asked for before it; never step back from an end.
+        let over = facts.status.as_ref().is_some_and(MigrationStatus::is_over);
+        if !over || sample.status.is_over() {
+            facts.status = Some(sample.status.clone());
+        }
+        facts.run_state = Some(sample.run_state.clone());
+        facts.error.clone_from(&sample.error);
+        match side {
+            Side::Source => self.on_source_sample(now, sample),
+            Side::Target => self.on_target_sample(now, sample),
+        }
+    }
+
+    fn on_source_sample(&mut self, now: Timestamp, sample: &MigrationSample) {
+        if sample.transferred > self.last_growth.0 {
+            self.last_growth = (sample.transferred, now);
+        }
+        let progress = &mut self.progress;
+        progress.transferred = progress.transferred.max(sample.transferred);
+        progress.remaining = sample.remaining;
+        progress.total = sample.total;
+        progress.rate = sample.rate;
+        progress.dirty_rate = sample.dirty_rate;
+        progress.postcopy_requests = sample.postcopy_requests;
+        progress.qemu_downtime = sample.downtime.or(progress.qemu_downtime);
+        if progress.pass <= 1 && self.boundary_wanted.is_none_or(|pass| pass <= 2) {
+            progress.needed = progress.needed.max(sample.transferred);
+        }
+        if let Some(pass) = self.boundary_wanted.take() {
+            self.on_boundary(now, pass, sample);
+        }
+        match &self.state {
+            State::PreCopy => self.follow_rate(now, sample),
+            State::RollingBack { step: Undo::Confirm, .. } => self.confirm_source(now, sample),
+            _ => {}
+        }
+    }
+
+    fn on_boundary(&mut self, now: Timestamp, pass: u32, sample: &MigrationSample) {
+        if pass == 2 {
+            self.progress.needed = sample.transferred;
+        }
+        self.record(
+            now,
+            RecordKind::Boundary {
+                pass,
+                transferred: sample.transferred,
+                remaining: sample.remaining,
+            },
+        );
+        let before = self.last_boundary_remaining.replace(sample.remaining);
+        let (Some(before), true) = (before, self.state == State::PreCopy) else { return };
+        let stalled = sample.remaining.as_f64() >= self.plan.switch.stalled_ratio * before.as_f64();
+        // The first boundary has all of memory behind it; from the third on there are two passes to compare.
+        if self.plan.technique == Technique::Hybrid && pass >= 3 && stalled && !self.postcopy_asked
+        {
+            self.decide(
+                now,
+                format!("pass {} stopped shrinking", pass - 1),
+                format!("left {} after {}", sample.remaining.human(), before.human()),
+                "switch to post-copy",
+                Some("another pass"),
+            );
+            self.ask_postcopy();
+        }
+    }
+
+    /// Keeps QEMU's idea of the switchover's rate near what the stream really gets: on a contended port the planned share
+    /// would let QEMU stop the VM for far longer than its downtime limit.
+    fn follow_rate(&mut self, now: Timestamp, sample: &MigrationSample) {
+        let Some((since, bytes, smoothed)) = self.measured else {
+            self.measured = Some((now, sample.transferred, self.plan.switchover_bandwidth));
+            return;
+        };
+        let time = now.since(since);
+        if time < SAMPLE_PERIOD.mul_f64(0.75) {
+            return;
+        }
+        let sent = sample.transferred.saturating_sub(bytes);
+        let rate = Bandwidth::of(sent, time);
+        let smoothed = Bandwidth::from_bits_per_second(
+            smoothed.bits_per_second() / 2 + rate.bits_per_second() / 2,
+        );
+        self.measured = Some((now, sample.transferred, smoothed));
+        let paced = self.plan.bandwidth.bandwidth().is_some_and(|cap| {
+            // Held back by its own cap, not by the port: the switchover will be faster.
+            rate.bits_per_second() >= cap.bits_per_second() / 10 * 8
+        });
+        if paced || self.plan.technique == Technique::StopAndCopy || smoothed.is_zero() {
+            return;
+        }
+        let wanted = smoothed.min(self.plan.switchover_bandwidth);
+        #[expect(clippy::cast_precision_loss, reason = "a rate far below 2^53 bit/s")]
+        let change = (wanted.bits_per_second() as f64
+            / self.switchover_bandwidth.bits_per_second() as f64
+            - 1.0)
+            .abs();
+        if change > SWITCHOVER_RATE_TOLERANCE {
+            self.switchover_bandwidth = wanted;
+            self.act(Action::SetSwitchoverBandwidth(wanted));
+        }
+    }
+
+    fn on_target_sample(&mut self, now: Timestamp, sample: &MigrationSample) {
+        let runs = sample.run_state == RunState::Running;
+        if runs && self.is_moving() {
+            self.note_resumed(now);
+        }
+        match self.state {
+            State::Settling { confirmed: false } => {
+                if runs || !self.was_running {
+                    self.state = State::Settling { confirmed: true };
+                    self.entered_at = now;
+                    if !self.source.gone {
+                        self.act(Action::DestroySource);
+                    }
+                } else if sample.run_state == RunState::Paused {
+                    self.act(Action::Resume(Side::Target));
+                }
+            }
+            State::Switchover
+                if sample.run_state == RunState::Paused
+                    && self.was_running
+                    && self.source.is(&MigrationStatus::Completed) =>
+            {
+                self.act(Action::Resume(Side::Target));
+            }
+            _ => {}
+        }
+    }
+
+    fn confirm_source(&mut self, now: Timestamp, sample: &MigrationSample) {
+        let State::RollingBack { reason, .. } = &self.state else { return };
+        if !sample.status.is_over() {
+            return;
+        }
+        if sample.run_state == RunState::Running || !self.was_running {
+            let reason = reason.clone();
+            self.end(now, Outcome::RolledBack, Some(reason));
+        } else if !self.awaits(|action| *action == Action::Resume(Side::Source)) {
+            self.act(Action::Resume(Side::Source));
+        }
+    }
+
+    pub(super) fn on_done(&mut self, now: Timestamp, action: &Action, reply: Reply) {
+        match (action, reply) {
+            (Action::Configure { .. }, _) => {
+                if let State::Preparing { configured } = &mut self.state {
+                    *configured += 1;
+                    if *configured == 2 {
+                        self.act(Action::Listen);
+                    }
+                }
+            }
+            (Action::Listen, Reply::Listening(uri)) => {
+                if matches!(self.state, State::Preparing { .. }) {
+                    self.enter(now, State::Ready { uri });
+                }
+            }
+            (Action::Migrate { .. }, _)
+                if self.plan.technique == Technique::PostCopy && self.state == State::PreCopy =>
+            {
+                self.ask_postcopy();
+            }
+            (Action::DestroyTarget, _) => self.target.gone = true,
+            (Action::DestroySource, _) => self.source.gone = true,
+            (Action::Resume(Side::Source), _) => {
+                self.source.run_state = Some(RunState::Running);
+                self.sample(Side::Source);
+            }
+            (Action::Resume(Side::Target), _) => self.sample(Side::Target),
+            (Action::ListenAgain, Reply::Listening(uri)) => {
+                if matches!(self.state, State::Recovering { .. }) {
+                    self.act(Action::ResumeMigration { uri });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_error(&mut self, now: Timestamp, action: &Action, error: &ActionError) {
+        if error.class == FailureClass::Gone {
+            match action {
+                Action::DestroyTarget => self.target.gone = true,
+                Action::Sample(side) | Action::Resume(side) => self.facts(*side).gone = true,
+                _ => {}
+            }
+        }
+        match action {
+            Action::Configure { .. } | Action::Listen => {
+                if matches!(self.state, State::Preparing { .. }) {
+                    self.roll_back(now, format!("could not prepare: {error}"));
+                }
+            }
+            Action::Migrate { .. } => {
+                if self.state == State::PreCopy {
+                    self.roll_back(now, format!("could not start: {error}"));
+                }
+            }
+            Action::StartPostcopy => {
+                self.postcopy_asked = false;
+                if self.state == State::PreCopy {
+                    let text = format!("the switch to post-copy was refused: {error}");
+                    self.warn(now, text);
+                    if self.progress.pass > self.plan.max_passes {
+                        self.roll_back(now, "post-copy, the fallback, was refused".to_owned());
+                    }
+                }
+            }
+            Action::ListenAgain | Action::ResumeMigration { .. } => {
+                if let State::Recovering { attempts } = self.state {
+                    self.warn(now, format!("post-copy's path was not renewed: {error}"));
+                    self.enter_paused(now, attempts + 1);
+                }
+            }
+            Action::SetSwitchoverBandwidth(_) | Action::DestroySource => {
+                self.warn(now, error.to_string());
+            }
+            // These are asked again, or their effect is looked for in samples.
+            Action::Sample(_)
+            | Action::Cancel
+            | Action::BreakChannel
+            | Action::DestroyTarget
+            | Action::Resume(_)
+            | Action::PauseChannel(_) => {}
+        }
+    }
+
+    fn is_postcopy_active(&self) -> bool {
+        // Only the source's word: the target's event may arrive first, but the source decides whether there is a return.
+        self.source.is(&MigrationStatus::PostcopyActive)
+            || (self.source.gone && self.target.is(&MigrationStatus::PostcopyActive))
+    }
+
+    fn is_broken(&self, side: Side) -> bool {
+        let facts = if side == Side::Source { &self.source } else { &self.target };
+        facts.is(&MigrationStatus::PostcopyPaused)
+    }
+
+    fn enter_post_copy(&mut self, now: Timestamp) {
+        self.postcopied = true;
+        self.last_growth.1 = now;
+        if matches!(self.state, State::PreCopy) && self.stopped_at.is_none() {
+            // Its STOP is under way on the same socket or was missed; the status implies it.
+            self.stopped_at = Some(now);
+            self.record(now, RecordKind::Stopped);
+        }
+        self.enter(now, State::PostCopy);
+        self.next_sample = Some(now + SAMPLE_PERIOD);
+    }
+
+    fn enter_paused(&mut self, now: Timestamp, attempts: u32) {
+        let doubled = RECOVERY_BACKOFF.saturating_mul(1 << attempts.min(8));
+        let retry_at = now + doubled.min(RECOVERY_BACKOFF_MAX);
+        for side in [Side::Source, Side::Target] {
+            if !self.is_broken(side) {
+                self.act(Action::PauseChannel(side));
+            }
+        }
+        self.next_sample = None;
+        self.enter(now, State::PostCopyPaused { attempts, retry_at });
+    }
+
+    fn settle(&mut self, now: Timestamp) {
+        self.enter(now, State::Settling { confirmed: false });
+        self.next_sample = Some(now + CONFIRM_PERIOD);
+        self.sample(Side::Target);
+        if !self.source.gone {
+            // The final figures, while the source still has them.
+            self.sample(Side::Source);
+        }
+    }
+
+    pub(super) fn roll_back(&mut self, now: Timestamp, reason: String) {
+        self.enter(now, State::RollingBack { reason, step: Undo::Target });
+        self.next_sample = None;
+        self.boundary_wanted = None;
+        if !self.target.gone {
+            self.act(Action::DestroyTarget);
+        }
+    }
+
+    fn lose(&mut self, now: Timestamp, reason: &str) {
+        self.end(now, Outcome::Lost, Some(reason.to_owned()));
+    }
+
+    fn failure(&self, what: &str) -> String {
+        let said = self.source.error.as_ref().or(self.target.error.as_ref());
+        said.map_or_else(|| what.to_owned(), |error| format!("{what}: {error}"))
+    }
+
+    fn decide(
+        &mut self,
+        now: Timestamp,
+        reason: String,
+        inputs: String,
+        choice: &str,
+        runner_up: Option<&str>,
+    ) {
+        self.record(
+            now,
+            RecordKind::Decided {
+                reason,
+                inputs,
+                choice: choice.to_owned(),
+                runner_up: runner_up.map(str::to_owned),
+            },
+        );
+    }
+}

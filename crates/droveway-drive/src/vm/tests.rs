@@ -1,0 +1,192 @@
+//! The driver against a small world of two QEMUs that does what QEMU does, including what is dangerous: a cancelled source
+//! resumes whatever the target does, a target that has everything resumes by itself, a source in switchover answers nothing
+//! but out-of-band commands.
+
+mod world;
+
+use super::*;
+use droveway_fleet::RateLimit;
+use droveway_plan::{Fallback, SwitchRule};
+use proptest::prelude::*;
+use world::{Fault, World};
+
+fn step(technique: Technique, fallback: Fallback) -> Move {
+    Move {
+        vm: "vm0".parse().unwrap(),
+        technique,
+        fallback,
+        switch: SwitchRule { after_pass: 1, stalled_ratio: 0.5 },
+        max_passes: 6,
+        bandwidth: RateLimit::Unlimited,
+        postcopy_bandwidth: RateLimit::Unlimited,
+        switchover_bandwidth: "941Mbit/s".parse().unwrap(),
+        downtime_limit: Duration::from_millis(300),
+        switchover_limit: Duration::from_secs(15),
+    }
+}
+
+fn run(technique: Technique, fallback: Fallback, dirty: f64, faults: Vec<(u64, Fault)>) -> World {
+    let mut world = World::new(step(technique, fallback), 7, dirty, faults);
+    world.run();
+    world
+}
+
+#[test]
+fn the_picture_shows_the_transition_table() {
+    let doc = include_str!("../vm.rs");
+    let mut pictured: Vec<(String, Vec<String>)> = doc
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! "))
+        .filter_map(|line| line.split_once(" -> "))
+        .map(|(from, to)| (from.to_owned(), to.split(" | ").map(str::to_owned).collect()))
+        .collect();
+    pictured.push(("ended".to_owned(), Vec::new()));
+    let table: Vec<(String, Vec<String>)> = TRANSITIONS
+        .iter()
+        .map(|(from, to)| {
+            (from.name().to_owned(), to.iter().map(|p| p.name().to_owned()).collect())
+        })
+        .collect();
+    assert_eq!(pictured, table);
+}
+
+#[test]
+fn every_technique_moves_an_idle_vm() {
+    for technique in Technique::ALL {
+        let world = run(technique, Fallback::Abort, 0.0, vec![]);
+        assert_eq!(world.outcome(), Some(Outcome::Completed), "{technique}");
+        assert!(world.target.running && !world.source.alive, "{technique}");
+        assert!(world.has(|kind| *kind == RecordKind::Resumed));
+        // Nothing is dirtied, so a hybrid's first pass is enough and QEMU ends it as a pre-copy, as the real one does.
+        let split = world.has(|kind| *kind == RecordKind::Entered(Phase::PostCopy));
+        assert_eq!(split, technique == Technique::PostCopy, "{technique}");
+    }
+}
+
+#[test]
+fn a_hybrid_switches_after_its_pass() {
+    let world = run(Technique::Hybrid, Fallback::Abort, 0.8, vec![]);
+    assert_eq!(world.outcome(), Some(Outcome::Completed));
+    assert!(world.has(|kind| *kind == RecordKind::Pass(2)));
+    assert!(world.has(|kind| *kind == RecordKind::Entered(Phase::PostCopy)));
+    assert!(!world.has(|kind| *kind == RecordKind::Pass(4)));
+}
+
+#[test]
+fn a_vm_that_does_not_converge_falls_back_or_stays() {
+    let moved = run(Technique::PreCopy, Fallback::PostCopy, 1.5, vec![]);
+    assert_eq!(moved.outcome(), Some(Outcome::Completed));
+    assert!(moved.has(|kind| *kind == RecordKind::Entered(Phase::PostCopy)));
+    assert!(moved.has(
+        |kind| matches!(kind, RecordKind::Decided { choice, .. } if choice == "switch to post-copy")
+    ));
+
+    let stayed = run(Technique::PreCopy, Fallback::Abort, 1.5, vec![]);
+    assert_eq!(stayed.outcome(), Some(Outcome::RolledBack));
+    assert!(stayed.source.running && !stayed.target.alive);
+}
+
+#[test]
+fn a_dead_target_in_pre_copy_rolls_back() {
+    let world = run(Technique::PreCopy, Fallback::Abort, 0.1, vec![(500, Fault::KillTarget)]);
+    assert_eq!(world.outcome(), Some(Outcome::RolledBack));
+    assert!(world.source.running);
+}
+
+#[test]
+fn a_dead_link_in_pre_copy_rolls_back_in_bounded_time() {
+    let world =
+        run(Technique::PreCopy, Fallback::Abort, 0.1, vec![(500, Fault::LinkDown(600_000))]);
+    assert_eq!(world.outcome(), Some(Outcome::RolledBack));
+    assert!(world.source.running && !world.target.alive);
+    assert!(world.now < Timestamp::from_millis(20_000), "{:?}", world.now);
+}
+
+#[test]
+fn a_cancel_rolls_back_before_post_copy_and_is_refused_after() {
+    let world = run(Technique::PreCopy, Fallback::Abort, 0.1, vec![(400, Fault::Cancel)]);
+    assert_eq!(world.outcome(), Some(Outcome::RolledBack));
+    let world = run(Technique::PostCopy, Fallback::Abort, 0.1, vec![(600, Fault::Cancel)]);
+    assert_eq!(world.outcome(), Some(Outcome::Completed));
+}
+
+#[test]
+fn a_broken_post_copy_recovers_when_the_link_returns() {
+    let world =
+        run(Technique::PostCopy, Fallback::Abort, 0.1, vec![(600, Fault::LinkDown(14_000))]);
+    assert_eq!(world.outcome(), Some(Outcome::Completed));
+    assert!(world.has(|kind| *kind == RecordKind::Entered(Phase::PostCopyPaused)));
+
+    let world =
+        run(Technique::PostCopy, Fallback::Abort, 0.1, vec![(600, Fault::LinkDown(600_000))]);
+    assert_eq!(world.outcome(), Some(Outcome::NeedsRecovery));
+    assert!(world.source.alive && world.target.alive, "both sides are kept");
+}
+
+#[test]
+fn a_death_in_post_copy_is_reported_as_lost() {
+    for fault in [Fault::KillSource, Fault::KillTarget] {
+        let world = run(Technique::PostCopy, Fallback::Abort, 0.1, vec![(600, fault)]);
+        assert_eq!(world.outcome(), Some(Outcome::Lost));
+    }
+}
+
+#[test]
+fn replies_that_were_not_asked_for_are_dropped() {
+    let mut driver = VmDriver::new(step(Technique::PreCopy, Fallback::Abort), true);
+    driver.handle_reply(Timestamp::ZERO, ActionId(99), Ok(Reply::Done));
+    assert_eq!(driver.phase(), Phase::Pending);
+    assert!(driver.poll_action().is_none() && driver.poll_record().is_none());
+}
+
+fn any_fault() -> impl Strategy<Value = (u64, Fault)> {
+    let fault = prop_oneof![
+        Just(Fault::KillTarget),
+        Just(Fault::KillSource),
+        (1_u64..40_000).prop_map(Fault::LinkDown),
+        Just(Fault::LinkDown(10_000_000)),
+        Just(Fault::Cancel),
+        Just(Fault::SwitchToPostcopy),
+        (1_u64..30_000).prop_map(Fault::MuteReplies),
+    ];
+    (0_u64..4_000, fault)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+
+    /// Promise: never two running copies, every attempt ends, nothing is lost unless a QEMU died.
+    #[test]
+    fn never_two_running_copies_and_every_attempt_ends(
+        technique in proptest::sample::select(Technique::ALL.to_vec()),
+        fall_back in any::<bool>(),
+        dirty in prop_oneof![Just(0.0), 0.0..0.6, 0.9..2.0],
+        seed in any::<u64>(),
+        faults in proptest::collection::vec(any_fault(), 0..4),
+    ) {
+        let fallback = if fall_back { Fallback::PostCopy } else { Fallback::Abort };
+        let mut world = World::new(step(technique, fallback), seed, dirty, faults.clone());
+        world.run();
+        world.check_end().map_err(TestCaseError::fail)?;
+    }
+
+    /// Any input at any time: no panic, no transition outside the table, an end for ever.
+    #[test]
+    fn nonsense_never_breaks_the_driver(
+        inputs in proptest::collection::vec((0_u8..22, 0_u64..30, any::<bool>()), 0..200),
+    ) {
+        let mut driver = VmDriver::new(step(Technique::Hybrid, Fallback::PostCopy), true);
+        let mut now = Timestamp::ZERO;
+        let mut outcome = None;
+        for (kind, number, source) in inputs {
+            now = now + Duration::from_millis(number * 50);
+            world::nonsense(&mut driver, now, kind, number, source);
+            while driver.poll_action().is_some() {}
+            while driver.poll_record().is_some() {}
+            if outcome.is_some() {
+                prop_assert_eq!(driver.outcome(), outcome);
+            }
+            outcome = driver.outcome();
+        }
+    }
+}

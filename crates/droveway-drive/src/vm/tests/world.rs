@@ -1,0 +1,535 @@
+//! Two QEMUs and a link, in steps of [`TICK`].
+
+use super::super::*;
+
+const TICK: Duration = Duration::from_millis(10);
+/// Simulated time after which an attempt that has not ended never will.
+const END: Timestamp = Timestamp::from_millis(600_000);
+const MEMORY: f64 = 120e6;
+const RATE: f64 = 117e6;
+const THETA: f64 = 35e6;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    KillTarget,
+    KillSource,
+    /// For so many milliseconds.
+    LinkDown(u64),
+    Cancel,
+    SwitchToPostcopy,
+    /// Replies get lost for so many milliseconds.
+    MuteReplies(u64),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Qemu {
+    pub(super) alive: bool,
+    pub(super) running: bool,
+    status: MigrationStatus,
+}
+
+#[derive(Debug, Clone)]
+enum Input {
+    Event(Side, QemuEvent),
+    Reply(ActionId, Result<Reply, ActionError>),
+}
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) now: Timestamp,
+    pub(super) source: Qemu,
+    pub(super) target: Qemu,
+    driver: VmDriver,
+    rng: u64,
+    /// Dirtied bytes per byte sent.
+    dirty: f64,
+    faults: Vec<(u64, Fault)>,
+    injected: Vec<Fault>,
+    link_down_until: Timestamp,
+    muted_until: Timestamp,
+    remaining: f64,
+    sent: f64,
+    sent_in_pass: f64,
+    pass: u32,
+    postcopy_requested: bool,
+    listening: bool,
+    /// When the target will have loaded what was sent at switchover.
+    loads_at: Option<Timestamp>,
+    stop_at_once: bool,
+    inbox: Vec<(Timestamp, u64, Input)>,
+    last_delivery: [Timestamp; 2],
+    sequence: u64,
+    records: Vec<Record>,
+    violation: Option<String>,
+}
+
+impl World {
+    pub(super) fn new(plan: Move, seed: u64, dirty: f64, faults: Vec<(u64, Fault)>) -> Self {
+        let stop_at_once = plan.technique == Technique::StopAndCopy;
+        World {
+            now: Timestamp::ZERO,
+            source: Qemu { alive: true, running: true, status: MigrationStatus::None },
+            target: Qemu { alive: true, running: false, status: MigrationStatus::None },
+            driver: VmDriver::new(plan, true),
+            rng: seed | 1,
+            dirty,
+            faults,
+            injected: Vec::new(),
+            link_down_until: Timestamp::ZERO,
+            muted_until: Timestamp::ZERO,
+            remaining: MEMORY,
+            sent: 0.0,
+            sent_in_pass: 0.0,
+            pass: 0,
+            postcopy_requested: false,
+            listening: false,
+            loads_at: None,
+            stop_at_once,
+            inbox: Vec::new(),
+            last_delivery: [Timestamp::ZERO; 2],
+            sequence: 0,
+            records: Vec::new(),
+            violation: None,
+        }
+    }
+
+    pub(super) fn run(&mut self) {
+        self.driver.prepare(self.now);
+        while self.driver.outcome().is_none() && self.now < END && self.violation.is_none() {
+            self.inject();
+            self.advance();
+            self.drain();
+            self.deliver();
+            if self.driver.phase() == Phase::Ready {
+                self.driver.start(self.now);
+            }
+            if self.driver.poll_timeout().is_some_and(|due| due <= self.now) {
+                self.driver.handle_timeout(self.now);
+            }
+            self.drain();
+            if self.source.running && self.target.running {
+                self.violation = Some(format!("two running copies at {:?}", self.now));
+            }
+            self.now = self.now + TICK;
+        }
+    }
+
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        self.driver.outcome()
+    }
+
+    pub(super) fn has(&self, wanted: impl Fn(&RecordKind) -> bool) -> bool {
+        self.records.iter().any(|record| wanted(&record.kind))
+    }
+
+    pub(super) fn check_end(&self) -> Result<(), String> {
+        if let Some(violation) = &self.violation {
+            return Err(violation.clone());
+        }
+        let killed =
+            self.injected.iter().any(|f| matches!(f, Fault::KillSource | Fault::KillTarget));
+        // A source that dies while its last word is under way was confirmed all the same.
+        let source_killed = self.injected.contains(&Fault::KillSource);
+        let Some(outcome) = self.outcome() else {
+            return Err(format!("the attempt never ended: {:?}", self.driver));
+        };
+        let sound = match outcome {
+            Outcome::Completed => !self.source.running && (self.target.running || killed),
+            Outcome::RolledBack | Outcome::NotStarted => {
+                (self.source.running || source_killed) && !self.target.running
+            }
+            Outcome::Lost => killed,
+            // Unconfirmed, but the state exists: QMP was mute, or the link never came back.
+            Outcome::NeedsRecovery => killed || self.source.alive || self.target.running,
+        };
+        let one_end = self
+            .records
+            .iter()
+            .filter(|record| matches!(record.kind, RecordKind::Ended { .. }))
+            .count();
+        if !sound || one_end != 1 {
+            return Err(format!(
+                "{outcome:?} with source {:?}, target {:?}, faults {:?}, records {:?}",
+                self.source, self.target, self.injected, self.records
+            ));
+        }
+        Ok(())
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        self.rng % below
+    }
+
+    fn link_up(&self) -> bool {
+        self.now >= self.link_down_until
+    }
+
+    fn inject(&mut self) {
+        let due: Vec<_> = self
+            .faults
+            .iter()
+            .copied()
+            .filter(|(at, _)| Timestamp::from_millis(*at) <= self.now)
+            .collect();
+        self.faults.retain(|(at, _)| Timestamp::from_millis(*at) > self.now);
+        for (_, fault) in due {
+            self.injected.push(fault);
+            match fault {
+                Fault::KillTarget => self.kill(Side::Target),
+                Fault::KillSource => self.kill(Side::Source),
+                Fault::LinkDown(ms) => {
+                    self.link_down_until = self.now + Duration::from_millis(ms);
+                }
+                Fault::MuteReplies(ms) => self.muted_until = self.now + Duration::from_millis(ms),
+                Fault::Cancel => {
+                    let _ = self.driver.request(self.now, Request::Cancel);
+                }
+                Fault::SwitchToPostcopy => {
+                    let _ = self.driver.request(self.now, Request::SwitchToPostcopy);
+                }
+            }
+        }
+    }
+
+    fn kill(&mut self, side: Side) {
+        let qemu = self.qemu(side);
+        if !qemu.alive {
+            return;
+        }
+        qemu.alive = false;
+        qemu.running = false;
+        self.emit(side, QemuEvent::Gone);
+        match side {
+            Side::Target => {
+                self.loads_at = None;
+                match self.source.status {
+                    // A reset arrives only over a link that is up; without it the source just stalls.
+                    MigrationStatus::Active | MigrationStatus::Device if self.link_up() => {
+                        self.fail_source(MigrationStatus::Failed);
+                    }
+                    MigrationStatus::PostcopyActive if self.link_up() => {
+                        self.set(Side::Source, MigrationStatus::PostcopyPaused);
+                    }
+                    _ => {}
+                }
+            }
+            Side::Source => {
+                if self.target.status == MigrationStatus::PostcopyActive {
+                    self.set(Side::Target, MigrationStatus::PostcopyPaused);
+                }
+            }
+        }
+    }
+
+    fn qemu(&mut self, side: Side) -> &mut Qemu {
+        if side == Side::Source { &mut self.source } else { &mut self.target }
+    }
+
+    fn set(&mut self, side: Side, status: MigrationStatus) {
+        self.qemu(side).status = status.clone();
+        self.emit(side, QemuEvent::Status(status));
+    }
+
+    /// QEMU gives up and, like QEMU, lets the VM run on at the source whatever the target does.
+    fn fail_source(&mut self, status: MigrationStatus) {
+        self.set(Side::Source, status);
+        if !self.source.running {
+            self.source.running = true;
+            self.emit(Side::Source, QemuEvent::Resumed);
+        }
+    }
+
+    fn emit(&mut self, side: Side, event: QemuEvent) {
+        let delay = Duration::from_millis(self.random(40));
+        let index = usize::from(side == Side::Target);
+        let at = (self.now + delay).max(self.last_delivery[index]);
+        self.last_delivery[index] = at;
+        self.push(at, Input::Event(side, event));
+    }
+
+    fn push(&mut self, at: Timestamp, input: Input) {
+        self.sequence += 1;
+        self.inbox.push((at, self.sequence, input));
+    }
+
+    fn advance(&mut self) {
+        if !self.source.alive {
+            return;
+        }
+        let moves = self.link_up() && self.target.alive;
+        match self.source.status {
+            MigrationStatus::Active => {
+                if self.postcopy_requested {
+                    self.begin_postcopy();
+                } else if self.stop_at_once && self.now > Timestamp::from_millis(200) {
+                    self.stop();
+                } else if moves {
+                    self.send();
+                    if self.remaining <= THETA {
+                        self.next_pass();
+                    }
+                }
+            }
+            MigrationStatus::Device if moves => {
+                self.send();
+                if self.remaining > 0.0 {
+                    return;
+                }
+                let loads_at = *self.loads_at.get_or_insert(self.now + Duration::from_millis(30));
+                if loads_at <= self.now && !self.target.running {
+                    self.target.running = true;
+                    self.emit(Side::Target, QemuEvent::Resumed);
+                    self.set(Side::Target, MigrationStatus::Completed);
+                } else if self.target.running {
+                    self.set(Side::Source, MigrationStatus::Completed);
+                }
+            }
+            MigrationStatus::PostcopyActive
+                if moves && self.target.status == MigrationStatus::PostcopyActive =>
+            {
+                self.send();
+                if self.remaining <= 0.0 {
+                    self.set(Side::Target, MigrationStatus::Completed);
+                    self.set(Side::Source, MigrationStatus::Completed);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn send(&mut self) {
+        let bytes = (RATE * TICK.as_secs_f64()).min(self.remaining);
+        self.remaining -= bytes;
+        self.sent += bytes;
+        self.sent_in_pass += bytes;
+    }
+
+    fn next_pass(&mut self) {
+        self.remaining += self.sent_in_pass * self.dirty;
+        self.sent_in_pass = 0.0;
+        self.pass += 1;
+        let pass = self.pass + 1;
+        self.emit(Side::Source, QemuEvent::Pass(pass));
+        if self.remaining <= THETA {
+            self.stop();
+        }
+    }
+
+    fn stop(&mut self) {
+        self.source.running = false;
+        self.emit(Side::Source, QemuEvent::Stopped);
+        self.set(Side::Source, MigrationStatus::Device);
+    }
+
+    fn begin_postcopy(&mut self) {
+        if !(self.link_up() && self.target.alive) {
+            return;
+        }
+        self.stop();
+        self.set(Side::Source, MigrationStatus::PostcopyActive);
+        self.set(Side::Target, MigrationStatus::PostcopyActive);
+        self.target.running = true;
+        self.emit(Side::Target, QemuEvent::Resumed);
+    }
+
+    fn drain(&mut self) {
+        while let Some((id, action)) = self.driver.poll_action() {
+            let reply = self.perform(&action);
+            let silent = reply.is_none() || self.now < self.muted_until;
+            // The shell turns silence into a time-out.
+            let (delay, reply) = match reply {
+                Some(reply) if !silent => (self.random(30), reply),
+                _ => {
+                    let message = "no answer".to_owned();
+                    (3_000, Err(ActionError { class: FailureClass::Timeout, message }))
+                }
+            };
+            self.push(self.now + Duration::from_millis(delay), Input::Reply(id, reply));
+        }
+        while let Some(record) = self.driver.poll_record() {
+            self.records.push(record);
+        }
+    }
+
+    fn deliver(&mut self) {
+        self.inbox.sort_by_key(|(at, sequence, _)| (*at, *sequence));
+        while self.inbox.first().is_some_and(|(at, ..)| *at <= self.now) {
+            let (_, _, input) = self.inbox.remove(0);
+            match input {
+                Input::Event(side, event) => self.driver.handle_event(self.now, side, event),
+                Input::Reply(id, reply) => self.driver.handle_reply(self.now, id, reply),
+            }
+        }
+    }
+
+    /// `None`: no answer.
+    fn perform(&mut self, action: &Action) -> Option<Result<Reply, ActionError>> {
+        let side = match action {
+            Action::Configure { side, .. } | Action::Sample(side) => *side,
+            Action::Resume(side) | Action::PauseChannel(side) => *side,
+            Action::Listen | Action::DestroyTarget | Action::ListenAgain => Side::Target,
+            _ => Side::Source,
+        };
+        if !self.qemu(side).alive {
+            if *action == Action::DestroyTarget {
+                return Some(Ok(Reply::Done));
+            }
+            let message = "gone".to_owned();
+            return Some(Err(ActionError { class: FailureClass::Gone, message }));
+        }
+        let stuck = side == Side::Source && self.source.status == MigrationStatus::Device;
+        if stuck && !matches!(action, Action::BreakChannel | Action::DestroySource) {
+            return None;
+        }
+        Some(self.answer(action, side))
+    }
+
+    fn answer(&mut self, action: &Action, side: Side) -> Result<Reply, ActionError> {
+        let refused = |message: &str| {
+            Err(ActionError { class: FailureClass::Refused, message: message.to_owned() })
+        };
+        match action {
+            Action::Configure { .. } | Action::SetSwitchoverBandwidth(_) => Ok(Reply::Done),
+            Action::Listen => Ok(Reply::Listening("tcp:1".to_owned())),
+            Action::Migrate { .. } => {
+                if !self.link_up() {
+                    return refused("no route");
+                }
+                self.set(Side::Source, MigrationStatus::Active);
+                self.pass = 0;
+                self.emit(Side::Source, QemuEvent::Pass(1));
+                Ok(Reply::Done)
+            }
+            Action::StartPostcopy => {
+                if self.source.status != MigrationStatus::Active {
+                    return refused("not migrating");
+                }
+                self.postcopy_requested = true;
+                Ok(Reply::Done)
+            }
+            Action::Sample(side) => Ok(Reply::Sample(Box::new(self.figures(*side)))),
+            Action::Cancel | Action::BreakChannel => {
+                let status = if *action == Action::Cancel {
+                    MigrationStatus::Cancelled
+                } else {
+                    MigrationStatus::Failed
+                };
+                match self.source.status {
+                    MigrationStatus::Active | MigrationStatus::Device => self.fail_source(status),
+                    MigrationStatus::PostcopyActive => return refused("post-copy"),
+                    _ => {}
+                }
+                Ok(Reply::Done)
+            }
+            Action::DestroyTarget => {
+                self.kill(Side::Target);
+                Ok(Reply::Done)
+            }
+            Action::DestroySource => {
+                self.source.alive = false;
+                self.source.running = false;
+                self.emit(Side::Source, QemuEvent::Gone);
+                Ok(Reply::Done)
+            }
+            Action::Resume(_) => {
+                self.qemu(side).running = true;
+                self.emit(side, QemuEvent::Resumed);
+                Ok(Reply::Done)
+            }
+            Action::PauseChannel(_) => {
+                if self.qemu(side).status != MigrationStatus::PostcopyActive {
+                    return refused("not in post-copy");
+                }
+                self.set(side, MigrationStatus::PostcopyPaused);
+                Ok(Reply::Done)
+            }
+            Action::ListenAgain => {
+                if self.target.status != MigrationStatus::PostcopyPaused {
+                    return refused("not paused");
+                }
+                self.listening = true;
+                Ok(Reply::Listening("tcp:2".to_owned()))
+            }
+            Action::ResumeMigration { .. } => {
+                if self.source.status != MigrationStatus::PostcopyPaused
+                    || !self.listening
+                    || !self.link_up()
+                    || !self.target.alive
+                {
+                    return refused("no path");
+                }
+                self.listening = false;
+                self.set(Side::Source, MigrationStatus::PostcopyActive);
+                self.set(Side::Target, MigrationStatus::PostcopyActive);
+                Ok(Reply::Done)
+            }
+        }
+    }
+
+    fn figures(&mut self, side: Side) -> MigrationSample {
+        let (sent, remaining) = (self.sent.max(0.0), self.remaining.max(0.0));
+        let qemu = self.qemu(side);
+        let run_state = match (qemu.running, side, &qemu.status) {
+            (true, ..) => RunState::Running,
+            (false, Side::Source, MigrationStatus::Completed) => RunState::PostMigrate,
+            (false, Side::Source, _) => RunState::FinishMigrate,
+            (false, Side::Target, _) => RunState::InMigrate,
+        };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative")]
+        MigrationSample {
+            status: qemu.status.clone(),
+            run_state,
+            transferred: Bytes::new(sent as u64),
+            remaining: Bytes::new(remaining as u64),
+            total: Bytes::new(MEMORY as u64),
+            rate: Bandwidth::from_bytes_per_second(RATE as u64),
+            dirty_rate: Bandwidth::ZERO,
+            postcopy_requests: 0,
+            downtime: None,
+            error: None,
+        }
+    }
+}
+
+/// Any input, whether it makes sense or not.
+pub(super) fn nonsense(driver: &mut VmDriver, now: Timestamp, kind: u8, number: u64, source: bool) {
+    let side = if source { Side::Source } else { Side::Target };
+    let status = |status| QemuEvent::Status(status);
+    let event = match kind {
+        0 => return driver.prepare(now),
+        1 => return driver.start(now),
+        2 => return driver.handle_timeout(now),
+        3 => {
+            let _ = driver.request(now, Request::Cancel);
+            return;
+        }
+        4 => {
+            let _ = driver.request(now, Request::SwitchToPostcopy);
+            return;
+        }
+        5 | 6 => return driver.handle_reply(now, ActionId(number), Ok(Reply::Done)),
+        7 | 8 => {
+            let listening = Reply::Listening("tcp:9".to_owned());
+            return driver.handle_reply(now, ActionId(number), Ok(listening));
+        }
+        9 => {
+            let error = ActionError { class: FailureClass::Refused, message: String::new() };
+            return driver.handle_reply(now, ActionId(number), Err(error));
+        }
+        10 => QemuEvent::Stopped,
+        11 => QemuEvent::Resumed,
+        12 => QemuEvent::Gone,
+        13 => status(MigrationStatus::Active),
+        14 => status(MigrationStatus::Device),
+        15 => status(MigrationStatus::PostcopyActive),
+        16 => status(MigrationStatus::PostcopyPaused),
+        17 => status(MigrationStatus::Completed),
+        18 => status(MigrationStatus::Failed),
+        19 => status(MigrationStatus::Unknown("later".to_owned())),
+        _ => QemuEvent::Pass(u32::try_from(number).unwrap_or(1)),
+    };
+    driver.handle_event(now, side, event);
+}

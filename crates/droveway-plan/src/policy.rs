@@ -1,0 +1,274 @@
+//! The registry of policies. A policy has a name, the stages that it fills and a source; it turns [`GangFacts`] and an
+//! [`Intent`] into a [`Plan`] and the notes of what it chose.
+//!
+//! Here are the plain ones: one technique for all, serially or in parallel, in the order given. They are what tools do
+//! today, and the baselines of every comparison.
+
+use crate::plan::{Fallback, Move, Plan, SwitchRule};
+use droveway_fleet::{AllowPostcopy, Bandwidth, Bytes, Intent, Technique, VmId, ids::nearest};
+use std::time::Duration;
+use thiserror::Error;
+
+/// What a plain policy has to know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GangFacts {
+    /// The slower of the source's and the target's port.
+    pub port_rate: Bandwidth,
+    /// The VMs at the source.
+    pub vms: Vec<VmFacts>,
+}
+
+/// What a plain policy has to know of a VM.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VmFacts {
+    /// The VM.
+    pub vm: VmId,
+    /// Its memory.
+    pub memory: Bytes,
+    /// False: its memory must never be split between two hosts.
+    pub allow_postcopy: bool,
+    /// The longest downtime that it bears.
+    pub max_downtime: Option<Duration>,
+}
+
+/// How many move at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Concurrency {
+    One,
+    All,
+}
+
+/// A policy of the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Its name.
+    pub name: &'static str,
+    /// The stages that it fills.
+    pub stages: &'static str,
+    /// Where it comes from.
+    pub source: &'static str,
+    /// What it does, in a line.
+    pub summary: &'static str,
+    technique: Technique,
+    concurrency: Concurrency,
+}
+
+const fn plain(
+    name: &'static str,
+    technique: Technique,
+    concurrency: Concurrency,
+    summary: &'static str,
+) -> Policy {
+    Policy { name, stages: "technique, order", source: "plain", summary, technique, concurrency }
+}
+
+/// Every policy, by name.
+pub const POLICIES: [Policy; 7] = [
+    plain(
+        "pre-copy-serial",
+        Technique::PreCopy,
+        Concurrency::One,
+        "pre-copy, one VM after the other",
+    ),
+    plain("pre-copy-parallel", Technique::PreCopy, Concurrency::All, "pre-copy, all VMs at once"),
+    plain(
+        "post-copy-serial",
+        Technique::PostCopy,
+        Concurrency::One,
+        "post-copy, one VM after the other",
+    ),
+    plain(
+        "post-copy-parallel",
+        Technique::PostCopy,
+        Concurrency::All,
+        "post-copy, all VMs at once",
+    ),
+    plain(
+        "hybrid-serial",
+        Technique::Hybrid,
+        Concurrency::One,
+        "one pre-copy pass, then post-copy, one VM after the other",
+    ),
+    plain(
+        "hybrid-parallel",
+        Technique::Hybrid,
+        Concurrency::All,
+        "one pre-copy pass, then post-copy, all VMs at once",
+    ),
+    plain(
+        "stop-and-copy",
+        Technique::StopAndCopy,
+        Concurrency::One,
+        "each VM pauses while it is copied, one after the other",
+    ),
+];
+
+/// The policy that is used when none is named.
+pub const DEFAULT_POLICY: &str = "pre-copy-serial";
+
+/// Pre-copy passes before a VM counts as not converging. Idle and moderately busy guests need 2 to 8 (measured); each
+/// further pass of a guest that dirties as fast as the stream sends buys nothing.
+pub const MAX_PASSES_DEFAULT: u32 = 20;
+
+/// The downtime aimed at unless asked otherwise: QEMU's own default, which operators know.
+pub const DOWNTIME_DEFAULT: Duration = Duration::from_millis(300);
+
+/// A hybrid's rule: one pass moves what is not rewritten; a pass that leaves half of what the one before left has stalled
+/// (Altahat 2020; the ratio is our reading).
+pub const HYBRID_RULE: SwitchRule = SwitchRule { after_pass: 1, stalled_ratio: 0.5 };
+
+/// The share of the port's rate that TCP payload gets: 1448 of 1538 bytes of a full frame with its gap.
+const PAYLOAD_SHARE: (u64, u64) = (1448, 1538);
+
+/// A switchover may take so many times what its bytes need at its share of the port, before its path counts as dead.
+const SWITCHOVER_PATIENCE: u32 = 10;
+
+/// The least patience with a switchover: a lost packet's retransmission back-off takes seconds, not minutes.
+const SWITCHOVER_LIMIT_MIN: Duration = Duration::from_secs(15);
+
+/// Why a policy could not plan.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PolicyError {
+    /// No policy has that name.
+    #[error("unknown policy '{name}'{meant}; `droveway policies` lists them")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// `, did you mean ..?` or nothing.
+        meant: String,
+    },
+    /// The request contradicts itself or a VM's permission.
+    #[error("{0}")]
+    Contradiction(String),
+}
+
+/// A choice that differs from what the policy's name says, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The VM.
+    pub vm: VmId,
+    /// What was chosen.
+    pub choice: Technique,
+    /// Instead of what.
+    pub instead_of: Technique,
+    /// Why.
+    pub reason: String,
+}
+
+/// The policy of that name.
+///
+/// # Errors
+/// [`PolicyError::Unknown`], with the nearest name.
+pub fn find(name: &str) -> Result<&'static Policy, PolicyError> {
+    POLICIES.iter().find(|policy| policy.name == name).ok_or_else(|| PolicyError::Unknown {
+        name: name.to_owned(),
+        meant: nearest(name, POLICIES.iter().map(|p| p.name))
+            .map_or_else(String::new, |meant| format!(", did you mean '{meant}'?")),
+    })
+}
+
+impl Policy {
+    /// Plans the gang: techniques by the policy, over it the operator's, under both each VM's permission.
+    ///
+    /// # Errors
+    /// [`PolicyError::Contradiction`] when a VM is told to use post-copy although that is forbidden.
+    pub fn plan(
+        &self,
+        id: &str,
+        intent: &Intent,
+        facts: &GangFacts,
+    ) -> Result<(Plan, Vec<Note>), PolicyError> {
+        let count = u32::try_from(facts.vms.len()).unwrap_or(u32::MAX);
+        let by_policy = match self.concurrency {
+            Concurrency::One => 1,
+            Concurrency::All => count.max(1),
+        };
+        let concurrency = intent.max_parallel.unwrap_or(by_policy).clamp(1, count.max(1));
+        let mut notes = Vec::new();
+        let mut moves = Vec::new();
+        for fact in &facts.vms {
+            let technique = self.technique_of(intent, fact, &mut notes)?;
+            moves.push(plan_move(intent, facts, fact, technique, concurrency));
+        }
+        let plan = Plan {
+            id: id.to_owned(),
+            parent: None,
+            generation: 0,
+            policy: self.name.to_owned(),
+            source: intent.source.clone(),
+            target: intent.target.clone(),
+            concurrency,
+            moves,
+        };
+        Ok((plan, notes))
+    }
+
+    fn technique_of(
+        &self,
+        intent: &Intent,
+        fact: &VmFacts,
+        notes: &mut Vec<Note>,
+    ) -> Result<Technique, PolicyError> {
+        let forbidden = if !fact.allow_postcopy {
+            Some("the VM forbids post-copy (allowPostcopy: false)")
+        } else if intent.allow_postcopy == AllowPostcopy::Never {
+            Some("post-copy is not allowed (--allow-postcopy never)")
+        } else {
+            None
+        };
+        if let Some(&asked) = intent.techniques.get(&fact.vm) {
+            return match forbidden {
+                Some(reason) if asked.exposes() => Err(PolicyError::Contradiction(format!(
+                    "--technique {}={asked}: {reason}; choose pre-copy or stop-and-copy",
+                    fact.vm
+                ))),
+                _ => Ok(asked),
+            };
+        }
+        match forbidden {
+            Some(reason) if self.technique.exposes() => {
+                notes.push(Note {
+                    vm: fact.vm.clone(),
+                    choice: Technique::PreCopy,
+                    instead_of: self.technique,
+                    reason: reason.to_owned(),
+                });
+                Ok(Technique::PreCopy)
+            }
+            _ => Ok(self.technique),
+        }
+    }
+}
+
+fn plan_move(
+    intent: &Intent,
+    facts: &GangFacts,
+    fact: &VmFacts,
+    technique: Technique,
+    concurrency: u32,
+) -> Move {
+    let may_fall_back = fact.allow_postcopy
+        && intent.allow_postcopy == AllowPostcopy::Fallback
+        && technique != Technique::StopAndCopy;
+    let share = facts.port_rate.divided(concurrency);
+    let payload = Bandwidth::from_bits_per_second(
+        share.bits_per_second() / PAYLOAD_SHARE.1 * PAYLOAD_SHARE.0,
+    );
+    let asked = intent.max_downtime.duration();
+    let patience = (fact.memory / payload).saturating_mul(SWITCHOVER_PATIENCE);
+    Move {
+        vm: fact.vm.clone(),
+        technique,
+        fallback: if may_fall_back { Fallback::PostCopy } else { Fallback::Abort },
+        switch: HYBRID_RULE,
+        max_passes: intent.max_passes,
+        bandwidth: intent.bandwidth,
+        postcopy_bandwidth: intent.bandwidth,
+        switchover_bandwidth: payload.max(Bandwidth::from_bits_per_second(1)),
+        downtime_limit: fact.max_downtime.map_or(asked, |own| own.min(asked)),
+        switchover_limit: patience.max(SWITCHOVER_LIMIT_MIN),
+    }
+}
+
+#[cfg(test)]
+mod tests;
