@@ -72,6 +72,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(30);
 /// A cancel that had no effect for so long is followed by breaking the channel.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a post-copy whose target does not run yet may stand still before an operator is asked.
+const UNSTARTED_LIMIT: Duration = Duration::from_secs(60);
 /// After a source died in post-copy, how long the target's word that it had everything may still be under way.
 const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
 /// One try to renew post-copy's path.

@@ -136,8 +136,22 @@ impl VmDriver {
         } else if self.is_broken(Side::Source) || self.is_broken(Side::Target) {
             self.enter_paused(now, 0);
         } else if self.is_over_limit(now) {
+            self.on_post_copy_stall(now);
+        }
+    }
+
+    /// Breaking post-copy before the target runs destroys the guest (measured, QEMU 10.0.2: the target exits with "loadvm
+    /// failed", the source says "not finalized yet"): until then only patience helps.
+    fn on_post_copy_stall(&mut self, now: Timestamp) {
+        if self.resumed_at.is_some() || !self.was_running {
             self.warn(now, format!("nothing was sent for {STALL_LIMIT:?}: the path is dead"));
             self.enter_paused(now, 0);
+        } else if self.entered_at + UNSTARTED_LIMIT <= now {
+            let text = "the path broke while post-copy began; both sides are kept, and QEMU goes on \
+                        by itself if the path returns";
+            self.end(now, Outcome::NeedsRecovery, Some(text.to_owned()));
+        } else {
+            self.last_growth.1 = now;
         }
     }
 
