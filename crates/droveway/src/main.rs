@@ -1,1 +1,77 @@
-fn main() {}
+//! `droveway`: moves gangs of running virtual machines over the one port that their applications share.
+//!
+//! `main` parses and prints; everything else is in the modules. Data goes to stdout, talk to stderr.
+
+mod cli;
+mod clock;
+mod drain;
+mod exit;
+mod fleet;
+mod lab;
+mod preflight;
+mod qemu;
+mod render;
+mod report;
+mod run;
+mod status;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use exit::{Exit, Failure};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // A closed pipe ends us quietly, as it ends every other tool.
+    // SAFETY: restoring the default action of a signal before any thread exists.
+    let _ = unsafe {
+        nix::sys::signal::signal(
+            nix::sys::signal::Signal::SIGPIPE,
+            nix::sys::signal::SigHandler::SigDfl,
+        )
+    };
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let code = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            return ExitCode::from(code.code());
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("DROVEWAY_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    match run_command(cli) {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(failure) => {
+            eprintln!("error: {:#}", failure.error);
+            if let Some(hint) = &failure.hint {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(failure.exit.code())
+        }
+    }
+}
+
+fn run_command(cli: Cli) -> Result<Exit, Failure> {
+    match cli.command {
+        Command::Lab(command) => lab::run(command, cli.output),
+        Command::LabRunner { spec } => {
+            droveway_lab::runner::run(&spec)?;
+            Ok(Exit::Done)
+        }
+        Command::Drain(args) => drain::drain(args, cli.fleet.as_deref(), cli.output),
+        Command::Migrate(args) => drain::migrate(args, cli.fleet.as_deref(), cli.output),
+        Command::Status => status::run(cli.fleet.as_deref(), cli.output),
+        Command::Policies => {
+            cli::print_policies(cli.output);
+            Ok(Exit::Done)
+        }
+        Command::Compare { reports } => report::compare(&reports),
+        Command::Schema { kind } => cli::print_schema(&kind),
+    }
+}

@@ -1,0 +1,253 @@
+//! The command line.
+
+use crate::exit::{Exit, Failure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use droveway_fleet::{
+    AllowPostcopy, RateLimit, Technique, TimeSpan,
+    ids::{HostId, VmId, nearest},
+    schema,
+};
+use droveway_plan::policy::{DEFAULT_POLICY, MAX_PASSES_DEFAULT, POLICIES};
+use std::{path::PathBuf, str::FromStr};
+
+/// Move gangs of running QEMU/KVM virtual machines over the one port that their applications share.
+#[derive(Debug, Parser)]
+#[command(name = "droveway", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// The fleet file; else $DROVEWAY_FLEET, else the running lab's, else /etc/droveway/fleet.yaml
+    #[arg(long, global = true, env = "DROVEWAY_FLEET", value_name = "FILE")]
+    pub(crate) fleet: Option<PathBuf>,
+    /// How data is printed on stdout
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+    /// For programs and people
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Real hosts and VMs on this machine
+    #[command(subcommand)]
+    Lab(LabCommand),
+    /// Move every VM away from a host
+    Drain(DrainArgs),
+    /// Move named VMs
+    Migrate(MigrateArgs),
+    /// Where every VM is, asked of the QEMUs themselves
+    Status,
+    /// Every policy
+    Policies,
+    /// Show run reports side by side
+    Compare {
+        /// Report folders, or their report.json
+        #[arg(required = true, num_args = 1.., value_name = "REPORT")]
+        reports: Vec<PathBuf>,
+    },
+    /// Print the JSON Schema of a kind of file: scenario, fleet
+    Schema {
+        /// The kind
+        kind: String,
+    },
+    /// Runs one stream of the lab's traffic
+    #[command(hide = true)]
+    LabRunner {
+        /// What to run
+        spec: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LabCommand {
+    /// Build the hosts, VMs and traffic of a scenario; writes the fleet file
+    Up {
+        /// The scenario
+        scenario: PathBuf,
+    },
+    /// What runs in a lab
+    Status {
+        /// The lab; needed only if several run
+        name: Option<String>,
+    },
+    /// Remove every process, namespace and file of a lab
+    Down {
+        /// The lab; all of them if none is named
+        name: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The host to empty
+    pub(crate) host: String,
+    #[command(flatten)]
+    pub(crate) intent: IntentArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    /// The VMs, in the order in which they start
+    #[arg(required = true, num_args = 1.., value_name = "VM")]
+    pub(crate) vms: Vec<String>,
+    #[command(flatten)]
+    pub(crate) intent: IntentArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IntentArgs {
+    /// The host to go to
+    #[arg(long, value_name = "HOST")]
+    pub(crate) to: String,
+    /// How the VMs move: `droveway policies` lists them
+    #[arg(long, default_value = DEFAULT_POLICY, value_name = "NAME")]
+    pub(crate) policy: String,
+    /// The technique of one VM, over the policy's choice (repeatable)
+    #[arg(long, value_name = "VM=NAME", value_parser = vm_technique)]
+    pub(crate) technique: Vec<(String, Technique)>,
+    /// The order in which VMs start: names separated by commas; the rest follow
+    #[arg(long, value_name = "VM,VM,..", value_delimiter = ',')]
+    pub(crate) order: Vec<String>,
+    /// At most so many at once; the next starts as one ends
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) max_parallel: Option<u32>,
+    /// The longest downtime to aim at [default: 300ms]
+    #[arg(long, value_name = "TIME", value_parser = above_zero)]
+    pub(crate) max_downtime: Option<TimeSpan>,
+    /// The ceiling of each VM's stream, like 400Mbit/s
+    #[arg(long, value_name = "RATE", default_value = "unlimited")]
+    pub(crate) bandwidth: RateLimit,
+    /// Whether post-copy may be used
+    #[arg(long, value_enum, default_value_t = AllowPostcopyArg::Fallback)]
+    pub(crate) allow_postcopy: AllowPostcopyArg,
+    /// Pre-copy passes before a VM counts as not converging
+    #[arg(long, value_name = "N", default_value_t = MAX_PASSES_DEFAULT,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) max_passes: u32,
+    /// Show what would happen; start nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// The folder of report.json, report.md and timeline.svg [default: droveway-report/RUN]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AllowPostcopyArg {
+    /// Not even when pre-copy cannot end
+    Never,
+    /// Where the policy chose it, and when pre-copy does not converge
+    Fallback,
+}
+
+impl From<AllowPostcopyArg> for AllowPostcopy {
+    fn from(arg: AllowPostcopyArg) -> Self {
+        match arg {
+            AllowPostcopyArg::Never => AllowPostcopy::Never,
+            AllowPostcopyArg::Fallback => AllowPostcopy::Fallback,
+        }
+    }
+}
+
+fn vm_technique(text: &str) -> Result<(String, Technique), String> {
+    let (vm, technique) = text
+        .split_once('=')
+        .ok_or_else(|| "write it like web-1=post-copy".to_owned())?;
+    Ok((vm.to_owned(), technique.parse()?))
+}
+
+fn above_zero(text: &str) -> Result<TimeSpan, String> {
+    let span = TimeSpan::from_str(text).map_err(|error| error.to_string())?;
+    // QEMU counts downtime in whole milliseconds.
+    if span < TimeSpan::from_millis(1) {
+        return Err("the shortest downtime that can be aimed at is 1ms".to_owned());
+    }
+    Ok(span)
+}
+
+/// The id that a name on the command line means.
+pub(crate) fn known<'a, T>(
+    name: &str,
+    what: &str,
+    all: impl Iterator<Item = &'a T> + Clone,
+    text: impl Fn(&'a T) -> &'a str,
+) -> Result<&'a T, Failure> {
+    if let Some(found) = all.clone().find(|item| text(item) == name) {
+        return Ok(found);
+    }
+    let names: Vec<_> = all.map(text).collect();
+    let failure = Failure::usage(format!("there is no {what} '{name}' in the fleet"));
+    Err(match nearest(name, names.iter().copied()) {
+        Some(meant) => failure.hint(format!("did you mean '{meant}'?")),
+        None if names.is_empty() => failure.hint(format!("it has no {what}s")),
+        None => failure.hint(format!("known: {}", names.join(", "))),
+    })
+}
+
+/// The name of a host, as text.
+pub(crate) fn host_text(id: &HostId) -> &str {
+    id.as_str()
+}
+
+/// The name of a VM, as text.
+pub(crate) fn vm_text(id: &VmId) -> &str {
+    id.as_str()
+}
+
+/// Prints a value as JSON or YAML; tables are the caller's.
+#[expect(clippy::print_stdout, reason = "the command's data")]
+pub(crate) fn print_data<T: serde::Serialize>(value: &T, output: Output) -> Result<(), Failure> {
+    let text = match output {
+        Output::Yaml => serde_saphyr::to_string(value).map_err(anyhow::Error::from)?,
+        Output::Json | Output::Table => {
+            serde_json::to_string_pretty(value).map_err(anyhow::Error::from)? + "\n"
+        }
+    };
+    print!("{text}");
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's data")]
+pub(crate) fn print_policies(output: Output) {
+    #[derive(serde::Serialize)]
+    struct Row {
+        name: &'static str,
+        stages: &'static str,
+        source: &'static str,
+        summary: &'static str,
+    }
+    let rows = POLICIES.map(|p| Row {
+        name: p.name,
+        stages: p.stages,
+        source: p.source,
+        summary: p.summary,
+    });
+    if output != Output::Table {
+        // Four words of text a row: writing them cannot fail.
+        let _ = print_data(&rows, output);
+        return;
+    }
+    for row in rows {
+        println!("{:<20} {:<18} {:<7} {}", row.name, row.stages, row.source, row.summary);
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's data")]
+pub(crate) fn print_schema(kind: &str) -> Result<Exit, Failure> {
+    let Some(text) = schema::of(kind) else {
+        let kinds = schema::KINDS.map(|(name, _)| name.to_ascii_lowercase()).join(", ");
+        return Err(Failure::usage(format!("there is no kind '{kind}'"))
+            .hint(format!("known: {kinds}")));
+    };
+    print!("{text}");
+    Ok(Exit::Done)
+}

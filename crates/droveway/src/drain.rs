@@ -1,0 +1,435 @@
+//! `drain` and `migrate`: from what was asked to a plan, its check, the run and its report.
+
+use crate::{
+    cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output},
+    clock,
+    exit::{Exit, Failure},
+    fleet::{self, RunLock},
+    preflight::{self, Checked},
+    qemu::{self, Qemu},
+    render, report,
+    run::{self, Display, Pair, Ports, Run},
+};
+use droveway_drive::GangDriver;
+use droveway_fleet::{Fleet, FleetVm, Host, HostId, Intent, TimeSpan, VmId};
+use droveway_plan::{GangFacts, Note, Plan, VmFacts, check::check, policy};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, atomic::AtomicU32},
+};
+
+/// Applications are watched for so long after the last VM has arrived, so that the report can say how they recovered.
+const AFTERMATH: std::time::Duration = std::time::Duration::from_secs(3);
+
+pub(crate) fn drain(
+    args: DrainArgs,
+    fleet: Option<&Path>,
+    output: Output,
+) -> Result<Exit, Failure> {
+    let fleet = fleet::load(fleet)?;
+    let hosts = fleet.spec.hosts.iter().map(|host| &host.name);
+    let source = cli::known(&args.host, "host", hosts, cli::host_text)?.clone();
+    execute(&fleet, "drain", Some(source), None, args.intent, output)
+}
+
+pub(crate) fn migrate(
+    args: MigrateArgs,
+    fleet: Option<&Path>,
+    output: Output,
+) -> Result<Exit, Failure> {
+    let fleet = fleet::load(fleet)?;
+    let names = fleet.spec.vms.iter().map(|vm| &vm.name);
+    let mut vms = Vec::new();
+    for name in &args.vms {
+        let vm = cli::known(name, "VM", names.clone(), cli::vm_text)?.clone();
+        if vms.contains(&vm) {
+            return Err(Failure::usage(format!("VM '{vm}' is named twice")));
+        }
+        vms.push(vm);
+    }
+    execute(&fleet, "migrate", None, Some(vms), args.intent, output)
+}
+
+/// A VM that will move, with its QEMU at the source.
+struct Candidate<'a> {
+    vm: &'a FleetVm,
+    source: Qemu,
+    runs: bool,
+}
+
+fn execute(
+    fleet: &Fleet,
+    verb: &str,
+    source: Option<HostId>,
+    wanted: Option<Vec<VmId>>,
+    args: IntentArgs,
+    output: Output,
+) -> Result<Exit, Failure> {
+    policy::find(&args.policy).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let hosts = fleet.spec.hosts.iter().map(|host| &host.name);
+    let target = cli::known(&args.to, "host", hosts, cli::host_text)?.clone();
+    // The controller is one loop; a second thread only lets blocking calls not delay it.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)?;
+    runtime.block_on(async {
+        let (source, candidates) = candidates(fleet, source, wanted, &target, &args.order).await?;
+        if candidates.is_empty() {
+            eprintln!("host '{source}' has no VM: nothing to do");
+            return Ok(Exit::Done);
+        }
+        let intent = intent(fleet, verb, &source, &target, &candidates, &args)?;
+        let job = Job { fleet, intent, candidates, args: &args, output };
+        job.run().await
+    })
+}
+
+/// The VMs that move, in order, each found at the source by asking the QEMUs.
+async fn candidates<'a>(
+    fleet: &'a Fleet,
+    source: Option<HostId>,
+    wanted: Option<Vec<VmId>>,
+    target: &HostId,
+    order: &[String],
+) -> Result<(HostId, Vec<Candidate<'a>>), Failure> {
+    let mut at: BTreeMap<VmId, Vec<(HostId, Candidate<'a>)>> = BTreeMap::new();
+    let named = |vm: &&FleetVm| wanted.as_ref().is_none_or(|wanted| wanted.contains(&vm.name));
+    for vm in fleet.spec.vms.iter().filter(named) {
+        for (host, found) in qemu::find(vm).await {
+            if qemu::holds_vm(&found.state) {
+                let runs = found.state == droveway_qmp::RunState::Running;
+                let candidate = Candidate { vm, source: found.qemu, runs };
+                at.entry(vm.name.clone()).or_default().push((host, candidate));
+            }
+        }
+    }
+    for (vm, places) in &at {
+        if let [(first, _), (second, _), ..] = places.as_slice() {
+            return Err(Failure::says(
+                Exit::Blocked,
+                format!("VM '{vm}' seems to run on both '{first}' and '{second}': nothing is moved"),
+            )
+            .hint("find out which one is right and end the other"));
+        }
+    }
+    let mut flat: BTreeMap<VmId, (HostId, Candidate<'a>)> =
+        at.into_iter().filter_map(|(vm, mut places)| Some((vm, places.pop()?))).collect();
+
+    let names: Vec<VmId> = match (&source, wanted) {
+        (_, Some(wanted)) => {
+            for vm in &wanted {
+                if !flat.contains_key(vm) {
+                    return Err(Failure::says(
+                        Exit::Blocked,
+                        format!("VM '{vm}' runs on no host of the fleet"),
+                    )
+                    .hint("`droveway status` shows where VMs are"));
+                }
+            }
+            wanted
+        }
+        (Some(source), None) => {
+            let here = |vm: &&FleetVm| flat.get(&vm.name).is_some_and(|(host, _)| host == source);
+            fleet.spec.vms.iter().filter(here).map(|vm| vm.name.clone()).collect()
+        }
+        (None, None) => Vec::new(),
+    };
+    let names = ordered(names, order)?;
+
+    let mut origin = source;
+    let mut candidates = Vec::new();
+    for name in names {
+        let Some((host, candidate)) = flat.remove(&name) else { continue };
+        if host == *target {
+            return Err(Failure::says(
+                Exit::Blocked,
+                format!("VM '{name}' is already on host '{target}'"),
+            ));
+        }
+        match &origin {
+            Some(origin) if *origin != host => {
+                return Err(Failure::usage(format!(
+                    "VM '{name}' is on host '{host}', the others on '{origin}': one run moves VMs of \
+                     one host"
+                )));
+            }
+            _ => origin = Some(host),
+        }
+        candidates.push(candidate);
+    }
+    let origin = origin.unwrap_or_else(|| target.clone());
+    if origin == *target {
+        return Err(Failure::usage(format!("'{target}' is both source and target")));
+    }
+    Ok((origin, candidates))
+}
+
+/// The named ones first, in the order named; the rest behind, as they were.
+fn ordered(names: Vec<VmId>, order: &[String]) -> Result<Vec<VmId>, Failure> {
+    let mut first = Vec::new();
+    for name in order {
+        let vm = cli::known(name, "VM to move", names.iter(), cli::vm_text)?.clone();
+        if first.contains(&vm) {
+            return Err(Failure::usage(format!("--order names VM '{vm}' twice")));
+        }
+        first.push(vm);
+    }
+    let rest: Vec<_> = names.into_iter().filter(|name| !first.contains(name)).collect();
+    first.extend(rest);
+    Ok(first)
+}
+
+fn intent(
+    fleet: &Fleet,
+    verb: &str,
+    source: &HostId,
+    target: &HostId,
+    candidates: &[Candidate<'_>],
+    args: &IntentArgs,
+) -> Result<Intent, Failure> {
+    let moving = candidates.iter().map(|candidate| &candidate.vm.name);
+    let mut techniques = BTreeMap::new();
+    for (name, technique) in &args.technique {
+        let all = fleet.spec.vms.iter().map(|vm| &vm.name);
+        let vm = cli::known(name, "VM", all, cli::vm_text)?;
+        if !moving.clone().any(|moved| moved == vm) {
+            return Err(Failure::usage(format!("--technique {name}: that VM is not moved")));
+        }
+        if techniques.insert(vm.clone(), *technique).is_some() {
+            return Err(Failure::usage(format!("--technique names VM '{name}' twice")));
+        }
+    }
+    Ok(Intent {
+        verb: verb.to_owned(),
+        source: source.clone(),
+        target: target.clone(),
+        vms: moving.cloned().collect(),
+        policy: args.policy.clone(),
+        techniques,
+        max_parallel: args.max_parallel,
+        max_downtime: args.max_downtime.unwrap_or_else(|| TimeSpan::from(policy::DOWNTIME_DEFAULT)),
+        bandwidth: args.bandwidth,
+        allow_postcopy: args.allow_postcopy.into(),
+        max_passes: args.max_passes,
+    })
+}
+
+/// One request, resolved.
+struct Job<'a> {
+    fleet: &'a Fleet,
+    intent: Intent,
+    candidates: Vec<Candidate<'a>>,
+    args: &'a IntentArgs,
+    output: Output,
+}
+
+impl Job<'_> {
+    async fn run(self) -> Result<Exit, Failure> {
+        let run_id = format!("run-{}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
+        let (source, target) = (self.host(&self.intent.source)?, self.host(&self.intent.target)?);
+        let facts = GangFacts {
+            port_rate: source.port.rate.min(target.port.rate),
+            vms: self.candidates.iter().map(|candidate| vm_facts(candidate.vm)).collect(),
+        };
+        let policy = policy::find(&self.intent.policy)
+            .map_err(|error| Failure::new(Exit::Usage, error))?;
+        let (plan, notes) = policy
+            .plan(&run_id, &self.intent, &facts)
+            .map_err(|error| Failure::new(Exit::Usage, error))?;
+        let violations = check(&plan, &facts);
+        if !violations.is_empty() {
+            let text: Vec<_> = violations.iter().map(ToString::to_string).collect();
+            return Err(Failure::says(Exit::Blocked, text.join("; ")));
+        }
+        for note in &notes {
+            eprintln!("note: {}: {} instead of {}: {}", note.vm, note.choice, note.instead_of, note.reason);
+        }
+        if self.args.dry_run {
+            return self.show(&plan);
+        }
+        let lock = RunLock::acquire(self.fleet)?;
+        let asked_at = clock::now();
+        let (pairs, checked) = self.prepare(&plan, target).await?;
+        let was_running = checked.iter().map(|(vm, c)| (vm.clone(), c.was_running)).collect();
+        let ports = Ports::open(&[source, target]);
+        let capacity = ports.capacity.clone();
+        let run = Run {
+            gang: GangDriver::new(plan.clone(), &was_running),
+            pairs,
+            ports,
+            lock,
+            run_id: run_id.clone(),
+        };
+        let mut display = Display::new(&self.intent.vms);
+        let started_at = jiff::Timestamp::now().to_string();
+        let ledger = run::carry_out(run, &mut display).await;
+        if !self.fleet.spec.applications.is_empty() || !self.fleet.spec.probes.is_empty() {
+            let mut interrupts = run::Interrupts::new();
+            tokio::select! {
+                () = tokio::time::sleep(AFTERMATH) => {}
+                () = interrupts.next() => {}
+            }
+        }
+        let context = report::Context {
+            fleet: self.fleet,
+            plan: &plan,
+            intent: &self.intent,
+            notes: &notes,
+            checked: &checked,
+            run_id: &run_id,
+            started_at,
+            asked_at,
+            downtime_limit_asked: self.args.max_downtime.is_some(),
+            capacity,
+        };
+        let report = report::build(&context, &ledger);
+        let folder = report::write(&report, self.args.report.as_deref())?;
+        self.print(&report, &folder)?;
+        Ok(report::exit_of(&report))
+    }
+
+    fn host(&self, name: &HostId) -> Result<&Host, Failure> {
+        self.fleet
+            .spec
+            .host(name.as_str())
+            .ok_or_else(|| Failure::usage(format!("there is no host '{name}' in the fleet")))
+    }
+
+    /// Gets every target waiting and checks every pair. If anything is amiss, what was started is ended and nothing moves.
+    async fn prepare(
+        &self,
+        plan: &Plan,
+        target: &Host,
+    ) -> Result<(BTreeMap<VmId, Pair>, BTreeMap<VmId, Checked>), Failure> {
+        let waiting = self.candidates.iter().map(|c| qemu::waiting_target(c.vm, target));
+        let mut targets = Vec::new();
+        let mut first_failure = None;
+        for answer in futures::future::join_all(waiting).await {
+            match answer {
+                Ok(qemu) => targets.push(qemu),
+                Err(failure) => first_failure = first_failure.or(Some(failure)),
+            }
+        }
+        let outcome = match first_failure {
+            Some(failure) => Err(failure),
+            None => self.check(plan, target, &targets).await,
+        };
+        if outcome.is_err() {
+            for qemu in targets.iter().filter(|qemu| qemu.launched) {
+                if let Err(error) = qemu::end(qemu).await {
+                    eprintln!("warning: a target that was started stays: {error:#}");
+                }
+            }
+        }
+        outcome
+    }
+
+    async fn check(
+        &self,
+        plan: &Plan,
+        host: &Host,
+        targets: &[Qemu],
+    ) -> Result<(BTreeMap<VmId, Pair>, BTreeMap<VmId, Checked>), Failure> {
+        let next_port = Arc::new(AtomicU32::new(0));
+        let mut pairs = BTreeMap::new();
+        let mut checked = BTreeMap::new();
+        let mut obstacles = Vec::new();
+        for ((candidate, target), step) in self.candidates.iter().zip(targets).zip(&plan.moves) {
+            match preflight::check(step, &candidate.source, target).await? {
+                Ok(facts) => {
+                    tracing::debug!(vm = %step.vm, runs = candidate.runs, "pre-flight check passed");
+                    checked.insert(step.vm.clone(), facts);
+                }
+                Err(found) => obstacles.extend(found),
+            }
+            let pair = Pair {
+                source: candidate.source.clone(),
+                target: target.clone(),
+                address: host.migration_address,
+                ports: host.migration_ports,
+                next_port: Arc::clone(&next_port),
+            };
+            pairs.insert(step.vm.clone(), pair);
+        }
+        if obstacles.is_empty() {
+            return Ok((pairs, checked));
+        }
+        let text: Vec<_> = obstacles.iter().map(|o| format!("{}: {}", o.vm, o.text)).collect();
+        Err(Failure::says(
+            Exit::Blocked,
+            format!("the pre-flight check found:\n  {}", text.join("\n  ")),
+        )
+        .hint("nothing was started"))
+    }
+
+    #[expect(clippy::print_stdout, reason = "the command's data")]
+    fn show(&self, plan: &Plan) -> Result<Exit, Failure> {
+        if self.output != Output::Table {
+            cli::print_data(plan, self.output)?;
+            return Ok(Exit::Done);
+        }
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::NOTHING).set_header([
+            "#", "VM", "technique", "does not converge", "downtime limit", "bandwidth",
+        ]);
+        for (index, step) in plan.moves.iter().enumerate() {
+            let limit = TimeSpan::from(step.downtime_limit).to_string();
+            let stops = step.technique == droveway_fleet::Technique::StopAndCopy;
+            let fallback = match step.fallback {
+                droveway_plan::Fallback::PostCopy => "post-copy",
+                droveway_plan::Fallback::Abort => "stays at the source",
+            };
+            table.add_row([
+                (index + 1).to_string(),
+                step.vm.to_string(),
+                step.technique.to_string(),
+                if stops { "-".to_owned() } else { fallback.to_owned() },
+                if stops { "none".to_owned() } else { limit },
+                step.bandwidth.to_string(),
+            ]);
+        }
+        let at_once = match plan.concurrency {
+            1 => "one at a time".to_owned(),
+            n => format!("up to {n} at once"),
+        };
+        println!("{} -> {}, policy {}, {at_once}; nothing was started", plan.source, plan.target, plan.policy);
+        println!("{table}");
+        Ok(Exit::Done)
+    }
+
+    #[expect(clippy::print_stdout, reason = "the command's data")]
+    fn print(&self, report: &droveway_fleet::RunReport, folder: &Path) -> Result<(), Failure> {
+        if self.output == Output::Table {
+            println!("{}", render::terminal(report, report::color()));
+            println!("report: {}", folder.display());
+            Ok(())
+        } else {
+            cli::print_data(report, self.output)
+        }
+    }
+}
+
+fn vm_facts(vm: &FleetVm) -> VmFacts {
+    VmFacts {
+        vm: vm.name.clone(),
+        memory: vm.memory,
+        allow_postcopy: vm.allow_postcopy,
+        max_downtime: vm.max_downtime.map(TimeSpan::duration),
+    }
+}
+
+/// Notes are decisions of the planner, for the report.
+pub(crate) fn decision(note: &Note) -> droveway_fleet::report::Decision {
+    droveway_fleet::report::Decision {
+        at_seconds: 0.0,
+        vm: Some(note.vm.clone()),
+        reason: note.reason.clone(),
+        inputs: format!("the policy says {}", note.instead_of),
+        choice: note.choice.to_string(),
+        runner_up: Some(note.instead_of.to_string()),
+        margin: None,
+    }
+}

@@ -1,0 +1,155 @@
+//! Which fleet a command works on, and the lock that keeps two runs apart.
+
+use crate::exit::{Exit, Failure};
+use droveway_fleet::{Fleet, document, fleet::FleetSpec};
+use nix::fcntl::{Flock, FlockArg};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+/// Where operators keep their fleet.
+const SYSTEM_FLEET: &str = "/etc/droveway/fleet.yaml";
+/// What exists only while something runs.
+pub(crate) const RUNTIME: &str = "/run/droveway";
+
+/// The fleet that `--fleet`, `$DROVEWAY_FLEET`, a running lab or the system names.
+pub(crate) fn load(named: Option<&Path>) -> Result<Fleet, Failure> {
+    let path = match named {
+        Some(path) => path.to_owned(),
+        None => default_path()?,
+    };
+    let origin = path.display().to_string();
+    let text = fs::read_to_string(&path).map_err(|error| {
+        Failure::usage(format!("{origin}: {error}"))
+            .hint("start a lab with `droveway lab up SCENARIO.yaml`, or name a file with --fleet")
+    })?;
+    document::parse::<FleetSpec>(&text, &origin).map_err(|error| Failure::new(Exit::Usage, error))
+}
+
+fn default_path() -> Result<PathBuf, Failure> {
+    let labs = droveway_lab::running(&crate::lab::state_root());
+    let complete: Vec<_> = labs.iter().filter(|lab| lab.complete).collect();
+    match complete.as_slice() {
+        [] => Ok(PathBuf::from(SYSTEM_FLEET)),
+        [lab] => Ok(lab.fleet_file.clone()),
+        several => {
+            let names: Vec<_> = several.iter().map(|lab| lab.name.as_str()).collect();
+            Err(Failure::usage(format!("several labs run: {}", names.join(", "))).hint(format!(
+                "say which with --fleet, for example --fleet {}",
+                several[0].fleet_file.display()
+            )))
+        }
+    }
+}
+
+/// The right to move a fleet's VMs, held while this process lives: the lock goes with it, also by `kill -9`.
+#[derive(Debug)]
+pub(crate) struct RunLock {
+    file: Flock<fs::File>,
+    path: PathBuf,
+}
+
+fn lock_path(fleet: &Fleet) -> PathBuf {
+    Path::new(RUNTIME).join("runs").join(format!("{}.json", fleet.metadata.name))
+}
+
+impl RunLock {
+    pub(crate) fn acquire(fleet: &Fleet) -> Result<Self, Failure> {
+        let path = lock_path(fleet);
+        let failed = |error: std::io::Error| {
+            let exit = if error.kind() == std::io::ErrorKind::PermissionDenied {
+                Exit::Permission
+            } else {
+                Exit::Internal
+            };
+            Failure::says(exit, format!("{}: {error}", path.display()))
+        };
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
+        // Whoever ends a run removes its file: a lock on a file that is not there any more counts for nothing.
+        loop {
+            let file = fs::File::options()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .open(&path)
+                .map_err(failed)?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) => {
+                    let held = file.metadata().map_err(failed)?.ino();
+                    if fs::metadata(&path).is_ok_and(|there| there.ino() == held) {
+                        return Ok(RunLock { file, path });
+                    }
+                }
+                Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                    return Err(Failure::says(
+                        Exit::Blocked,
+                        format!("another run moves VMs of fleet '{}'", fleet.metadata.name),
+                    )
+                    .hint("`droveway status` shows it; wait for its end"));
+                }
+                Err((_, errno)) => return Err(failed(errno.into())),
+            }
+        }
+    }
+
+    /// Tells everybody else how the run stands.
+    pub(crate) fn publish(&mut self, state: &ActiveRun) {
+        // Written whole in place: readers take the lock's holder, not the text, as the proof that a run is active, and
+        // accept only text that parses.
+        let Ok(text) = serde_json::to_vec(state) else { return };
+        let _ = self.file.set_len(0);
+        let _ = std::io::Seek::rewind(&mut *self.file);
+        let _ = self.file.write_all(&text);
+    }
+}
+
+impl Drop for RunLock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What a run publishes about itself.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ActiveRun {
+    pub(crate) run_id: String,
+    pub(crate) pid: u32,
+    pub(crate) vms: Vec<ActiveVm>,
+}
+
+/// One VM of a run.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ActiveVm {
+    pub(crate) name: String,
+    pub(crate) host: String,
+    pub(crate) state: String,
+}
+
+/// The run that works on the fleet now, if one does. A file whose lock nobody holds is of a run that died.
+pub(crate) fn active_run(fleet: &Fleet) -> Option<ActiveRun> {
+    /// A reader may meet the instant of writing; the text is complete a moment later.
+    const TRIES: u32 = 5;
+    let path = lock_path(fleet);
+    for _ in 0..TRIES {
+        let file = fs::File::open(&path).ok()?;
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_) => return None,
+            Err(_) => {
+                if let Ok(run) = serde_json::from_str(&text) {
+                    return Some(run);
+                }
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    None
+}

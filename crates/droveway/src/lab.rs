@@ -1,0 +1,123 @@
+//! `lab up`, `lab status`, `lab down`.
+
+use crate::{
+    cli::{self, LabCommand, Output},
+    exit::{Exit, Failure},
+};
+use droveway_fleet::{document, scenario::ScenarioSpec};
+use droveway_lab::{LabError, LabInfo, LabOptions};
+use std::path::{Path, PathBuf};
+
+/// Where the guest image is, if not beside the executable.
+const IMAGE_VARIABLE: &str = "DROVEWAY_GUEST_IMAGE";
+/// Where packages put it.
+const SYSTEM_IMAGE: &str = "/usr/lib/droveway/guest-image";
+/// Where labs keep their state, if not in the usual place: for tests.
+const STATE_VARIABLE: &str = "DROVEWAY_LAB_STATE";
+
+pub(crate) fn state_root() -> PathBuf {
+    std::env::var_os(STATE_VARIABLE)
+        .map_or_else(|| Path::new(crate::fleet::RUNTIME).join("labs"), PathBuf::from)
+}
+
+/// `$DROVEWAY_GUEST_IMAGE`, else where `cargo xtask` builds it (beside the build's folder), else where packages put it.
+fn image() -> PathBuf {
+    if let Some(path) = std::env::var_os(IMAGE_VARIABLE) {
+        return PathBuf::from(path);
+    }
+    let built = std::env::current_exe().ok().and_then(|exe| {
+        let image = exe.parent()?.parent()?.join("guest-image");
+        image.is_dir().then_some(image)
+    });
+    built.unwrap_or_else(|| PathBuf::from(SYSTEM_IMAGE))
+}
+
+fn options() -> Result<LabOptions, Failure> {
+    Ok(LabOptions {
+        state_root: state_root(),
+        image: image(),
+        runner: std::env::current_exe().map_err(anyhow::Error::from)?,
+    })
+}
+
+impl From<LabError> for Failure {
+    fn from(error: LabError) -> Self {
+        let exit = match error.exit_code() {
+            2 => Exit::Usage,
+            4 => Exit::Blocked,
+            8 => Exit::Permission,
+            130 => Exit::Interrupted,
+            _ => Exit::Internal,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+pub(crate) fn run(command: LabCommand, output: Output) -> Result<Exit, Failure> {
+    match command {
+        LabCommand::Up { scenario } => up(&scenario, output),
+        LabCommand::Status { name } => status(name.as_deref(), output),
+        LabCommand::Down { name } => down(name.as_deref()),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's data")]
+fn up(path: &Path, output: Output) -> Result<Exit, Failure> {
+    let origin = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("{origin}: {error}")))?;
+    let scenario = document::parse::<ScenarioSpec>(&text, &origin)
+        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let info = droveway_lab::up(&scenario, &options()?, &mut |line| eprintln!("{line}"))?;
+    if output == Output::Table {
+        println!("lab '{}' is up; fleet file: {}", info.name, info.fleet_file.display());
+    } else {
+        cli::print_data(&info, output)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn chosen(name: Option<&str>) -> Result<LabInfo, Failure> {
+    let mut labs = droveway_lab::running(&state_root());
+    let names: Vec<_> = labs.iter().map(|lab| lab.name.clone()).collect();
+    let index = match name {
+        Some(name) => labs.iter().position(|lab| lab.name == name),
+        None if labs.len() == 1 => Some(0),
+        None => None,
+    };
+    match (index, name) {
+        (Some(index), _) => Ok(labs.swap_remove(index)),
+        (None, _) if names.is_empty() => Err(Failure::usage("no lab runs")
+            .hint("start one with `droveway lab up SCENARIO.yaml`")),
+        (None, Some(name)) => Err(Failure::usage(format!("there is no lab '{name}'"))
+            .hint(format!("running: {}", names.join(", ")))),
+        (None, None) => Err(Failure::usage("several labs run").hint(format!(
+            "name one of: {}",
+            names.join(", ")
+        ))),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's data")]
+fn status(name: Option<&str>, output: Output) -> Result<Exit, Failure> {
+    let info = chosen(name)?;
+    let status = droveway_lab::status(&info)?;
+    if output == Output::Table {
+        print!("{status}");
+    } else {
+        cli::print_data(&status, output)?;
+    }
+    Ok(Exit::Done)
+}
+
+#[expect(clippy::print_stdout, reason = "the command's data")]
+fn down(name: Option<&str>) -> Result<Exit, Failure> {
+    let removed = droveway_lab::down(name, &options()?, &mut |line| eprintln!("{line}"))?;
+    if removed.is_empty() {
+        println!("nothing to remove");
+    }
+    for line in removed {
+        println!("removed {line}");
+    }
+    Ok(Exit::Done)
+}

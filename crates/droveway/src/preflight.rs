@@ -1,0 +1,126 @@
+//! What must be true before anything starts. A check that fails says what to do; nothing has been touched then.
+
+use crate::{
+    exit::{Exit, Failure},
+    qemu::Qemu,
+};
+use droveway_fleet::VmId;
+use droveway_plan::{Fallback, Move};
+use droveway_qmp::{Capability, MachineFacts, MigrationStatus, RunState};
+
+/// What the check found out on the way, for the report and the driver.
+#[derive(Debug, Clone)]
+pub(crate) struct Checked {
+    pub(crate) was_running: bool,
+    pub(crate) accelerator: &'static str,
+    pub(crate) qemu_version: String,
+}
+
+/// One reason not to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Obstacle {
+    pub(crate) vm: VmId,
+    pub(crate) text: String,
+}
+
+/// Checks one VM's two QEMUs against its part of the plan.
+pub(crate) async fn check(
+    step: &Move,
+    source: &Qemu,
+    target: &Qemu,
+) -> Result<Result<Checked, Vec<Obstacle>>, Failure> {
+    let mut obstacles = Vec::new();
+    let mut obstacle = |text: String| {
+        obstacles.push(Obstacle { vm: step.vm.clone(), text });
+    };
+    let asked = async {
+        Ok::<_, droveway_qmp::QmpError>((
+            source.client.machine_facts().await?,
+            target.client.machine_facts().await?,
+            source.client.status().await?.state,
+            target.client.status().await?.state,
+            source.client.migration().await?,
+        ))
+    };
+    let (at_source, at_target, source_state, target_state, migration) =
+        asked.await.map_err(|error| Failure::new(Exit::Blocked, error))?;
+
+    for difference in differences(&at_source, &at_target) {
+        obstacle(difference);
+    }
+    if !matches!(source_state, RunState::Running | RunState::Paused) {
+        obstacle(format!("the source is in state '{source_state}', not running"));
+    }
+    if target_state != RunState::InMigrate {
+        obstacle(format!("the target is in state '{target_state}', not waiting for a migration"));
+    }
+    if !matches!(
+        migration.status,
+        MigrationStatus::Idle
+            | MigrationStatus::Completed
+            | MigrationStatus::Failed
+            | MigrationStatus::Cancelled
+    ) {
+        let status = &migration.status;
+        obstacle(format!("a migration is already under way at the source (status '{status}')"));
+    }
+    for reason in &migration.blocked_reasons {
+        obstacle(format!("QEMU forbids the migration: {reason}"));
+    }
+    let postcopy = step.technique.exposes() || step.fallback == Fallback::PostCopy;
+    for (side, qemu) in [("source", source), ("target", target)] {
+        match missing_capabilities(qemu, postcopy).await {
+            Ok(missing) => {
+                for capability in missing {
+                    obstacle(format!("the {side}'s QEMU has no capability '{capability}'"));
+                }
+            }
+            Err(error) => obstacle(format!("the {side}'s QEMU does not answer: {error}")),
+        }
+    }
+    if postcopy {
+        // The target's QEMU tries userfaultfd itself when the capability is switched on.
+        if let Err(error) =
+            target.client.set_capabilities(&[(Capability::PostcopyRam, true)]).await
+        {
+            obstacle(format!(
+                "post-copy is impossible at the target: {error}; allow userfaultfd there \
+                 (sysctl vm.unprivileged_userfaultfd=1, or run QEMU as root), or forbid post-copy \
+                 with --allow-postcopy never"
+            ));
+        }
+    }
+    if !obstacles.is_empty() {
+        return Ok(Err(obstacles));
+    }
+    Ok(Ok(Checked {
+        was_running: source_state == RunState::Running,
+        accelerator: if at_source.accelerator.kvm_enabled { "kvm" } else { "tcg" },
+        qemu_version: source.client.version().to_string(),
+    }))
+}
+
+fn differences(source: &MachineFacts, target: &MachineFacts) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut compare = |what: &str, source: String, target: String| {
+        if source != target {
+            found.push(format!("source and target differ in {what}: {source} and {target}"));
+        }
+    };
+    compare("machine type", source.machine_type.clone(), target.machine_type.clone());
+    compare("memory", source.memory.to_string(), target.memory.to_string());
+    compare("vCPUs", source.vcpus.to_string(), target.vcpus.to_string());
+    found
+}
+
+async fn missing_capabilities(
+    qemu: &Qemu,
+    postcopy: bool,
+) -> Result<Vec<Capability>, droveway_qmp::QmpError> {
+    let schema = qemu.client.probe().await?;
+    let mut needed = vec![Capability::Events, Capability::ReturnPath];
+    if postcopy {
+        needed.extend([Capability::PostcopyRam, Capability::PostcopyPreempt]);
+    }
+    Ok(needed.into_iter().filter(|capability| !schema.has_capability(capability)).collect())
+}

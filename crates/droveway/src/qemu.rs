@@ -1,0 +1,175 @@
+//! The two QEMUs of one VM: finding, launching, connecting, ending them.
+
+use crate::exit::{Exit, Failure};
+use anyhow::Context as _;
+use droveway_fleet::{
+    FleetVm, Host, Instance, VmId, fleet::Launch,
+};
+use droveway_host::{netns::Netns, qemu as process};
+use droveway_qmp::{Client, QmpAddress, RunState};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// A QEMU that is there answers at once; one that is not refuses at once.
+const PROBE_TIME: Duration = Duration::from_millis(500);
+/// A QEMU that was just started opens its socket within a second, also on a busy machine within this.
+const LAUNCH_TIME: Duration = Duration::from_secs(20);
+/// A command that QEMU has not answered within this is reported as such; QEMU's main loop may be inside the stream.
+const COMMAND_TIME: Duration = Duration::from_secs(3);
+/// A QEMU that was asked to quit and has not within this is killed.
+const QUIT_TIME: Duration = Duration::from_secs(2);
+/// A killed process is gone within this, unless the kernel is stuck.
+const KILL_TIME: Duration = Duration::from_secs(5);
+
+/// One QEMU, connected.
+#[derive(Debug, Clone)]
+pub(crate) struct Qemu {
+    pub(crate) client: Client,
+    pub(crate) socket: PathBuf,
+    /// We started it for this run, and may end it if the run does not happen.
+    pub(crate) launched: bool,
+}
+
+/// The socket's path of an instance; the fleet's check admits only unix sockets.
+pub(crate) fn socket(instance: &Instance) -> &Path {
+    Path::new(instance.qmp.strip_prefix("unix:").unwrap_or(&instance.qmp))
+}
+
+/// Connects if a QEMU is there.
+pub(crate) async fn probe(instance: &Instance) -> Option<Qemu> {
+    let socket = socket(instance);
+    if !socket.exists() {
+        return None;
+    }
+    let address = QmpAddress::unix(socket);
+    let client = Client::connect(&address, PROBE_TIME).await.ok()?;
+    Some(Qemu {
+        client: client.with_timeout(COMMAND_TIME),
+        socket: socket.to_owned(),
+        launched: false,
+    })
+}
+
+/// Where a VM is, and how it is reached there.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) qemu: Qemu,
+    pub(crate) state: RunState,
+}
+
+/// The QEMUs of a VM on every host of the fleet that has one.
+pub(crate) async fn find(vm: &FleetVm) -> Vec<(droveway_fleet::HostId, Found)> {
+    let mut found = Vec::new();
+    for (host, instance) in &vm.instances {
+        let Some(qemu) = probe(instance).await else { continue };
+        if let Ok(status) = qemu.client.status().await {
+            found.push((host.clone(), Found { qemu, state: status.state }));
+        }
+    }
+    found
+}
+
+/// True for the state of a QEMU whose vCPUs hold the VM: running, or paused by an operator.
+pub(crate) fn holds_vm(state: &RunState) -> bool {
+    !matches!(
+        state,
+        RunState::InMigrate | RunState::PostMigrate | RunState::Shutdown | RunState::FinishMigrate
+    )
+}
+
+/// A target that waits for the VM: the one that is there, or one started from the fleet's recipe.
+pub(crate) async fn waiting_target(
+    vm: &FleetVm,
+    host: &Host,
+) -> Result<Qemu, Failure> {
+    let blocked = |text: String| Failure::says(Exit::Blocked, text);
+    let instance = vm.instances.get(&host.name).ok_or_else(|| {
+        blocked(format!("VM '{}' has no instance on host '{}'", vm.name, host.name))
+            .hint("add one to the VM's instances in the fleet file")
+    })?;
+    if let Some(qemu) = probe(instance).await {
+        let state = qemu.client.status().await.context("asking the target")?.state;
+        match state {
+            RunState::InMigrate => return Ok(qemu),
+            // What an earlier run left after the VM had moved away; the VM itself is confirmed elsewhere.
+            RunState::PostMigrate => end(&qemu).await?,
+            other => {
+                return Err(blocked(format!(
+                    "a QEMU of VM '{}' is already on host '{}', in state '{other}'",
+                    vm.name, host.name
+                )));
+            }
+        }
+    }
+    let launch = instance.launch.as_ref().ok_or_else(|| {
+        blocked(format!("no QEMU waits for VM '{}' on host '{}'", vm.name, host.name)).hint(
+            format!(
+                "start one with `-incoming defer` and its QMP socket at {}, or give the instance a \
+                 `launch` in the fleet file",
+                instance.qmp
+            ),
+        )
+    })?;
+    launch_target(&vm.name, host, instance, launch).await
+}
+
+async fn launch_target(
+    vm: &VmId,
+    host: &Host,
+    instance: &Instance,
+    launch: &Launch,
+) -> Result<Qemu, Failure> {
+    let socket = socket(instance).to_owned();
+    let netns = Netns::of(host.netns.as_deref())
+        .map_err(|error| Failure::new(Exit::Blocked, error))?;
+    let recipe = launch.clone();
+    let started = tokio::task::spawn_blocking(move || {
+        process::start(&netns, &recipe, &["-incoming", "defer"])
+    })
+    .await
+    .context("starting a QEMU")?;
+    started.map_err(|error| {
+        Failure::new(
+            Exit::Blocked,
+            anyhow::Error::from(error)
+                .context(format!("starting the target of VM '{vm}' on host '{}'", host.name)),
+        )
+        .hint(format!("QEMU's own words are in {}", launch.log))
+    })?;
+    let client = Client::connect(&QmpAddress::unix(&socket), LAUNCH_TIME).await.map_err(|error| {
+        Failure::new(
+            Exit::Blocked,
+            anyhow::Error::from(error)
+                .context(format!("the target of VM '{vm}' on host '{}' did not start", host.name)),
+        )
+        .hint(format!("QEMU's own words are in {}", launch.log))
+    })?;
+    Ok(Qemu { client: client.with_timeout(COMMAND_TIME), socket, launched: true })
+}
+
+/// Ends a QEMU and returns only when its process is certainly gone.
+pub(crate) async fn end(qemu: &Qemu) -> anyhow::Result<()> {
+    let socket = qemu.socket.clone();
+    let pid = tokio::task::spawn_blocking(move || process::find_by_qmp_socket(&socket))
+        .await
+        .context("looking for a QEMU")?;
+    let quit = qemu.client.with_timeout(QUIT_TIME).quit().await;
+    let Some(pid) = pid else {
+        return match quit {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_disconnected() => Ok(()),
+            Err(error) => Err(anyhow::Error::from(error).context("its process was not found")),
+        };
+    };
+    let gone = tokio::task::spawn_blocking(move || {
+        Ok::<_, process::QemuError>(
+            process::wait_gone(pid, QUIT_TIME)? || process::kill_and_wait(pid, KILL_TIME)?,
+        )
+    })
+    .await
+    .context("ending a QEMU")??;
+    anyhow::ensure!(gone, "QEMU process {pid} does not end");
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! One run: the loop between the gang's driver and the world.
+//!
+//! The loop performs the driver's actions (each on a task of its own), hands in events, replies and the time, and keeps a
+//! [`Ledger`] of everything that happened; display and report are folds over it.
+
+mod display;
+mod ledger;
+mod perform;
+mod sampler;
+mod translate;
+
+pub(crate) use display::Display;
+pub(crate) use ledger::{Ledger, VmLedger};
+pub(crate) use perform::Pair;
+pub(crate) use sampler::{PortReading, Ports};
+
+use crate::{clock, fleet::RunLock};
+use droveway_drive::{ActionError, ActionId, GangDriver, QemuEvent, Reply, Side};
+use droveway_fleet::{Timestamp, VmId};
+use droveway_qmp::{Notice, Subscription};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::sync::mpsc;
+
+/// Inputs that wait for the loop: some hundred VMs' events at once; senders wait beyond it.
+const INBOX_MAX: usize = 1024;
+/// Between two looks at the ports, and two repaintings: contention shows within a quarter of a second.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What the world tells the loop.
+#[derive(Debug)]
+enum Input {
+    Event { vm: VmId, side: Side, event: QemuEvent, at: Timestamp },
+    Reply { vm: VmId, id: ActionId, reply: Result<Reply, ActionError> },
+    Lagged { vm: VmId, lost: u64 },
+}
+
+/// Everything a run needs.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) gang: GangDriver,
+    pub(crate) pairs: BTreeMap<VmId, Pair>,
+    pub(crate) ports: Ports,
+    pub(crate) lock: RunLock,
+    pub(crate) run_id: String,
+}
+
+/// Carries the plan out. Returns what happened; every attempt has ended then.
+pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
+    let (sender, mut inbox) = mpsc::channel(INBOX_MAX);
+    for (vm, pair) in &run.pairs {
+        for side in [Side::Source, Side::Target] {
+            let subscription = pair.qemu(side).client.subscribe();
+            tokio::spawn(follow(vm.clone(), side, subscription, sender.clone()));
+        }
+    }
+    let mut ledger = Ledger::new(run.gang.plan());
+    let mut interrupts = Interrupts::new();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut now = clock::now();
+    run.gang.prepare(now);
+    let mut started = false;
+    loop {
+        while let Some((vm, id, action)) = run.gang.poll_action() {
+            perform::spawn(&run.pairs, vm, id, action, sender.clone());
+        }
+        let mut changed = false;
+        while let Some((vm, record)) = run.gang.poll_record() {
+            changed = true;
+            display.record(&vm, &record, &ledger);
+            ledger.note(&vm, record, &run.gang);
+        }
+        if changed {
+            run.lock.publish(&ledger.active_run(&run.run_id, run.gang.plan()));
+        }
+        if !started && run.gang.is_prepared() {
+            started = true;
+            now = now.max(clock::now());
+            ledger.begin(now, run.ports.read(now));
+            run.gang.start(now);
+            continue;
+        }
+        if run.gang.is_over() {
+            break;
+        }
+        let due = run.gang.poll_timeout().map_or(TICK, |due| due.since(clock::now()));
+        tokio::select! {
+            biased;
+            input = inbox.recv() => {
+                let Some(input) = input else { break };
+                match input {
+                    Input::Event { vm, side, event, at } => {
+                        // Events carry the time of their receipt; the driver's time only goes forward.
+                        now = now.max(at);
+                        run.gang.handle_event(now, &vm, side, event);
+                    }
+                    Input::Reply { vm, id, reply } => {
+                        now = now.max(clock::now());
+                        run.gang.handle_reply(now, &vm, id, reply);
+                    }
+                    Input::Lagged { vm, lost } => {
+                        display.warn(&format!("{vm}: {lost} events of QEMU were lost"));
+                    }
+                }
+            }
+            () = tokio::time::sleep(due) => {
+                now = now.max(clock::now());
+                run.gang.handle_timeout(now);
+            }
+            () = interrupts.next() => {
+                now = now.max(clock::now());
+                let past_return = run.gang.cancel(now);
+                display.cancelled(&past_return);
+                ledger.cancelled = true;
+            }
+            _ = tick.tick() => {
+                now = now.max(clock::now());
+                ledger.note_ports(now, run.ports.read(now));
+                display.paint(&run.gang, &ledger, now);
+            }
+        }
+    }
+    ledger.end(clock::now(), run.ports.read(clock::now()));
+    display.finish();
+    ledger
+}
+
+async fn follow(vm: VmId, side: Side, mut events: Subscription, inbox: mpsc::Sender<Input>) {
+    while let Some(notice) = events.recv().await {
+        let input = match notice {
+            Notice::Event(record) => match translate::event(&record.event) {
+                Some(event) => {
+                    Input::Event { vm: vm.clone(), side, event, at: clock::at(record.received) }
+                }
+                None => {
+                    tracing::debug!(%vm, ?side, event = ?record.event, "carried, not acted upon");
+                    continue;
+                }
+            },
+            Notice::Lagged(lost) => Input::Lagged { vm: vm.clone(), lost },
+            Notice::Malformed { reason, .. } => {
+                tracing::warn!(%vm, ?side, reason, "a line from QEMU was no message");
+                continue;
+            }
+        };
+        if inbox.send(input).await.is_err() {
+            return;
+        }
+    }
+    let gone = Input::Event { vm, side, event: QemuEvent::Gone, at: clock::now() };
+    let _ = inbox.send(gone).await;
+}
+
+/// Ctrl-C and SIGTERM.
+#[derive(Debug)]
+pub(crate) struct Interrupts {
+    signals: Option<[tokio::signal::unix::Signal; 2]>,
+}
+
+impl Interrupts {
+    pub(crate) fn new() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        let both = signal(SignalKind::interrupt())
+            .and_then(|first| Ok([first, signal(SignalKind::terminate())?]));
+        Interrupts { signals: both.ok() }
+    }
+
+    pub(crate) async fn next(&mut self) {
+        match &mut self.signals {
+            Some([first, second]) => {
+                tokio::select! { _ = first.recv() => {}, _ = second.recv() => {} }
+            }
+            None => std::future::pending().await,
+        }
+    }
+}

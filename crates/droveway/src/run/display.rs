@@ -1,0 +1,196 @@
+//! Live progress: on a terminal a bar and a state per VM and a line for the ports; elsewhere one line per event. On stderr.
+
+use super::ledger::Ledger;
+use droveway_drive::{GangDriver, Outcome, Phase, Record, RecordKind, VmDriver};
+use droveway_fleet::{Bandwidth, Bytes, Timestamp, VmId};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
+
+/// Terminals that are repainted faster than this flicker; slower ones lag.
+const REPAINTS_PER_SECOND: u8 = 10;
+
+/// Where a run shows how it goes.
+#[derive(Debug)]
+pub(crate) struct Display {
+    bars: Option<Bars>,
+}
+
+#[derive(Debug)]
+struct Bars {
+    all: MultiProgress,
+    vms: BTreeMap<VmId, ProgressBar>,
+    ports: ProgressBar,
+}
+
+impl Display {
+    /// Bars if stderr is a terminal that can draw them, lines otherwise.
+    pub(crate) fn new(order: &[VmId]) -> Self {
+        let drawable = std::io::stderr().is_terminal()
+            && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let bars = drawable.then(|| Bars::new(order));
+        Display { bars }
+    }
+
+    pub(crate) fn record(&self, vm: &VmId, record: &Record, ledger: &Ledger) {
+        let quiet = matches!(record.kind, RecordKind::Boundary { .. })
+            || (self.bars.is_some()
+                && matches!(record.kind, RecordKind::Entered(_) | RecordKind::Pass(_)));
+        if quiet {
+            return;
+        }
+        let origin = ledger.began_at.unwrap_or(record.at);
+        let time = record.at.seconds_from(origin);
+        self.say(&format!("{time:8.3} s  {vm:<16} {}", describe(record, ledger, vm)));
+    }
+
+    pub(crate) fn warn(&self, text: &str) {
+        self.say(&format!("warning: {text}"));
+    }
+
+    pub(crate) fn cancelled(&self, past_return: &[VmId]) {
+        if past_return.is_empty() {
+            self.say("interrupted: every VM stays at the source");
+        } else {
+            let names: Vec<_> = past_return.iter().map(VmId::as_str).collect();
+            self.say(&format!(
+                "interrupted: {} already moves past the point of return and will complete; every \
+                 other VM stays at the source",
+                names.join(", ")
+            ));
+        }
+    }
+
+    pub(crate) fn paint(&self, gang: &GangDriver, ledger: &Ledger, now: Timestamp) {
+        let Some(bars) = &self.bars else { return };
+        for (vm, driver) in gang.drivers() {
+            if let Some(bar) = bars.vms.get(vm) {
+                paint_vm(bar, driver);
+            }
+        }
+        let time = ledger.began_at.map_or(Duration::ZERO, |began| now.since(began));
+        bars.ports.set_message(format!("{:6.1} s  {}", time.as_secs_f64(), port_rates(ledger)));
+    }
+
+    pub(crate) fn finish(&self) {
+        if let Some(bars) = &self.bars {
+            for bar in bars.vms.values() {
+                bar.finish_and_clear();
+            }
+            bars.ports.finish_and_clear();
+        }
+    }
+
+    pub(crate) fn say(&self, line: &str) {
+        match &self.bars {
+            Some(bars) => bars.all.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+}
+
+impl Bars {
+    fn new(order: &[VmId]) -> Self {
+        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(
+            REPAINTS_PER_SECOND,
+        ));
+        let plain = ProgressStyle::with_template("{msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template("{prefix:<14} {bar:24.cyan/white.dim} {msg}")
+            .unwrap_or_else(|_| plain.clone());
+        let vms = order
+            .iter()
+            .map(|vm| {
+                let bar = all.add(ProgressBar::new(1));
+                bar.set_style(style.clone());
+                bar.set_prefix(vm.to_string());
+                (vm.clone(), bar)
+            })
+            .collect();
+        let ports = all.add(ProgressBar::new(1));
+        ports.set_style(plain);
+        Bars { all, vms, ports }
+    }
+}
+
+fn paint_vm(bar: &ProgressBar, driver: &VmDriver) {
+    let progress = driver.progress();
+    if progress.total > Bytes::ZERO {
+        bar.set_length(progress.total.get());
+        bar.set_position(progress.total.saturating_sub(progress.remaining).get());
+    }
+    let figures = match driver.phase() {
+        Phase::PreCopy | Phase::Switchover | Phase::PostCopy => format!(
+            "pass {}  {} left  {}  dirty {}",
+            progress.pass.max(1),
+            progress.remaining.human(),
+            progress.rate.human(),
+            progress.dirty_rate.human()
+        ),
+        Phase::Ended => match driver.outcome() {
+            Some(Outcome::Completed) => {
+                bar.set_position(bar.length().unwrap_or(1));
+                "at the target".to_owned()
+            }
+            Some(Outcome::RolledBack | Outcome::NotStarted) => "at the source".to_owned(),
+            Some(Outcome::NeedsRecovery) => "NEEDS RECOVERY".to_owned(),
+            Some(Outcome::Lost) => "LOST".to_owned(),
+            None => String::new(),
+        },
+        _ => String::new(),
+    };
+    bar.set_message(format!("{:<16} {figures}", driver.phase().name()));
+}
+
+/// The rates of the last interval, per port.
+fn port_rates(ledger: &Ledger) -> String {
+    let [.., before, last] = ledger.ports.as_slice() else { return String::new() };
+    let time = last.at.since(before.at);
+    let rates: Vec<_> = last
+        .counters
+        .iter()
+        .zip(&before.counters)
+        .map(|((host, new), (_, old))| {
+            let rate = |new: u64, old: u64| {
+                Bandwidth::of(Bytes::new(new.saturating_sub(old)), time).human()
+            };
+            let (tx, rx) = (rate(new.tx_bytes, old.tx_bytes), rate(new.rx_bytes, old.rx_bytes));
+            format!("{host}: TX {tx}, RX {rx}")
+        })
+        .collect();
+    rates.join("   ")
+}
+
+fn describe(record: &Record, ledger: &Ledger, vm: &VmId) -> String {
+    match &record.kind {
+        RecordKind::Entered(phase) => phase.name().to_owned(),
+        RecordKind::Pass(pass) => format!("pass {pass} begins"),
+        RecordKind::Boundary { pass, remaining, .. } => {
+            format!("pass {pass}: {} left", remaining.human())
+        }
+        RecordKind::Stopped => "stopped at the source".to_owned(),
+        RecordKind::Resumed => {
+            let stopped = ledger.vms.get(vm).and_then(super::VmLedger::stopped_at);
+            let pause = stopped.map_or_else(String::new, |stopped| {
+                format!(" after {:.0} ms", record.at.since(stopped).as_secs_f64() * 1000.0)
+            });
+            format!("runs at the target{pause}")
+        }
+        RecordKind::Decided { reason, choice, inputs, .. } => {
+            format!("decided: {choice}, because {reason} ({inputs})")
+        }
+        RecordKind::Warning(text) => format!("warning: {text}"),
+        RecordKind::Ended { outcome, reason } => {
+            let outcome = match outcome {
+                Outcome::Completed => "completed",
+                Outcome::RolledBack => "stays at the source",
+                Outcome::NeedsRecovery => "NEEDS RECOVERY",
+                Outcome::Lost => "LOST",
+                Outcome::NotStarted => "not started",
+            };
+            match reason {
+                Some(reason) => format!("{outcome}: {reason}"),
+                None => outcome.to_owned(),
+            }
+        }
+    }
+}

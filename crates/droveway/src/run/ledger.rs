@@ -1,0 +1,147 @@
+//! Everything that happened in a run, in order: what display, report and `status` are folds over.
+
+use super::sampler::PortReading;
+use crate::fleet::{ActiveRun, ActiveVm};
+use droveway_drive::{GangDriver, Outcome, Phase, Progress, Record, RecordKind};
+use droveway_fleet::{Timestamp, VmId};
+use droveway_host::features::{MachineCpu, OwnUsage, own_usage};
+use droveway_plan::Plan;
+use std::collections::BTreeMap;
+
+/// What happened to one VM.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct VmLedger {
+    pub(crate) records: Vec<Record>,
+    pub(crate) progress: Progress,
+    pub(crate) phase: Option<Phase>,
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) reason: Option<String>,
+}
+
+impl VmLedger {
+    fn first(&self, wanted: impl Fn(&RecordKind) -> bool) -> Option<Timestamp> {
+        self.records.iter().find(|record| wanted(&record.kind)).map(|record| record.at)
+    }
+
+    /// When the move began: the first pass, not the preparation.
+    pub(crate) fn started_at(&self) -> Option<Timestamp> {
+        self.first(|kind| *kind == RecordKind::Entered(Phase::PreCopy))
+    }
+
+    /// When the stream and the switchover were over; confirming and cleaning is not counted.
+    pub(crate) fn ended_at(&self) -> Option<Timestamp> {
+        self.started_at()?;
+        self.first(|kind| *kind == RecordKind::Entered(Phase::Settling)).or_else(|| self.closed_at())
+    }
+
+    /// When the attempt was closed: the source's QEMU is gone then, if the VM moved.
+    pub(crate) fn closed_at(&self) -> Option<Timestamp> {
+        self.first(|kind| matches!(kind, RecordKind::Ended { .. }))
+    }
+
+    pub(crate) fn stopped_at(&self) -> Option<Timestamp> {
+        self.first(|kind| *kind == RecordKind::Stopped)
+    }
+
+    pub(crate) fn resumed_at(&self) -> Option<Timestamp> {
+        self.first(|kind| *kind == RecordKind::Resumed)
+    }
+
+    pub(crate) fn split_at(&self) -> Option<Timestamp> {
+        self.first(|kind| *kind == RecordKind::Entered(Phase::PostCopy))
+    }
+}
+
+/// What happened in a run.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub(crate) order: Vec<VmId>,
+    pub(crate) vms: BTreeMap<VmId, VmLedger>,
+    pub(crate) ports: Vec<PortReading>,
+    pub(crate) cancelled: bool,
+    pub(crate) began_at: Option<Timestamp>,
+    pub(crate) ended_at: Option<Timestamp>,
+    pub(crate) cpu_busy_ratio: Option<f64>,
+    pub(crate) usage_before: Option<OwnUsage>,
+    pub(crate) usage_after: Option<OwnUsage>,
+    cpu_before: Option<MachineCpu>,
+}
+
+impl Ledger {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Ledger {
+            order: plan.moves.iter().map(|step| step.vm.clone()).collect(),
+            vms: plan.moves.iter().map(|step| (step.vm.clone(), VmLedger::default())).collect(),
+            ports: Vec::new(),
+            cancelled: false,
+            began_at: None,
+            ended_at: None,
+            cpu_busy_ratio: None,
+            usage_before: None,
+            usage_after: None,
+            cpu_before: None,
+        }
+    }
+
+    /// The first VM is about to start.
+    pub(crate) fn begin(&mut self, now: Timestamp, reading: PortReading) {
+        self.began_at = Some(now);
+        self.ports.push(reading);
+        self.cpu_before = MachineCpu::read().ok();
+        self.usage_before = own_usage().ok();
+    }
+
+    /// The last attempt has ended.
+    pub(crate) fn end(&mut self, now: Timestamp, reading: PortReading) {
+        self.ended_at = Some(now);
+        self.ports.push(reading);
+        self.usage_after = own_usage().ok();
+        let cpu = MachineCpu::read().ok();
+        self.cpu_busy_ratio =
+            cpu.zip(self.cpu_before).map(|(after, before)| after.busy_ratio_since(before));
+    }
+
+    pub(crate) fn note_ports(&mut self, now: Timestamp, reading: PortReading) {
+        if self.ports.last().is_none_or(|last| last.at < now) {
+            self.ports.push(reading);
+        }
+    }
+
+    pub(crate) fn note(&mut self, vm: &VmId, record: Record, gang: &GangDriver) {
+        let Some(entry) = self.vms.get_mut(vm) else { return };
+        match &record.kind {
+            RecordKind::Entered(phase) => entry.phase = Some(*phase),
+            RecordKind::Ended { outcome, reason } => {
+                entry.phase = Some(Phase::Ended);
+                entry.outcome = Some(*outcome);
+                entry.reason.clone_from(reason);
+            }
+            _ => {}
+        }
+        if let Some(driver) = gang.driver(vm) {
+            entry.progress = driver.progress();
+        }
+        entry.records.push(record);
+    }
+
+    /// The run as `status` shows it to others.
+    pub(crate) fn active_run(&self, run_id: &str, plan: &Plan) -> ActiveRun {
+        let vm = |(name, entry): (&VmId, &VmLedger)| {
+            let phase = entry.phase.unwrap_or(Phase::Pending);
+            let moved = entry.resumed_at().is_some() && entry.outcome != Some(Outcome::RolledBack);
+            let host = if moved { &plan.target } else { &plan.source };
+            let state = match entry.outcome {
+                None => phase.name(),
+                Some(Outcome::Lost) => "lost",
+                Some(Outcome::NeedsRecovery) => "needs-recovery",
+                Some(_) => "running",
+            };
+            ActiveVm { name: name.to_string(), host: host.to_string(), state: state.to_owned() }
+        };
+        ActiveRun {
+            run_id: run_id.to_owned(),
+            pid: std::process::id(),
+            vms: self.vms.iter().map(vm).collect(),
+        }
+    }
+}

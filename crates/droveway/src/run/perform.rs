@@ -1,0 +1,161 @@
+//! Performing the driver's actions on the two QEMUs of a VM.
+
+use super::{Input, translate};
+use crate::qemu::{self, Qemu};
+use droveway_drive::{Action, ActionError, ActionId, FailureClass, Limits, Reply, Side};
+use droveway_fleet::{VmId, fleet::PortRange};
+use droveway_qmp::{
+    Capability, MigrationParameters, MigrationUri, QmpError, SwitchoverBandwidth, YankInstance,
+};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+use tokio::sync::mpsc;
+
+/// One VM's two QEMUs, and where its target may listen.
+#[derive(Debug, Clone)]
+pub(crate) struct Pair {
+    pub(crate) source: Qemu,
+    pub(crate) target: Qemu,
+    pub(crate) address: IpAddr,
+    pub(crate) ports: PortRange,
+    /// Shared by all VMs of a run: each takes the next port of the range, so that none tries what another holds.
+    pub(crate) next_port: Arc<AtomicU32>,
+}
+
+impl Pair {
+    pub(crate) fn qemu(&self, side: Side) -> &Qemu {
+        match side {
+            Side::Source => &self.source,
+            Side::Target => &self.target,
+        }
+    }
+}
+
+pub(super) fn spawn(
+    pairs: &BTreeMap<VmId, Pair>,
+    vm: VmId,
+    id: ActionId,
+    action: Action,
+    inbox: mpsc::Sender<Input>,
+) {
+    let Some(pair) = pairs.get(&vm).cloned() else { return };
+    tokio::spawn(async move {
+        let reply = perform(&pair, &action).await;
+        tracing::debug!(%vm, ?action, ok = reply.is_ok(), "performed");
+        let _ = inbox.send(Input::Reply { vm, id, reply }).await;
+    });
+}
+
+async fn perform(pair: &Pair, action: &Action) -> Result<Reply, ActionError> {
+    let failed = |error: QmpError| translate::error(&error);
+    let (source, target) = (&pair.source.client, &pair.target.client);
+    match action {
+        Action::Configure { side, postcopy, limits } => {
+            let client = &pair.qemu(*side).client;
+            client.set_capabilities(&capabilities(*postcopy)).await.map_err(failed)?;
+            client.set_parameters(&parameters(limits)).await.map_err(failed)?;
+        }
+        Action::Listen => return listen(pair, false).await.map(Reply::Listening),
+        Action::ListenAgain => return listen(pair, true).await.map(Reply::Listening),
+        Action::Migrate { uri } => source.migrate(&parsed(uri)?).await.map_err(failed)?,
+        Action::ResumeMigration { uri } => {
+            source.migrate_resume(&parsed(uri)?).await.map_err(failed)?;
+        }
+        Action::StartPostcopy => source.migrate_start_postcopy().await.map_err(failed)?,
+        Action::SetSwitchoverBandwidth(rate) => {
+            let wanted = MigrationParameters {
+                avail_switchover_bandwidth: Some(SwitchoverBandwidth::Assumed(*rate)),
+                ..MigrationParameters::default()
+            };
+            source.set_parameters(&wanted).await.map_err(failed)?;
+        }
+        Action::Sample(side) => {
+            let client = &pair.qemu(*side).client;
+            let (info, state) = tokio::join!(client.migration(), client.status());
+            let sample =
+                translate::sample(&info.map_err(failed)?, &state.map_err(failed)?.state);
+            return Ok(Reply::Sample(Box::new(sample)));
+        }
+        Action::Cancel => source.migrate_cancel().await.map_err(failed)?,
+        Action::BreakChannel => {
+            source.yank(&[YankInstance::Migration]).await.map_err(failed)?;
+        }
+        Action::DestroyTarget => end(&pair.target).await?,
+        Action::DestroySource => end(&pair.source).await?,
+        Action::Resume(side) => pair.qemu(*side).client.cont().await.map_err(failed)?,
+        Action::PauseChannel(side) => {
+            pair.qemu(*side).client.migrate_pause().await.map_err(failed)?;
+        }
+    }
+    let _ = target;
+    Ok(Reply::Done)
+}
+
+async fn end(qemu: &Qemu) -> Result<(), ActionError> {
+    qemu::end(qemu)
+        .await
+        .map_err(|error| ActionError { class: FailureClass::Timeout, message: format!("{error:#}") })
+}
+
+fn parsed(uri: &str) -> Result<MigrationUri, ActionError> {
+    uri.parse().map_err(|error: droveway_qmp::AddressError| ActionError {
+        class: FailureClass::Refused,
+        message: error.to_string(),
+    })
+}
+
+/// The target listens on the next free port of its host's range.
+async fn listen(pair: &Pair, again: bool) -> Result<String, ActionError> {
+    let size = u32::from(pair.ports.last - pair.ports.first) + 1;
+    let mut last = None;
+    for _ in 0..size {
+        let offset = pair.next_port.fetch_add(1, Ordering::Relaxed) % size;
+        let port = pair.ports.first + u16::try_from(offset).unwrap_or(0);
+        let uri = MigrationUri::tcp(pair.address.to_string(), port);
+        let client = &pair.target.client;
+        let answer = if again {
+            client.migrate_recover(&uri).await
+        } else {
+            client.migrate_incoming(&uri).await
+        };
+        match answer {
+            Ok(()) => return Ok(uri.to_string()),
+            // Only a port that somebody else holds is worth another try.
+            Err(error) if error.to_string().contains("Address already in use") => {
+                last = Some(translate::error(&error));
+            }
+            Err(error) => return Err(translate::error(&error)),
+        }
+    }
+    Err(last.unwrap_or_else(|| ActionError {
+        class: FailureClass::Refused,
+        message: "the host has no port for incoming migrations".to_owned(),
+    }))
+}
+
+/// `return-path` in every technique: without it a source takes "sent" for "arrived", and a target that dies while it loads
+/// takes the VM along.
+fn capabilities(postcopy: bool) -> [(Capability, bool); 4] {
+    [
+        (Capability::Events, true),
+        (Capability::ReturnPath, true),
+        (Capability::PostcopyRam, postcopy),
+        (Capability::PostcopyPreempt, postcopy),
+    ]
+}
+
+fn parameters(limits: &Limits) -> MigrationParameters {
+    MigrationParameters {
+        max_bandwidth: Some(limits.bandwidth),
+        max_postcopy_bandwidth: Some(limits.postcopy_bandwidth),
+        avail_switchover_bandwidth: Some(SwitchoverBandwidth::Assumed(limits.switchover_bandwidth)),
+        downtime_limit: Some(limits.downtime),
+        ..MigrationParameters::default()
+    }
+}

@@ -1,0 +1,55 @@
+//! The ports' counters during a run.
+
+use droveway_fleet::{Host, HostId, Timestamp};
+use droveway_host::{
+    counters::{Counters, PortCounters},
+    netns::Netns,
+};
+
+/// The ports of the hosts that a run concerns. One that cannot be read is left out, and said so once.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    ports: Vec<(HostId, PortCounters)>,
+    pub(crate) capacity: Vec<(HostId, u64)>,
+}
+
+/// What the ports had carried at one instant.
+#[derive(Debug, Clone)]
+pub(crate) struct PortReading {
+    pub(crate) at: Timestamp,
+    pub(crate) counters: Vec<(HostId, Counters)>,
+}
+
+impl Ports {
+    pub(crate) fn open(hosts: &[&Host]) -> Self {
+        let mut ports = Vec::new();
+        let mut capacity = Vec::new();
+        for host in hosts {
+            let opened = Netns::of(host.netns.as_deref())
+                .map_err(anyhow::Error::from)
+                .and_then(|netns| Ok(PortCounters::open(&netns, &host.port.interface)?));
+            match opened {
+                Ok(port) => {
+                    ports.push((host.name.clone(), port));
+                    capacity.push((host.name.clone(), host.port.rate.bits_per_second()));
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        "the port of host '{}' cannot be read: {error:#}; the report will lack it",
+                        host.name
+                    );
+                }
+            }
+        }
+        Ports { ports, capacity }
+    }
+
+    pub(crate) fn read(&mut self, at: Timestamp) -> PortReading {
+        let counters = self
+            .ports
+            .iter_mut()
+            .filter_map(|(host, port)| Some((host.clone(), port.read().ok()?)))
+            .collect();
+        PortReading { at, counters }
+    }
+}

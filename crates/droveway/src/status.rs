@@ -1,0 +1,232 @@
+//! `status`: where every VM is. The truth is what the QEMUs say; while a run holds their monitors, what the run says.
+
+use crate::{
+    cli::{self, Output},
+    exit::{Exit, Failure},
+    fleet, qemu,
+};
+use droveway_fleet::{Fleet, FleetVm};
+use droveway_qmp::{MigrationStatus, RunState};
+use serde::Serialize;
+use std::path::Path;
+
+/// A fleet's state.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    fleet: String,
+    active_run: Option<String>,
+    vms: Vec<VmStatus>,
+}
+
+/// A VM's state.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct VmStatus {
+    name: String,
+    host: Option<String>,
+    state: String,
+    /// What each QEMU of the VM says; empty while a run holds their monitors.
+    instances: Vec<InstanceStatus>,
+}
+
+/// What one QEMU says.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct InstanceStatus {
+    host: String,
+    run_state: String,
+    migration: String,
+}
+
+pub(crate) fn run(fleet: Option<&Path>, output: Output) -> Result<Exit, Failure> {
+    let fleet = fleet::load(fleet)?;
+    let status = match fleet::active_run(&fleet) {
+        Some(run) => Status {
+            fleet: fleet.metadata.name.to_string(),
+            active_run: Some(run.run_id.clone()),
+            vms: of_run(&fleet, &run),
+        },
+        None => asked(&fleet)?,
+    };
+    if output == Output::Table {
+        print_table(&status);
+    } else {
+        cli::print_data(&status, output)?;
+    }
+    let lost = status.vms.iter().any(|vm| vm.state == "needs-recovery" || vm.state == "two-copies");
+    Ok(if lost { Exit::NeedsRecovery } else { Exit::Done })
+}
+
+fn of_run(fleet: &Fleet, run: &fleet::ActiveRun) -> Vec<VmStatus> {
+    let named = |vm: &fleet::ActiveVm| VmStatus {
+        name: vm.name.clone(),
+        host: Some(vm.host.clone()),
+        state: vm.state.clone(),
+        instances: Vec::new(),
+    };
+    let others = fleet.spec.vms.iter().filter(|vm| !run.vms.iter().any(|v| v.name == vm.name.as_str()));
+    let not_moved = |vm: &FleetVm| VmStatus {
+        name: vm.name.to_string(),
+        host: None,
+        state: "not-in-run".to_owned(),
+        instances: Vec::new(),
+    };
+    run.vms.iter().map(named).chain(others.map(not_moved)).collect()
+}
+
+fn asked(fleet: &Fleet) -> Result<Status, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)?;
+    let vms = runtime.block_on(futures::future::join_all(fleet.spec.vms.iter().map(ask)));
+    Ok(Status { fleet: fleet.metadata.name.to_string(), active_run: None, vms })
+}
+
+/// One QEMU's word.
+#[derive(Debug)]
+struct Word {
+    host: String,
+    state: RunState,
+    migration: MigrationStatus,
+}
+
+async fn ask(vm: &FleetVm) -> VmStatus {
+    let mut words = Vec::new();
+    for (host, found) in qemu::find(vm).await {
+        let migration = found.qemu.client.migration().await;
+        let migration = migration.map_or_else(
+            |error| MigrationStatus::Unknown(format!("no answer ({error})")),
+            |info| info.status,
+        );
+        words.push(Word { host: host.to_string(), state: found.state, migration });
+    }
+    let (host, state) = judge(&words);
+    VmStatus {
+        name: vm.name.to_string(),
+        host,
+        state: state.to_owned(),
+        instances: words
+            .iter()
+            .map(|word| InstanceStatus {
+                host: word.host.clone(),
+                run_state: word.state.to_string(),
+                migration: word.migration.to_string(),
+            })
+            .collect(),
+    }
+}
+
+/// Where the VM is and in what state, from what its QEMUs say.
+fn judge(words: &[Word]) -> (Option<String>, &'static str) {
+    let at = |word: &Word| Some(word.host.clone());
+    let broken = |word: &&Word| word.migration == MigrationStatus::PostcopyPaused;
+    let split = |word: &&Word| {
+        matches!(
+            word.migration,
+            MigrationStatus::PostcopyActive
+                | MigrationStatus::PostcopyRecover
+                | MigrationStatus::PostcopyRecoverSetup
+        )
+    };
+    let runs = |word: &&Word| word.state == RunState::Running;
+    let running: Vec<_> = words.iter().filter(runs).collect();
+    match running.as_slice() {
+        [_, _, ..] => return (at(running[0]), "two-copies"),
+        [one] => {
+            let state = if words.iter().any(|word| broken(&word)) {
+                "needs-recovery"
+            } else if words.iter().any(|word| split(&word)) {
+                "post-copy"
+            } else if matches!(
+                one.migration,
+                MigrationStatus::Active | MigrationStatus::Setup | MigrationStatus::Device
+            ) {
+                "pre-copy"
+            } else {
+                "running"
+            };
+            return (at(one), state);
+        }
+        [] => {}
+    }
+    if let Some(word) = words.iter().find(broken) {
+        return (at(word), "needs-recovery");
+    }
+    if let Some(word) = words.iter().find(|word| word.state == RunState::Paused) {
+        return (at(word), "paused");
+    }
+    if let Some(word) = words.iter().find(|word| word.state == RunState::FinishMigrate) {
+        return (at(word), "switchover");
+    }
+    if let Some(word) = words.iter().find(|word| word.state == RunState::PostMigrate) {
+        return (at(word), "stopped-after-migration");
+    }
+    (None, if words.is_empty() { "down" } else { "waiting-for-migration" })
+}
+
+#[expect(clippy::print_stdout, reason = "the command's data")]
+fn print_table(status: &Status) {
+    match &status.active_run {
+        Some(run) => println!("fleet {}: {run} is active", status.fleet),
+        None => println!("fleet {}: no run is active", status.fleet),
+    }
+    let mut table = comfy_table::Table::new();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_header(["VM", "host", "state", "what its QEMUs say"]);
+    for vm in &status.vms {
+        let words: Vec<_> = vm
+            .instances
+            .iter()
+            .map(|i| match i.migration.as_str() {
+                "none" => format!("{}: {}", i.host, i.run_state),
+                migration => format!("{}: {} ({migration})", i.host, i.run_state),
+            })
+            .collect();
+        table.add_row([
+            vm.name.as_str(),
+            vm.host.as_deref().unwrap_or("-"),
+            vm.state.as_str(),
+            &words.join(", "),
+        ]);
+    }
+    println!("{table}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(host: &str, state: RunState, migration: MigrationStatus) -> Word {
+        Word { host: host.to_owned(), state, migration }
+    }
+
+    #[track_caller]
+    fn check(words: &[Word], host: Option<&str>, state: &str) {
+        assert_eq!(judge(words), (host.map(str::to_owned), state), "{words:?}");
+    }
+
+    #[test]
+    fn the_truth_is_judged_from_all_words() {
+        use MigrationStatus as M;
+        use RunState as R;
+        check(&[], None, "down");
+        check(&[word("a", R::Running, M::Idle)], Some("a"), "running");
+        let waiting = || word("b", R::InMigrate, M::Idle);
+        check(&[word("a", R::Running, M::Active), waiting()], Some("a"), "pre-copy");
+        check(&[word("a", R::Running, M::Cancelled), waiting()], Some("a"), "running");
+        check(&[waiting()], None, "waiting-for-migration");
+        let after = || word("a", R::PostMigrate, M::Completed);
+        check(&[after(), word("b", R::Running, M::Completed)], Some("b"), "running");
+        check(&[after()], Some("a"), "stopped-after-migration");
+        let split = word("a", R::FinishMigrate, M::PostcopyActive);
+        check(&[split, word("b", R::Running, M::PostcopyActive)], Some("b"), "post-copy");
+        let broken = word("a", R::FinishMigrate, M::PostcopyPaused);
+        check(&[broken, word("b", R::Running, M::PostcopyPaused)], Some("b"), "needs-recovery");
+        let (one, two) = (word("a", R::Running, M::Failed), word("b", R::Running, M::Completed));
+        check(&[one, two], Some("a"), "two-copies");
+        check(&[word("a", R::Paused, M::Idle)], Some("a"), "paused");
+    }
+}

@@ -1,0 +1,12 @@
+//! Real QEMU VMs move between real network namespaces. One test at a time: they share the machine's two cores, and what
+//! they check includes time-outs.
+//!
+//! `cargo xtask test` gives them the guest image (`DROVEWAY_GUEST_IMAGE`). Where namespaces or QEMU are impossible they say
+//! `skip` with the reason; with `DROVEWAY_REQUIRE_LAB=1` that is a failure.
+
+mod command_line;
+mod faults;
+mod harness;
+mod memory;
+mod memcached;
+mod moves;
