@@ -177,3 +177,6 @@ impl GangDriver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use super::{
     MigrationSample, MigrationStatus, Outcome, PREPARE_LIMIT, RECOVERY_ATTEMPTS_MAX,
     RECOVERY_BACKOFF, RECOVERY_BACKOFF_MAX, RECOVERY_LIMIT, ROLLBACK_LIMIT, RecordKind, Reply,
     RunState, SAMPLE_PERIOD, SETTLE_LIMIT, STALL_LIMIT, SWITCHOVER_RATE_TOLERANCE, Side, State,
-    Technique, Timestamp, Undo, VmDriver,
+    Technique, Timestamp, UNSTARTED_LIMIT, Undo, VmDriver,
 };
 use droveway_plan::Fallback;
 

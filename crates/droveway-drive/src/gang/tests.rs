@@ -1,0 +1,202 @@
+use super::*;
+use crate::{
+    action::FailureClass,
+    input::{MigrationSample, MigrationStatus, RunState},
+    record::RecordKind,
+};
+use droveway_fleet::{Bandwidth, Bytes, RateLimit, Technique};
+use droveway_plan::{Fallback, Move, SwitchRule};
+use proptest::prelude::*;
+use std::time::Duration;
+
+fn plan(count: usize, concurrency: u32) -> Plan {
+    let step = |index: usize| Move {
+        vm: format!("vm{index}").parse().unwrap(),
+        technique: Technique::PreCopy,
+        fallback: Fallback::Abort,
+        switch: SwitchRule { after_pass: 1, stalled_ratio: 0.5 },
+        max_passes: 6,
+        bandwidth: RateLimit::Unlimited,
+        postcopy_bandwidth: RateLimit::Unlimited,
+        switchover_bandwidth: "941Mbit/s".parse().unwrap(),
+        downtime_limit: Duration::from_millis(300),
+        switchover_limit: Duration::from_secs(15),
+    };
+    Plan {
+        id: "p".to_owned(),
+        parent: None,
+        generation: 0,
+        policy: "test".to_owned(),
+        source: "alpha".parse().unwrap(),
+        target: "beta".parse().unwrap(),
+        concurrency,
+        // The last named starts first: the order is the plan's, not the names'.
+        moves: (0..count).rev().map(step).collect(),
+    }
+}
+
+/// A world that answers at once, in which each VM's stream takes a given number of steps, or fails.
+struct Answers {
+    gang: GangDriver,
+    now: Timestamp,
+    steps_left: BTreeMap<VmId, u32>,
+    gone: Vec<VmId>,
+    started: Vec<VmId>,
+    most_at_once: usize,
+}
+
+impl Answers {
+    fn new(plan: Plan, steps: &[u32]) -> Self {
+        let steps_left =
+            plan.moves.iter().map(|m| m.vm.clone()).zip(steps.iter().copied()).collect();
+        let mut gang = GangDriver::new(plan, &BTreeMap::new());
+        gang.prepare(Timestamp::ZERO);
+        Answers {
+            gang,
+            now: Timestamp::ZERO,
+            steps_left,
+            gone: Vec::new(),
+            started: Vec::new(),
+            most_at_once: 0,
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some((vm, id, action)) = self.gang.poll_action() {
+            let reply = match &action {
+                Action::Listen => Ok(Reply::Listening("tcp:1".to_owned())),
+                Action::Migrate { .. } => {
+                    self.started.push(vm.clone());
+                    // No steps: the stream cannot even begin.
+                    if self.steps_left[&vm] == 0 {
+                        let message = "refused".to_owned();
+                        Err(ActionError { class: FailureClass::Refused, message })
+                    } else {
+                        Ok(Reply::Done)
+                    }
+                }
+                Action::Sample(side) => Ok(Reply::Sample(Box::new(self.sample(&vm, *side)))),
+                _ => Ok(Reply::Done),
+            };
+            self.gang.handle_reply(self.now, &vm, id, reply);
+            let at_once = self.gang.drivers().filter(|(_, d)| d.uses_port()).count();
+            self.most_at_once = self.most_at_once.max(at_once);
+        }
+    }
+
+    fn sample(&self, vm: &VmId, side: Side) -> MigrationSample {
+        let moved = self.gone.contains(vm);
+        let run_state = match (side, moved) {
+            (Side::Target, true) | (Side::Source, false) => RunState::Running,
+            (Side::Target, false) => RunState::InMigrate,
+            (Side::Source, true) => RunState::PostMigrate,
+        };
+        MigrationSample {
+            status: if moved { MigrationStatus::Completed } else { MigrationStatus::None },
+            run_state,
+            transferred: Bytes::from_mib(self.now.nanos() / 1_000_000_000),
+            remaining: Bytes::ZERO,
+            total: Bytes::from_mib(512),
+            rate: Bandwidth::ZERO,
+            dirty_rate: Bandwidth::ZERO,
+            postcopy_requests: 0,
+            downtime: None,
+            error: None,
+        }
+    }
+
+    fn run(&mut self) {
+        const ROUNDS_MAX: usize = 1000;
+        self.drain();
+        assert!(self.gang.is_prepared());
+        self.gang.start(self.now);
+        for _ in 0..ROUNDS_MAX {
+            self.drain();
+            if self.gang.is_over() {
+                return;
+            }
+            self.now = self.now + Duration::from_secs(1);
+            let moving: Vec<VmId> = self
+                .gang
+                .drivers()
+                .filter(|(_, driver)| driver.phase() == Phase::PreCopy)
+                .map(|(vm, _)| vm.clone())
+                .collect();
+            for vm in moving {
+                let left = self.steps_left.get_mut(&vm).unwrap();
+                *left -= 1;
+                if *left == 0 {
+                    self.arrive(&vm);
+                }
+            }
+            self.gang.handle_timeout(self.now);
+        }
+        panic!("the gang never ended");
+    }
+
+    fn arrive(&mut self, vm: &VmId) {
+        self.gone.push(vm.clone());
+        for (side, event) in [
+            (Side::Source, QemuEvent::Stopped),
+            (Side::Target, QemuEvent::Resumed),
+            (Side::Source, QemuEvent::Status(MigrationStatus::Completed)),
+        ] {
+            self.gang.handle_event(self.now, vm, side, event);
+        }
+    }
+}
+
+#[test]
+fn a_serial_plan_starts_in_its_order_as_each_stream_ends() {
+    let mut world = Answers::new(plan(3, 1), &[2, 2, 2]);
+    world.run();
+    let order: Vec<_> = world.started.iter().map(VmId::as_str).collect();
+    assert_eq!(order, ["vm2", "vm1", "vm0"]);
+    assert_eq!(world.most_at_once, 1);
+    assert!(world.gang.outcomes().all(|(_, outcome)| outcome == Outcome::Completed));
+    // Three streams of two steps, and nothing between them.
+    assert!(world.now <= Timestamp::from_millis(7_000), "{:?}", world.now);
+}
+
+#[test]
+fn a_vm_that_fails_leaves_the_others_untouched() {
+    let mut world = Answers::new(plan(3, 1), &[2, 0, 2]);
+    world.run();
+    let outcomes: Vec<_> = world.gang.outcomes().map(|(_, outcome)| outcome).collect();
+    assert_eq!(outcomes, [Outcome::Completed, Outcome::RolledBack, Outcome::Completed]);
+}
+
+#[test]
+fn a_cancelled_gang_starts_nothing_more() {
+    let mut world = Answers::new(plan(2, 1), &[5, 5]);
+    world.drain();
+    world.gang.start(world.now);
+    world.drain();
+    assert_eq!(world.gang.cancel(world.now), []);
+    world.drain();
+    world.gang.handle_timeout(world.now + Duration::from_secs(1));
+    world.drain();
+    assert_eq!(world.started.len(), 1);
+    assert!(world.gang.is_over());
+    let mut ended = 0;
+    while let Some((_, record)) = world.gang.poll_record() {
+        ended += usize::from(matches!(record.kind, RecordKind::Ended { .. }));
+    }
+    assert_eq!(ended, 2, "every attempt ends exactly once");
+}
+
+proptest! {
+    #[test]
+    fn the_window_is_never_exceeded_and_every_vm_has_its_turn(
+        steps in proptest::collection::vec(0_u32..6, 1..9),
+        concurrency in 1_u32..10,
+    ) {
+        let mut world = Answers::new(plan(steps.len(), concurrency), &steps);
+        world.run();
+        prop_assert!(world.most_at_once <= concurrency as usize);
+        prop_assert_eq!(world.started.len(), steps.len());
+        let completed =
+            world.gang.outcomes().filter(|(_, outcome)| *outcome == Outcome::Completed).count();
+        prop_assert_eq!(completed, steps.iter().filter(|steps| **steps > 0).count());
+    }
+}
