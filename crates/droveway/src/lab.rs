@@ -4,7 +4,7 @@ use crate::{
     cli::{self, LabCommand, Output},
     exit::{Exit, Failure},
 };
-use droveway_fleet::{document, scenario::ScenarioSpec};
+use droveway_fleet::{document, fleet::ApplicationUnit, scenario::ScenarioSpec};
 use droveway_lab::{LabError, LabInfo, LabOptions};
 use std::path::{Path, PathBuf};
 
@@ -103,11 +103,60 @@ fn status(name: Option<&str>, output: Output) -> Result<Exit, Failure> {
     let info = chosen(name)?;
     let status = droveway_lab::status(&info)?;
     if output == Output::Table {
-        print!("{status}");
+        print!("{}", lab_table(&status));
     } else {
         cli::print_data(&status, output)?;
     }
     Ok(Exit::Done)
+}
+
+fn lab_table(status: &droveway_lab::LabStatus) -> String {
+    let table = |header: &[&str]| {
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::NOTHING).set_header(header);
+        table
+    };
+    let mut hosts = table(&["host", "namespace", "address", "port", "TX", "RX"]);
+    for host in &status.hosts {
+        hosts.add_row([
+            host.name.clone(),
+            host.netns.clone(),
+            host.address.clone(),
+            host.rate.to_string(),
+            host.tx.human(),
+            host.rx.human(),
+        ]);
+    }
+    let mut vms = table(&["VM", "host", "state"]);
+    for vm in &status.vms {
+        vms.add_row([vm.name.as_str(), vm.host.as_deref().unwrap_or("-"), &vm.state]);
+    }
+    let mut traffic = table(&["traffic", "kind", "from", "to", "rate"]);
+    for stream in &status.traffic {
+        let rate = match (stream.running, stream.per_second) {
+            (false, _) => "not running".to_owned(),
+            (true, None) => "-".to_owned(),
+            (true, Some(rate)) => match stream.unit {
+                ApplicationUnit::Bytes => format!("{:.1} Mbit/s", rate * 8.0 / 1e6),
+                ApplicationUnit::Requests => format!("{rate:.0} requests/s"),
+                ApplicationUnit::Operations => format!("{rate:.0} operations/s"),
+            },
+        };
+        traffic.add_row([
+            stream.name.clone(),
+            stream.kind.clone(),
+            stream.from.clone(),
+            stream.to.clone(),
+            rate,
+        ]);
+    }
+    let mut text = format!("lab {}: {} processes\n", status.lab.name, status.processes);
+    for part in [hosts, vms, traffic] {
+        if part.row_count() > 0 {
+            text.push_str(&format!("\n{part}\n"));
+        }
+    }
+    text
 }
 
 #[expect(clippy::print_stdout, reason = "the command's data")]

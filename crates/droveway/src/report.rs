@@ -165,7 +165,7 @@ fn vm_report(
         qemu_downtime_seconds: progress.qemu_downtime.map(|d| d.as_secs_f64()),
         outage_seconds: outage.map(|silence| silence.as_secs_f64()),
         migrated_bytes: progress.transferred.get(),
-        needed_bytes: progress.needed.get(),
+        needed_bytes: progress.needed.min(progress.transferred).get(),
         passes: progress.pass,
         exposure_seconds: between(ledger.split_at(), ended).unwrap_or(0.0),
         postcopy_requests: progress.postcopy_requests,

@@ -375,7 +375,10 @@ impl VmDriver {
 
     fn on_boundary(&mut self, now: Timestamp, pass: u32, sample: &MigrationSample) {
         if pass == 2 {
-            self.progress.needed = sample.transferred;
+            // QEMU ends a pass with up to a switchover's worth unsent; what is left and was not dirtied meanwhile is that.
+            let dirtied = sample.dirty_rate * now.since(self.entered_at);
+            let unsent = sample.remaining.saturating_sub(dirtied);
+            self.progress.needed = sample.transferred + unsent;
         }
         self.record(
             now,

@@ -55,7 +55,6 @@ impl VmLedger {
 /// What happened in a run.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    pub(crate) order: Vec<VmId>,
     pub(crate) vms: BTreeMap<VmId, VmLedger>,
     pub(crate) ports: Vec<PortReading>,
     pub(crate) cancelled: bool,
@@ -70,7 +69,6 @@ pub(crate) struct Ledger {
 impl Ledger {
     pub(crate) fn new(plan: &Plan) -> Self {
         Ledger {
-            order: plan.moves.iter().map(|step| step.vm.clone()).collect(),
             vms: plan.moves.iter().map(|step| (step.vm.clone(), VmLedger::default())).collect(),
             ports: Vec::new(),
             cancelled: false,
