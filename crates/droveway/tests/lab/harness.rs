@@ -182,7 +182,7 @@ impl Lab {
     }
 
     pub(crate) fn namespace(&self, machine: &str) -> String {
-        format!("dw-{}-{machine}", self.name)
+        format!("dw-{}_{machine}", self.name)
     }
 
     /// The process of a VM's QEMU on a host.
