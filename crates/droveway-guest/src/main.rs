@@ -84,7 +84,6 @@ fn run() -> Result<(), String> {
     boot::bring_up_network(config.address)?;
 
     let counter = LoadCounter::default();
-    echo::start()?;
     if let Some(load) = config.load {
         // Returns once every page has been written: `ready` means that the memory has its final size. Before
         // the services, which would compete with it for the CPU.
@@ -93,6 +92,8 @@ fn run() -> Result<(), String> {
     let services = Services::start(&config)?;
     services::wait_for_listeners(&config)?;
     agent::start(config.name.clone(), counter, services)?;
+    // Last: an echo tells the lab, which hears nothing else yet, that all of the above is there.
+    echo::start()?;
     console::say("ready");
     Ok(())
 }

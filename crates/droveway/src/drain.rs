@@ -75,6 +75,9 @@ fn execute(
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)?;
+    let mut lock = RunLock::acquire(fleet)?;
+    let run_id = format!("run-{}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
+    lock.publish(&fleet::ActiveRun::preparing(&run_id));
     runtime.block_on(async {
         let (source, candidates) = candidates(fleet, source, wanted, &target, &args.order).await?;
         if candidates.is_empty() {
@@ -82,8 +85,8 @@ fn execute(
             return Ok(Exit::Done);
         }
         let intent = intent(fleet, verb, &source, &target, &candidates, &args)?;
-        let job = Job { fleet, intent, candidates, args: &args, output };
-        job.run().await
+        let job = Job { fleet, intent, candidates, args: &args, output, run_id };
+        job.run(lock).await
     })
 }
 
@@ -99,6 +102,13 @@ async fn candidates<'a>(
     let named = |vm: &&FleetVm| wanted.as_ref().is_none_or(|wanted| wanted.contains(&vm.name));
     for vm in fleet.spec.vms.iter().filter(named) {
         for (host, found) in qemu::find(vm).await {
+            let found = found.map_err(|qemu::Silent| {
+                Failure::says(
+                    Exit::Blocked,
+                    format!("the QEMU of VM '{}' on host '{host}' does not answer", vm.name),
+                )
+                .hint("its monitor may be in use by another program; where the VM runs is unknown then")
+            })?;
             if qemu::holds_vm(&found.state) {
                 let runs = found.state == droveway_qmp::RunState::Running;
                 let candidate = Candidate { vm, source: found.qemu, runs };
@@ -224,11 +234,12 @@ struct Job<'a> {
     candidates: Vec<Candidate<'a>>,
     args: &'a IntentArgs,
     output: Output,
+    run_id: String,
 }
 
 impl Job<'_> {
-    async fn run(self) -> Result<Exit, Failure> {
-        let run_id = format!("run-{}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
+    async fn run(self, lock: RunLock) -> Result<Exit, Failure> {
+        let run_id = self.run_id.clone();
         let (source, target) = (self.host(&self.intent.source)?, self.host(&self.intent.target)?);
         let facts = GangFacts {
             port_rate: source.port.rate.min(target.port.rate),
@@ -250,7 +261,6 @@ impl Job<'_> {
         if self.args.dry_run {
             return self.show(&plan);
         }
-        let lock = RunLock::acquire(self.fleet)?;
         let asked_at = clock::now();
         let (pairs, checked) = self.prepare(&plan, target).await?;
         let was_running = checked.iter().map(|(vm, c)| (vm.clone(), c.was_running)).collect();

@@ -124,6 +124,13 @@ pub(crate) struct ActiveRun {
     pub(crate) vms: Vec<ActiveVm>,
 }
 
+impl ActiveRun {
+    /// A run that has not asked yet where its VMs are.
+    pub(crate) fn preparing(run_id: &str) -> Self {
+        ActiveRun { run_id: run_id.to_owned(), pid: std::process::id(), vms: Vec::new() }
+    }
+}
+
 /// One VM of a run.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Failure};
 use anyhow::Context as _;
 use droveway_fleet::{
-    FleetVm, Host, Instance, VmId, fleet::Launch,
+    FleetVm, Host, HostId, Instance, VmId, fleet::Launch,
 };
 use droveway_host::{netns::Netns, qemu as process};
 use droveway_qmp::{Client, QmpAddress, RunState};
@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-/// A QEMU that is there answers at once; one that is not refuses at once.
-const PROBE_TIME: Duration = Duration::from_millis(500);
+/// A monitor serves one client at a time; a `status` in another terminal has its turn in milliseconds.
+const TURN_TIME: Duration = Duration::from_secs(3);
 /// A QEMU that was just started opens its socket within a second, also on a busy machine within this.
 const LAUNCH_TIME: Duration = Duration::from_secs(20);
 /// A command that QEMU has not answered within this is reported as such; QEMU's main loop may be inside the stream.
@@ -37,19 +37,32 @@ pub(crate) fn socket(instance: &Instance) -> &Path {
     Path::new(instance.qmp.strip_prefix("unix:").unwrap_or(&instance.qmp))
 }
 
+/// What is behind an instance's socket.
+#[derive(Debug)]
+pub(crate) enum Probed {
+    /// No QEMU.
+    Absent,
+    /// A QEMU that somebody else talks to: a monitor serves one client at a time.
+    Busy,
+    /// A QEMU that talks to us.
+    There(Qemu),
+}
+
 /// Connects if a QEMU is there.
-pub(crate) async fn probe(instance: &Instance) -> Option<Qemu> {
+pub(crate) async fn probe(instance: &Instance) -> Probed {
     let socket = socket(instance);
-    if !socket.exists() {
-        return None;
+    let Ok(stream) = tokio::net::UnixStream::connect(socket).await else { return Probed::Absent };
+    match Client::connect_over(stream, &QmpAddress::unix(socket), TURN_TIME).await {
+        Ok(client) => Probed::There(Qemu {
+            client: client.with_timeout(COMMAND_TIME),
+            socket: socket.to_owned(),
+            launched: false,
+        }),
+        Err(error) => {
+            tracing::info!("no greeting at {}: {error}", instance.qmp);
+            Probed::Busy
+        }
     }
-    let address = QmpAddress::unix(socket);
-    let client = Client::connect(&address, PROBE_TIME).await.ok()?;
-    Some(Qemu {
-        client: client.with_timeout(COMMAND_TIME),
-        socket: socket.to_owned(),
-        launched: false,
-    })
 }
 
 /// Where a VM is, and how it is reached there.
@@ -59,17 +72,26 @@ pub(crate) struct Found {
     pub(crate) state: RunState,
 }
 
-/// The QEMUs of a VM on every host of the fleet that has one.
-pub(crate) async fn find(vm: &FleetVm) -> Vec<(droveway_fleet::HostId, Found)> {
+/// The QEMUs of a VM on every host of the fleet that has one; `Err` names a host whose QEMU does not answer.
+pub(crate) async fn find(vm: &FleetVm) -> Vec<(HostId, Result<Found, Silent>)> {
     let mut found = Vec::new();
     for (host, instance) in &vm.instances {
-        let Some(qemu) = probe(instance).await else { continue };
-        if let Ok(status) = qemu.client.status().await {
-            found.push((host.clone(), Found { qemu, state: status.state }));
-        }
+        let answer = match probe(instance).await {
+            Probed::Absent => continue,
+            Probed::Busy => Err(Silent),
+            Probed::There(qemu) => match qemu.client.status().await {
+                Ok(status) => Ok(Found { qemu, state: status.state }),
+                Err(_) => Err(Silent),
+            },
+        };
+        found.push((host.clone(), answer));
     }
     found
 }
+
+/// A QEMU is there but does not answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Silent;
 
 /// True for the state of a QEMU whose vCPUs hold the VM: running, or paused by an operator.
 pub(crate) fn holds_vm(state: &RunState) -> bool {
@@ -89,7 +111,14 @@ pub(crate) async fn waiting_target(
         blocked(format!("VM '{}' has no instance on host '{}'", vm.name, host.name))
             .hint("add one to the VM's instances in the fleet file")
     })?;
-    if let Some(qemu) = probe(instance).await {
+    let probed = probe(instance).await;
+    if matches!(probed, Probed::Busy) {
+        return Err(blocked(format!(
+            "the monitor of VM '{}' on host '{}' is in use by somebody else ({})",
+            vm.name, host.name, instance.qmp
+        )));
+    }
+    if let Probed::There(qemu) = probed {
         let state = qemu.client.status().await.context("asking the target")?.state;
         match state {
             RunState::InMigrate => return Ok(qemu),

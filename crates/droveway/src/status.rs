@@ -41,13 +41,11 @@ struct InstanceStatus {
 
 pub(crate) fn run(fleet: Option<&Path>, output: Output) -> Result<Exit, Failure> {
     let fleet = fleet::load(fleet)?;
-    let status = match fleet::active_run(&fleet) {
-        Some(run) => Status {
-            fleet: fleet.metadata.name.to_string(),
-            active_run: Some(run.run_id.clone()),
-            vms: of_run(&fleet, &run),
-        },
-        None => asked(&fleet)?,
+    let run = fleet::active_run(&fleet);
+    let status = Status {
+        fleet: fleet.metadata.name.to_string(),
+        vms: vms(&fleet, run.as_ref())?,
+        active_run: run.map(|run| run.run_id),
     };
     if output == Output::Table {
         print_table(&status);
@@ -58,30 +56,25 @@ pub(crate) fn run(fleet: Option<&Path>, output: Output) -> Result<Exit, Failure>
     Ok(if lost { Exit::NeedsRecovery } else { Exit::Done })
 }
 
-fn of_run(fleet: &Fleet, run: &fleet::ActiveRun) -> Vec<VmStatus> {
-    let named = |vm: &fleet::ActiveVm| VmStatus {
-        name: vm.name.clone(),
-        host: Some(vm.host.clone()),
-        state: vm.state.clone(),
-        instances: Vec::new(),
-    };
-    let others = fleet.spec.vms.iter().filter(|vm| !run.vms.iter().any(|v| v.name == vm.name.as_str()));
-    let not_moved = |vm: &FleetVm| VmStatus {
-        name: vm.name.to_string(),
-        host: None,
-        state: "not-in-run".to_owned(),
-        instances: Vec::new(),
-    };
-    run.vms.iter().map(named).chain(others.map(not_moved)).collect()
-}
-
-fn asked(fleet: &Fleet) -> Result<Status, Failure> {
+/// The VMs of an active run as the run tells, whose monitors it holds; the others as their QEMUs say.
+fn vms(fleet: &Fleet, run: Option<&fleet::ActiveRun>) -> Result<Vec<VmStatus>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)?;
-    let vms = runtime.block_on(futures::future::join_all(fleet.spec.vms.iter().map(ask)));
-    Ok(Status { fleet: fleet.metadata.name.to_string(), active_run: None, vms })
+    let one = async |vm: &FleetVm| {
+        let told = run.and_then(|run| run.vms.iter().find(|told| told.name == vm.name.as_str()));
+        match told {
+            Some(told) => VmStatus {
+                name: told.name.clone(),
+                host: Some(told.host.clone()),
+                state: told.state.clone(),
+                instances: Vec::new(),
+            },
+            None => ask(vm).await,
+        }
+    };
+    Ok(runtime.block_on(futures::future::join_all(fleet.spec.vms.iter().map(one))))
 }
 
 /// One QEMU's word.
@@ -95,6 +88,15 @@ struct Word {
 async fn ask(vm: &FleetVm) -> VmStatus {
     let mut words = Vec::new();
     for (host, found) in qemu::find(vm).await {
+        let Ok(found) = found else {
+            // What the silent one would say could change the answer.
+            return VmStatus {
+                name: vm.name.to_string(),
+                host: None,
+                state: "monitor-busy".to_owned(),
+                instances: Vec::new(),
+            };
+        };
         let migration = found.qemu.client.migration().await;
         let migration = migration.map_or_else(
             |error| MigrationStatus::Unknown(format!("no answer ({error})")),
