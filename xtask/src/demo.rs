@@ -15,9 +15,13 @@ pub(crate) fn run_it(yes: bool) -> Result<()> {
     let root = workspace_root();
     prerequisites::ensure(yes)?;
     println!("Building droveway (release) and the guest image ..");
-    run(Command::new(env!("CARGO"))
-        .current_dir(&root)
-        .args(["build", "--release", "--locked", "--package", "droveway"]))?;
+    run(Command::new(env!("CARGO")).current_dir(&root).args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "droveway",
+    ]))?;
     let image = guest_image(&root)?;
     let started = Instant::now();
     let demo = Demo {

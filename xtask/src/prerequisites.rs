@@ -86,7 +86,12 @@ pub(crate) fn ensure(yes: bool) -> Result<()> {
         bail!(
             "missing: {}; only Debian and Ubuntu are installed automatically, please install these \
              with your package manager",
-            plain.iter().copied().chain(qemu.iter().map(|_| "qemu-system-x86 (8 or newer)")).collect::<Vec<_>>().join(", ")
+            plain
+                .iter()
+                .copied()
+                .chain(qemu.iter().map(|_| "qemu-system-x86 (8 or newer)"))
+                .collect::<Vec<_>>()
+                .join(", ")
         );
     }
     println!("Missing on this machine:");
@@ -101,11 +106,8 @@ pub(crate) fn ensure(yes: bool) -> Result<()> {
     }
     agreed(yes)?;
     if backports {
-        fs::write(
-            BACKPORTS_LIST,
-            "deb http://deb.debian.org/debian bookworm-backports main\n",
-        )
-        .with_context(|| format!("writing {BACKPORTS_LIST}"))?;
+        fs::write(BACKPORTS_LIST, "deb http://deb.debian.org/debian bookworm-backports main\n")
+            .with_context(|| format!("writing {BACKPORTS_LIST}"))?;
     }
     run(Command::new("apt-get").args(["update", "-q"]))?;
     if !plain.is_empty() {
@@ -205,5 +207,8 @@ fn apt_install(packages: &[&str], release: Option<&str>) -> Result<()> {
 fn which(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].into_iter().map(std::path::PathBuf::from);
-    std::env::split_paths(&path).chain(system).map(|folder| folder.join(program)).find(|p| p.exists())
+    std::env::split_paths(&path)
+        .chain(system)
+        .map(|folder| folder.join(program))
+        .find(|p| p.exists())
 }

@@ -198,7 +198,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("droveway-tidy-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let file = folder.join("impure.rs");
-        fs::write(&file, "// std::fs is fine here\nfn now() { std::time::Instant::now(); }\n").unwrap();
+        fs::write(&file, "// std::fs is fine here\nfn now() { std::time::Instant::now(); }\n")
+            .unwrap();
         let findings = banned_words(&file).unwrap();
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!(findings.len(), 1, "{findings:?}");

@@ -40,7 +40,7 @@ pub struct RunReport {
     pub migrated_bytes: u64,
     /// Bytes that the source's port transmitted during the run, applications included; `None` without counters.
     pub wire_bytes: Option<u64>,
-    /// The bytes that had to move, each once, over the port's rate.
+    /// The bytes that had to move, each once, over what the port can carry of TCP payload (94 % of its rate).
     pub line_rate_seconds: f64,
     /// The command's exit code.
     pub exit_code: u8,

@@ -340,7 +340,7 @@ impl ScenarioSpec {
             let message = format!("the guest needs at least {VM_MEMORY_MIN}");
             problems.push(Problem::new(format!("{path}.memory"), message));
         }
-        if vm.memory.get() % (1 << 20) != 0 {
+        if !vm.memory.get().is_multiple_of(1 << 20) {
             problems.push(Problem::new(format!("{path}.memory"), "must be a multiple of 1MiB"));
         }
         if vm.vcpus == 0 {

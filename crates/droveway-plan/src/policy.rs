@@ -117,9 +117,6 @@ pub const DOWNTIME_DEFAULT: Duration = Duration::from_millis(300);
 /// (Altahat 2020; the ratio is our reading).
 pub const HYBRID_RULE: SwitchRule = SwitchRule { after_pass: 1, stalled_ratio: 0.5 };
 
-/// The share of the port's rate that TCP payload gets: 1448 of 1538 bytes of a full frame with its gap.
-const PAYLOAD_SHARE: (u64, u64) = (1448, 1538);
-
 /// A switchover may take so many times what its bytes need at its share of the port, before its path counts as dead.
 const SWITCHOVER_PATIENCE: u32 = 10;
 
@@ -250,10 +247,7 @@ fn plan_move(
     let may_fall_back = fact.allow_postcopy
         && intent.allow_postcopy == AllowPostcopy::Fallback
         && technique != Technique::StopAndCopy;
-    let share = facts.port_rate.divided(concurrency);
-    let payload = Bandwidth::from_bits_per_second(
-        share.bits_per_second() / PAYLOAD_SHARE.1 * PAYLOAD_SHARE.0,
-    );
+    let payload = facts.port_rate.tcp_payload().divided(concurrency);
     let asked = intent.max_downtime.duration();
     let patience = (fact.memory / payload).saturating_mul(SWITCHOVER_PATIENCE);
     Move {

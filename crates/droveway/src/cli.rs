@@ -159,9 +159,8 @@ impl From<AllowPostcopyArg> for AllowPostcopy {
 }
 
 fn vm_technique(text: &str) -> Result<(String, Technique), String> {
-    let (vm, technique) = text
-        .split_once('=')
-        .ok_or_else(|| "write it like web-1=post-copy".to_owned())?;
+    let (vm, technique) =
+        text.split_once('=').ok_or_else(|| "write it like web-1=post-copy".to_owned())?;
     Ok((vm.to_owned(), technique.parse()?))
 }
 
@@ -245,8 +244,9 @@ pub(crate) fn print_policies(output: Output) {
 pub(crate) fn print_schema(kind: &str) -> Result<Exit, Failure> {
     let Some(text) = schema::of(kind) else {
         let kinds = schema::KINDS.map(|(name, _)| name.to_ascii_lowercase()).join(", ");
-        return Err(Failure::usage(format!("there is no kind '{kind}'"))
-            .hint(format!("known: {kinds}")));
+        return Err(
+            Failure::usage(format!("there is no kind '{kind}'")).hint(format!("known: {kinds}"))
+        );
     };
     print!("{text}");
     Ok(Exit::Done)

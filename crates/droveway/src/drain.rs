@@ -120,7 +120,9 @@ async fn candidates<'a>(
         if let [(first, _), (second, _), ..] = places.as_slice() {
             return Err(Failure::says(
                 Exit::Blocked,
-                format!("VM '{vm}' seems to run on both '{first}' and '{second}': nothing is moved"),
+                format!(
+                    "VM '{vm}' seems to run on both '{first}' and '{second}': nothing is moved"
+                ),
             )
             .hint("find out which one is right and end the other"));
         }
@@ -245,8 +247,8 @@ impl Job<'_> {
             port_rate: source.port.rate.min(target.port.rate),
             vms: self.candidates.iter().map(|candidate| vm_facts(candidate.vm)).collect(),
         };
-        let policy = policy::find(&self.intent.policy)
-            .map_err(|error| Failure::new(Exit::Usage, error))?;
+        let policy =
+            policy::find(&self.intent.policy).map_err(|error| Failure::new(Exit::Usage, error))?;
         let (plan, notes) = policy
             .plan(&run_id, &self.intent, &facts)
             .map_err(|error| Failure::new(Exit::Usage, error))?;
@@ -256,7 +258,10 @@ impl Job<'_> {
             return Err(Failure::says(Exit::Blocked, text.join("; ")));
         }
         for note in &notes {
-            eprintln!("note: {}: {} instead of {}: {}", note.vm, note.choice, note.instead_of, note.reason);
+            eprintln!(
+                "note: {}: {} instead of {}: {}",
+                note.vm, note.choice, note.instead_of, note.reason
+            );
         }
         if self.args.dry_run {
             return self.show(&plan);
@@ -383,7 +388,12 @@ impl Job<'_> {
         }
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING).set_header([
-            "#", "VM", "technique", "does not converge", "downtime limit", "bandwidth",
+            "#",
+            "VM",
+            "technique",
+            "does not converge",
+            "downtime limit",
+            "bandwidth",
         ]);
         for (index, step) in plan.moves.iter().enumerate() {
             let limit = TimeSpan::from(step.downtime_limit).to_string();
@@ -405,7 +415,10 @@ impl Job<'_> {
             1 => "one at a time".to_owned(),
             n => format!("up to {n} at once"),
         };
-        println!("{} -> {}, policy {}, {at_once}; nothing was started", plan.source, plan.target, plan.policy);
+        println!(
+            "{} -> {}, policy {}, {at_once}; nothing was started",
+            plan.source, plan.target, plan.policy
+        );
         println!("{table}");
         Ok(Exit::Done)
     }

@@ -87,14 +87,16 @@ fn chosen(name: Option<&str>) -> Result<LabInfo, Failure> {
     };
     match (index, name) {
         (Some(index), _) => Ok(labs.swap_remove(index)),
-        (None, _) if names.is_empty() => Err(Failure::usage("no lab runs")
-            .hint("start one with `droveway lab up SCENARIO.yaml`")),
+        (None, _) if names.is_empty() => {
+            Err(Failure::usage("no lab runs")
+                .hint("start one with `droveway lab up SCENARIO.yaml`"))
+        }
         (None, Some(name)) => Err(Failure::usage(format!("there is no lab '{name}'"))
             .hint(format!("running: {}", names.join(", ")))),
-        (None, None) => Err(Failure::usage("several labs run").hint(format!(
-            "name one of: {}",
-            names.join(", ")
-        ))),
+        (None, None) => {
+            Err(Failure::usage("several labs run")
+                .hint(format!("name one of: {}", names.join(", "))))
+        }
     }
 }
 

@@ -80,8 +80,7 @@ pub(crate) async fn check(
     }
     if postcopy {
         // The target's QEMU tries userfaultfd itself when the capability is switched on.
-        if let Err(error) =
-            target.client.set_capabilities(&[(Capability::PostcopyRam, true)]).await
+        if let Err(error) = target.client.set_capabilities(&[(Capability::PostcopyRam, true)]).await
         {
             obstacle(format!(
                 "post-copy is impossible at the target: {error}; allow userfaultfd there \

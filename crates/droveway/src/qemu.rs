@@ -2,9 +2,7 @@
 
 use crate::exit::{Exit, Failure};
 use anyhow::Context as _;
-use droveway_fleet::{
-    FleetVm, Host, HostId, Instance, VmId, fleet::Launch,
-};
+use droveway_fleet::{FleetVm, Host, HostId, Instance, VmId, fleet::Launch};
 use droveway_host::{netns::Netns, qemu as process};
 use droveway_qmp::{Client, QmpAddress, RunState};
 use std::{
@@ -102,10 +100,7 @@ pub(crate) fn holds_vm(state: &RunState) -> bool {
 }
 
 /// A target that waits for the VM: the one that is there, or one started from the fleet's recipe.
-pub(crate) async fn waiting_target(
-    vm: &FleetVm,
-    host: &Host,
-) -> Result<Qemu, Failure> {
+pub(crate) async fn waiting_target(vm: &FleetVm, host: &Host) -> Result<Qemu, Failure> {
     let blocked = |text: String| Failure::says(Exit::Blocked, text);
     let instance = vm.instances.get(&host.name).ok_or_else(|| {
         blocked(format!("VM '{}' has no instance on host '{}'", vm.name, host.name))
@@ -151,8 +146,8 @@ async fn launch_target(
     launch: &Launch,
 ) -> Result<Qemu, Failure> {
     let socket = socket(instance).to_owned();
-    let netns = Netns::of(host.netns.as_deref())
-        .map_err(|error| Failure::new(Exit::Blocked, error))?;
+    let netns =
+        Netns::of(host.netns.as_deref()).map_err(|error| Failure::new(Exit::Blocked, error))?;
     let recipe = launch.clone();
     let started = tokio::task::spawn_blocking(move || {
         process::start(&netns, &recipe, &["-incoming", "defer"])
@@ -167,14 +162,17 @@ async fn launch_target(
         )
         .hint(format!("QEMU's own words are in {}", launch.log))
     })?;
-    let client = Client::connect(&QmpAddress::unix(&socket), LAUNCH_TIME).await.map_err(|error| {
-        Failure::new(
-            Exit::Blocked,
-            anyhow::Error::from(error)
-                .context(format!("the target of VM '{vm}' on host '{}' did not start", host.name)),
-        )
-        .hint(format!("QEMU's own words are in {}", launch.log))
-    })?;
+    let client =
+        Client::connect(&QmpAddress::unix(&socket), LAUNCH_TIME).await.map_err(|error| {
+            Failure::new(
+                Exit::Blocked,
+                anyhow::Error::from(error).context(format!(
+                    "the target of VM '{vm}' on host '{}' did not start",
+                    host.name
+                )),
+            )
+            .hint(format!("QEMU's own words are in {}", launch.log))
+        })?;
     Ok(Qemu { client: client.with_timeout(COMMAND_TIME), socket, launched: true })
 }
 

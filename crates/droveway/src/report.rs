@@ -14,8 +14,7 @@ use droveway_fleet::{
     document::API_VERSION,
     fleet::{Application, ApplicationUnit},
     log::{
-        self, ApplicationSample, ProbeSample, amount_between, latency_quantile_ms,
-        longest_silence,
+        self, ApplicationSample, ProbeSample, amount_between, latency_quantile_ms, longest_silence,
     },
     report::{
         ApplicationReport, CPU_SATURATED, ControllerCost, Decision, KIND, MoveResult, PhaseSpan,
@@ -87,7 +86,8 @@ pub(crate) fn build(context: &Context<'_>, ledger: &Ledger) -> RunReport {
         .map(|(_, rate)| *rate)
         .min();
     let line_rate_seconds = port_rate.map_or(0.0, |rate| {
-        let rate = droveway_fleet::Bandwidth::from_bits_per_second(rate);
+        // QEMU counts payload, so the port's rate counts as what it can carry of that.
+        let rate = droveway_fleet::Bandwidth::from_bits_per_second(rate).tcp_payload();
         (Bytes::new(needed) / rate).as_secs_f64()
     });
     let applications =
@@ -187,11 +187,7 @@ fn phases(ledger: &VmLedger, origin: Timestamp) -> Vec<PhaseSpan> {
             open.end_seconds = at;
         }
         if let Some(name) = name {
-            spans.push(PhaseSpan {
-                phase: name.to_owned(),
-                start_seconds: at,
-                end_seconds: at,
-            });
+            spans.push(PhaseSpan { phase: name.to_owned(), start_seconds: at, end_seconds: at });
         }
     }
     spans
@@ -414,16 +410,14 @@ pub(crate) fn color() -> bool {
 
 /// Writes `report.json`, `report.md` and `timeline.svg`; returns their folder.
 pub(crate) fn write(report: &RunReport, folder: Option<&Path>) -> Result<PathBuf, Failure> {
-    let folder = folder
-        .map_or_else(|| Path::new("droveway-report").join(&report.run_id), Path::to_path_buf);
+    let folder =
+        folder.map_or_else(|| Path::new("droveway-report").join(&report.run_id), Path::to_path_buf);
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
     let json = serde_json::to_string_pretty(report).map_err(anyhow::Error::from)?;
     let timeline = render::timeline(report).map_err(|error| anyhow::anyhow!("{error}"))?;
-    for (name, text) in [
-        ("report.json", json),
-        ("report.md", render::markdown(report)),
-        ("timeline.svg", timeline),
-    ] {
+    for (name, text) in
+        [("report.json", json), ("report.md", render::markdown(report)), ("timeline.svg", timeline)]
+    {
         let path = folder.join(name);
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     }

@@ -175,9 +175,12 @@ fn print_table(status: &Status) {
         None => println!("fleet {}: no run is active", status.fleet),
     }
     let mut table = comfy_table::Table::new();
-    table
-        .load_style(comfy_table::presets::NOTHING)
-        .set_header(["VM", "host", "state", "what its QEMUs say"]);
+    table.load_style(comfy_table::presets::NOTHING).set_header([
+        "VM",
+        "host",
+        "state",
+        "what its QEMUs say",
+    ]);
     for vm in &status.vms {
         let words: Vec<_> = vm
             .instances

@@ -81,6 +81,14 @@ impl Bandwidth {
         Bandwidth(self.0 / (if n == 0 { 1 } else { n as u64 }))
     }
 
+    /// What TCP can carry over an Ethernet port of this rate: 1448 bytes of payload in each full frame of 1538 bytes with
+    /// its preamble, checksum and gap (MTU 1500, timestamps on). 941.5 Mbit/s at 1 Gbit/s, as iperf3 measures.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "smaller than what fitted")]
+    pub const fn tcp_payload(self) -> Self {
+        Bandwidth((self.0 as u128 * 1448 / 1538) as u64)
+    }
+
     /// Rounded for people.
     #[must_use]
     pub fn human(self) -> String {
@@ -108,6 +116,7 @@ impl ops::Div<Bandwidth> for Bytes {
     }
 }
 
+#[expect(clippy::suspicious_arithmetic_impl, reason = "bits to bytes, nanoseconds to seconds")]
 impl ops::Mul<Duration> for Bandwidth {
     type Output = Bytes;
     /// The bytes that move in that time; saturates.

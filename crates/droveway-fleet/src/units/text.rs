@@ -82,7 +82,7 @@ pub(super) fn parse(
     let digits: u128 = format!("{whole}{fraction}").parse().map_err(|_| not_a_number())?;
     let scale = 10_u128.pow(u32::try_from(fraction.len()).map_err(|_| too_large())?);
     let scaled = digits * size;
-    if scaled % scale != 0 {
+    if !scaled.is_multiple_of(scale) {
         return Err(UnitError::OutOfRange {
             text: text.to_owned(),
             reason: "the fraction is finer than the smallest unit",

@@ -93,8 +93,8 @@ impl Bars {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(
             REPAINTS_PER_SECOND,
         ));
-        let plain = ProgressStyle::with_template("{msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let plain =
+            ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         let style = ProgressStyle::with_template("{prefix:<14} {bar:24.cyan/white.dim} {msg}")
             .unwrap_or_else(|_| plain.clone());
         let vms = order

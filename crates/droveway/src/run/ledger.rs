@@ -31,7 +31,8 @@ impl VmLedger {
     /// When the stream and the switchover were over; confirming and cleaning is not counted.
     pub(crate) fn ended_at(&self) -> Option<Timestamp> {
         self.started_at()?;
-        self.first(|kind| *kind == RecordKind::Entered(Phase::Settling)).or_else(|| self.closed_at())
+        self.first(|kind| *kind == RecordKind::Entered(Phase::Settling))
+            .or_else(|| self.closed_at())
     }
 
     /// When the attempt was closed: the source's QEMU is gone then, if the VM moved.

@@ -78,8 +78,7 @@ async fn perform(pair: &Pair, action: &Action) -> Result<Reply, ActionError> {
         Action::Sample(side) => {
             let client = &pair.qemu(*side).client;
             let (info, state) = tokio::join!(client.migration(), client.status());
-            let sample =
-                translate::sample(&info.map_err(failed)?, &state.map_err(failed)?.state);
+            let sample = translate::sample(&info.map_err(failed)?, &state.map_err(failed)?.state);
             return Ok(Reply::Sample(Box::new(sample)));
         }
         Action::Cancel => source.migrate_cancel().await.map_err(failed)?,
@@ -98,9 +97,10 @@ async fn perform(pair: &Pair, action: &Action) -> Result<Reply, ActionError> {
 }
 
 async fn end(qemu: &Qemu) -> Result<(), ActionError> {
-    qemu::end(qemu)
-        .await
-        .map_err(|error| ActionError { class: FailureClass::Timeout, message: format!("{error:#}") })
+    qemu::end(qemu).await.map_err(|error| ActionError {
+        class: FailureClass::Timeout,
+        message: format!("{error:#}"),
+    })
 }
 
 fn parsed(uri: &str) -> Result<MigrationUri, ActionError> {

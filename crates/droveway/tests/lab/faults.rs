@@ -9,7 +9,7 @@ use nix::{sys::signal::Signal, unistd::Pid};
 
 const VALUES: usize = 4 * 1024;
 /// Slow enough that every fault meets a stream under way.
-const SLOW: [&str; 2] = ["--bandwidth", "60Mbit/s"];
+const SLOW: [&str; 2] = ["--bandwidth", "100Mbit/s"];
 
 fn lab(name: &str) -> Option<(Lab, Cache)> {
     let vm = TestVm { name: "cache", more: "services: [ memcached ]" };

@@ -7,6 +7,6 @@
 mod command_line;
 mod faults;
 mod harness;
-mod memory;
 mod memcached;
+mod memory;
 mod moves;

@@ -71,10 +71,8 @@ fn a_gang_is_drained_serially_in_parallel_and_with_a_window() {
 
 #[test]
 fn a_vm_that_cannot_converge_takes_its_fallback() {
-    let vm = TestVm {
-        name: "writer",
-        more: "memoryLoad: { workingSet: 60MiB, writeRate: 40MiB/s }",
-    };
+    let vm =
+        TestVm { name: "writer", more: "memoryLoad: { workingSet: 60MiB, writeRate: 40MiB/s }" };
     let Some(lab) = Lab::up("t-converge", "200Mbit/s", &[vm]) else { return };
     let limits = ["--max-passes", "3", "--max-downtime", "50ms"];
 
@@ -87,7 +85,8 @@ fn a_vm_that_cannot_converge_takes_its_fallback() {
     assert_eq!(lab.place("writer"), ("alpha".to_owned(), "running".to_owned()));
     assert_eq!(lab.qemu("writer", "beta"), None, "the target is cleaned");
 
-    let (_, report) = lab.moves(&[&["migrate", "writer", "--to", "beta"][..], &limits[..]].concat());
+    let (_, report) =
+        lab.moves(&[&["migrate", "writer", "--to", "beta"][..], &limits[..]].concat());
     assert_eq!(report.vms[0].result, MoveResult::Completed, "{:?}", report.vms);
     assert_eq!(report.vms[0].fallback_taken, Some(Technique::PostCopy));
     assert!(report.decisions.iter().any(|d| d.choice == "switch to post-copy"));

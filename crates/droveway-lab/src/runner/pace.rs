@@ -1,0 +1,65 @@
+//! When to stop, and how long to wait before the next try.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+/// Tells a job to end. Jobs look at it at least once per sample interval.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub(crate) fn stop(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The first wait: long enough for a server to notice that its last client left.
+const FIRST: Duration = Duration::from_millis(200);
+
+/// The longest wait. It lengthens the outage that the application shows, so it stays near TCP's own first retry (1 s).
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// Waits that double from try to try.
+#[derive(Debug)]
+pub(crate) struct Backoff(Duration);
+
+impl Backoff {
+    pub(crate) const fn new() -> Self {
+        Backoff(FIRST)
+    }
+
+    /// How long to wait now; the next wait is longer.
+    pub(crate) fn next(&mut self) -> Duration {
+        let wait = self.0;
+        self.0 = (wait * 2).min(LONGEST);
+        wait
+    }
+
+    /// It worked: the next wait is short again.
+    pub(crate) fn reset(&mut self) {
+        self.0 = FIRST;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_bound_and_start_anew() {
+        let mut backoff = Backoff::new();
+        let waits: Vec<u128> = (0..6).map(|_| backoff.next().as_millis()).collect();
+        assert_eq!(waits, [200, 400, 800, 1600, 2000, 2000]);
+        backoff.reset();
+        assert_eq!(backoff.next(), FIRST);
+    }
+}

@@ -1,0 +1,235 @@
+//! The outage probe: a question to a VM's echo every few milliseconds, and the silences between its answers.
+//!
+//! One thread asks and listens: it sleeps in `ppoll` until an answer or the next question's time comes, whichever is first.
+//! Questions have absolute times, so that the pace does not drift; those whose time passed while the probe itself could not
+//! run are left out, because a burst of them would say nothing. The socket is unconnected: a VM that is between two hosts
+//! may be answered for by errors, which such a socket does not pass on.
+
+use super::{SAMPLE_INTERVAL, event, log::SampleLog, now, pace::Stop};
+use droveway_fleet::{
+    log::{ProbeSample, Silence},
+    units::Timestamp,
+};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, ppoll},
+    sys::time::TimeSpec,
+};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    os::fd::AsFd,
+    path::Path,
+    time::Duration,
+};
+
+/// The UDP port of every guest's echo.
+pub(crate) const ECHO_PORT: u16 = 7007;
+
+/// Shorter silences are the scheduler's and an emulated guest's, not a migration's.
+pub(crate) const SILENCE_MIN: Duration = Duration::from_millis(20);
+
+/// The probe is light, and being late itself it would take for an outage: it goes before the emulated guests.
+const NICE: libc::c_int = -20;
+
+/// A question: which run of which probe asks, its number, when it was sent.
+const QUESTION_BYTES: usize = 24;
+
+/// Asks until it is told to stop.
+pub(crate) fn run(
+    log: &Path,
+    target: SocketAddr,
+    interval: Duration,
+    stop: &Stop,
+) -> io::Result<()> {
+    // SAFETY: takes plain numbers; on Linux, "who" 0 is the calling thread alone.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
+        event(&format!("the probe runs at normal priority: {}", io::Error::last_os_error()));
+    }
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.set_nonblocking(true)?;
+    let mut log = SampleLog::open(log)?;
+    let start = now();
+    let mut asking = Asking { socket, target, run: start.nanos(), number: 0, refused: false };
+    let mut hearing = Hearing::new(start);
+    let mut due = start;
+    loop {
+        let at = now();
+        let stopping = stop.is_asked();
+        if stopping || at >= hearing.sample_end() {
+            log.write(&hearing.sample(at));
+        }
+        if stopping {
+            return Ok(());
+        }
+        if at >= due {
+            hearing.note_lateness(at.since(due));
+            asking.ask(at);
+            hearing.sent += 1;
+            due = next_due(due, at, interval);
+        }
+        let wake = due.min(hearing.sample_end());
+        if asking.wait(wake.since(now()))? {
+            let answers = asking.answers();
+            hearing.heard(answers, now());
+        }
+    }
+}
+
+/// The first time of the grid after `at`.
+fn next_due(due: Timestamp, at: Timestamp, interval: Duration) -> Timestamp {
+    let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1);
+    let passed = at.nanos().saturating_sub(due.nanos()) / interval;
+    Timestamp::from_nanos(due.nanos().saturating_add((passed + 1).saturating_mul(interval)))
+}
+
+#[derive(Debug)]
+struct Asking {
+    socket: UdpSocket,
+    target: SocketAddr,
+    run: u64,
+    number: u64,
+    refused: bool,
+}
+
+impl Asking {
+    /// Sends a question. That there is no way to the VM is what the probe is here to see: it is told once.
+    fn ask(&mut self, at: Timestamp) {
+        let mut question = [0; QUESTION_BYTES];
+        for (field, value) in question.chunks_exact_mut(8).zip([self.run, self.number, at.nanos()])
+        {
+            field.copy_from_slice(&value.to_be_bytes());
+        }
+        self.number += 1;
+        let result = self.socket.send_to(&question, self.target);
+        let refused = result.is_err();
+        if let Err(error) = result
+            && !self.refused
+        {
+            event(&format!("could not ask {}: {error}", self.target));
+        }
+        self.refused = refused;
+    }
+
+    /// Waits for an answer, at most so long; true if there is one.
+    fn wait(&self, patience: Duration) -> io::Result<bool> {
+        let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        match ppoll(&mut polled, Some(TimeSpec::from_duration(patience)), None) {
+            Ok(count) => Ok(count > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// How many answers to our questions are there.
+    fn answers(&self) -> u64 {
+        let mut answers = 0;
+        let mut datagram = [0; QUESTION_BYTES];
+        loop {
+            match self.socket.recv_from(&mut datagram) {
+                Ok((QUESTION_BYTES, from)) if from == self.target => {
+                    if datagram[..8] == self.run.to_be_bytes() {
+                        answers += 1;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return answers,
+                // Somebody else's datagram, or an error that belongs to one question.
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+}
+
+/// What was heard in the sample that is going on.
+#[derive(Debug)]
+struct Hearing {
+    start: Timestamp,
+    last: Timestamp,
+    sent: u64,
+    heard: u64,
+    silences: Vec<Silence>,
+    lateness: Duration,
+}
+
+impl Hearing {
+    /// A VM that never answered is silent since the probe's start.
+    const fn new(start: Timestamp) -> Self {
+        let lateness = Duration::ZERO;
+        Hearing { start, last: start, sent: 0, heard: 0, silences: Vec::new(), lateness }
+    }
+
+    fn sample_end(&self) -> Timestamp {
+        self.start + SAMPLE_INTERVAL
+    }
+
+    fn heard(&mut self, answers: u64, at: Timestamp) {
+        if answers == 0 {
+            return;
+        }
+        self.silences.extend(silence(self.last, at));
+        self.last = at;
+        self.heard += answers;
+    }
+
+    fn note_lateness(&mut self, lateness: Duration) {
+        self.lateness = self.lateness.max(lateness);
+    }
+
+    /// Ends the sample. A silence that lasts is in it, and will be in the next, longer.
+    fn sample(&mut self, end: Timestamp) -> ProbeSample {
+        let mut silences = std::mem::take(&mut self.silences);
+        silences.extend(silence(self.last, end));
+        if self.lateness > SILENCE_MIN {
+            event(&format!(
+                "the probe itself was late by {:?}: a silence of that length may be its own",
+                self.lateness
+            ));
+        }
+        let sample =
+            ProbeSample { start: self.start, end, sent: self.sent, heard: self.heard, silences };
+        let silences = Vec::new();
+        *self = Hearing { start: end, last: self.last, silences, ..Hearing::new(end) };
+        sample
+    }
+}
+
+fn silence(from: Timestamp, to: Timestamp) -> Option<Silence> {
+    (to.since(from) > SILENCE_MIN).then_some(Silence { from, to })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    #[test]
+    fn a_silence_is_reported_until_it_ends() {
+        let mut hearing = Hearing::new(ms(0));
+        for at in [5, 10, 31, 50] {
+            hearing.heard(1, ms(at));
+        }
+        let sample = hearing.sample(ms(200));
+        assert_eq!(sample.heard, 4);
+        let silence = |from, to| Silence { from: ms(from), to: ms(to) };
+        assert_eq!(sample.silences, [silence(10, 31), silence(50, 200)]);
+        assert_eq!(hearing.sample(ms(400)).silences, [silence(50, 400)]);
+        hearing.heard(0, ms(410));
+        hearing.heard(3, ms(420));
+        hearing.heard(1, ms(590));
+        let sample = hearing.sample(ms(600));
+        assert_eq!((sample.start, sample.heard), (ms(400), 4));
+        assert_eq!(sample.silences, [silence(50, 420), silence(420, 590)]);
+    }
+
+    #[test]
+    fn questions_stay_on_their_grid_without_a_burst() {
+        let next = |due, at| next_due(ms(due), ms(at), Duration::from_millis(2));
+        assert_eq!(next(10, 10), ms(12));
+        assert_eq!(next(10, 11), ms(12));
+        assert_eq!(next(10, 12), ms(14));
+        assert_eq!(next(10, 511), ms(512));
+    }
+}
