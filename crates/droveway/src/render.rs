@@ -1,14 +1,16 @@
-//! Placeholder until the renderer's file replaces it.
-use droveway_fleet::RunReport;
-pub(crate) fn markdown(_r: &RunReport) -> String {
-    String::new()
-}
-pub(crate) fn terminal(r: &RunReport, _c: bool) -> String {
-    serde_json::to_string_pretty(&r.vms).unwrap()
-}
-pub(crate) fn side_by_side(_r: &[RunReport]) -> String {
-    String::new()
-}
-pub(crate) fn timeline(_r: &RunReport) -> Result<String, String> {
-    Ok(String::new())
-}
+//! The report for people: Markdown, a summary for the terminal, several runs side by side, and the picture. Pure: a report
+//! in, text out.
+
+mod compare;
+mod markdown;
+mod terminal;
+mod timeline;
+mod words;
+
+pub(crate) use compare::side_by_side;
+pub(crate) use markdown::markdown;
+pub(crate) use terminal::terminal;
+pub(crate) use timeline::timeline;
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,10 @@ use super::{
     pace::{Backoff, Stop},
 };
 use nix::{
-    sys::{prctl, signal::Signal},
+    sys::{
+        prctl,
+        signal::{SigSet, Signal},
+    },
     unistd::{Pid, getpid, getppid},
 };
 use std::{
@@ -81,9 +84,13 @@ fn start(arguments: &[String]) -> io::Result<(PipeReader, Owned)> {
     command.args(arguments).stdin(Stdio::null());
     command.stdout(writer.try_clone()?).stderr(writer).process_group(0);
     let runner = getpid();
-    // SAFETY: between fork and exec the closure makes two system calls; it neither allocates nor takes a lock.
+    // SAFETY: between fork and exec the closure makes three system calls; it neither allocates nor takes a lock.
     unsafe {
-        command.pre_exec(move || die_with(runner));
+        command.pre_exec(move || {
+            // What the runner blocks for itself would be blocked in its child too.
+            SigSet::empty().thread_set_mask()?;
+            die_with(runner)
+        });
     }
     // `command` holds our copies of the pipe's writing end: it is gone when this returns, so that the output can end.
     Ok((reader, Owned(command.spawn()?)))

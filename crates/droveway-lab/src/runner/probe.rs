@@ -1,9 +1,9 @@
 //! The outage probe: a question to a VM's echo every few milliseconds, and the silences between its answers.
 //!
-//! One thread asks and listens: it sleeps in `ppoll` until an answer or the next question's time comes, whichever is first.
-//! Questions have absolute times, so that the pace does not drift; those whose time passed while the probe itself could not
-//! run are left out, because a burst of them would say nothing. The socket is unconnected: a VM that is between two hosts
-//! may be answered for by errors, which such a socket does not pass on.
+//! One thread asks, and now and then takes the answers that came since; when each of them came the kernel has noted, so there
+//! is no need to wake for it. Questions have absolute times, so that the pace does not drift; those whose time passed while the
+//! probe itself could not run are left out, because a burst of them would say nothing. The socket is unconnected: a VM that
+//! is between two hosts may be answered for by errors, which such a socket does not pass on.
 
 use super::{SAMPLE_INTERVAL, event, log::SampleLog, now, pace::Stop};
 use droveway_fleet::{
@@ -12,13 +12,16 @@ use droveway_fleet::{
 };
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, ppoll},
-    sys::time::TimeSpec,
+    sys::{
+        socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt},
+        time::TimeSpec,
+    },
+    time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep},
 };
 use std::{
-    io,
+    io::{self, IoSliceMut},
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    os::fd::AsFd,
+    os::fd::AsRawFd,
     path::Path,
     time::Duration,
 };
@@ -28,6 +31,13 @@ pub(crate) const ECHO_PORT: u16 = 7007;
 
 /// Shorter silences are the scheduler's and an emulated guest's, not a migration's.
 pub(crate) const SILENCE_MIN: Duration = Duration::from_millis(20);
+
+/// The pace while answers come.
+pub(crate) const RELAXED_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How often answers are taken. Until then the socket keeps them: twenty, if questions are 1 ms apart; it has room for some
+/// hundred.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The probe is light, and being late itself it would take for an outage: it goes before the emulated guests.
 const NICE: libc::c_int = -20;
@@ -48,15 +58,23 @@ pub(crate) fn run(
     }
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.set_nonblocking(true)?;
+    setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
     let mut log = SampleLog::open(log)?;
     let start = now();
     let mut asking = Asking { socket, target, run: start.nanos(), number: 0, refused: false };
+    let mut control = nix::cmsg_space!(TimeSpec);
     let mut hearing = Hearing::new(start);
     let mut due = start;
+    let mut look = start;
     loop {
         let at = now();
         let stopping = stop.is_asked();
-        if stopping || at >= hearing.sample_end() {
+        let sample_ends = stopping || at >= hearing.sample_end();
+        if sample_ends || at >= look {
+            asking.take_answers(&mut control, |answered| hearing.heard(answered.min(at)));
+            look = at + LOOK;
+        }
+        if sample_ends {
             log.write(&hearing.sample(at));
         }
         if stopping {
@@ -66,14 +84,18 @@ pub(crate) fn run(
             hearing.note_lateness(at.since(due));
             asking.ask(at);
             hearing.sent += 1;
-            due = next_due(due, at, interval);
+            let answered = at.since(hearing.last) < RELAXED_INTERVAL;
+            due =
+                next_due(due, at, if answered { interval.max(RELAXED_INTERVAL) } else { interval });
         }
-        let wake = due.min(hearing.sample_end());
-        if asking.wait(wake.since(now()))? {
-            let answers = asking.answers();
-            hearing.heard(answers, now());
-        }
+        sleep_until(due.min(hearing.sample_end()));
     }
+}
+
+fn sleep_until(at: Timestamp) {
+    let at = TimeSpec::from_duration(at.since(Timestamp::ZERO));
+    // A signal that ends it early costs one more look at the clock.
+    let _ = clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &at);
 }
 
 /// The first time of the grid after `at`.
@@ -111,33 +133,40 @@ impl Asking {
         self.refused = refused;
     }
 
-    /// Waits for an answer, at most so long; true if there is one.
-    fn wait(&self, patience: Duration) -> io::Result<bool> {
-        let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        match ppoll(&mut polled, Some(TimeSpec::from_duration(patience)), None) {
-            Ok(count) => Ok(count > 0),
-            Err(Errno::EINTR) => Ok(false),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    /// How many answers to our questions are there.
-    fn answers(&self) -> u64 {
-        let mut answers = 0;
+    /// Takes every answer to our questions that is there, with the time when it came.
+    fn take_answers(&self, control: &mut [u8], mut heard: impl FnMut(Timestamp)) {
         let mut datagram = [0; QUESTION_BYTES];
         loop {
-            match self.socket.recv_from(&mut datagram) {
-                Ok((QUESTION_BYTES, from)) if from == self.target => {
-                    if datagram[..8] == self.run.to_be_bytes() {
-                        answers += 1;
-                    }
+            let mut parts = [IoSliceMut::new(&mut datagram)];
+            let flags = MsgFlags::MSG_DONTWAIT;
+            let fd = self.socket.as_raw_fd();
+            let came = match recvmsg::<SockaddrIn>(fd, &mut parts, Some(control), flags) {
+                Ok(message) if message.bytes == QUESTION_BYTES => {
+                    let from = message.address.map(|from| SocketAddr::V4(from.into()));
+                    let mut stamps = message.cmsgs().into_iter().flatten();
+                    let stamp = stamps.find_map(|control| match control {
+                        ControlMessageOwned::ScmTimestampns(at) => Some(at),
+                        _ => None,
+                    });
+                    (from == Some(self.target)).then(|| stamp.map_or_else(now, came_at))
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return answers,
+                Err(Errno::EAGAIN) => return,
                 // Somebody else's datagram, or an error that belongs to one question.
-                Ok(_) | Err(_) => {}
+                Ok(_) | Err(_) => None,
+            };
+            if let Some(came) = came
+                && datagram[..8] == self.run.to_be_bytes()
+            {
+                heard(came);
             }
         }
     }
+}
+
+/// The kernel notes the time of day: what has passed since then is the same on either clock.
+fn came_at(stamp: TimeSpec) -> Timestamp {
+    let time_of_day = clock_gettime(ClockId::CLOCK_REALTIME).map_or(Duration::ZERO, Duration::from);
+    now() - time_of_day.saturating_sub(Duration::from(stamp))
 }
 
 /// What was heard in the sample that is going on.
@@ -162,13 +191,10 @@ impl Hearing {
         self.start + SAMPLE_INTERVAL
     }
 
-    fn heard(&mut self, answers: u64, at: Timestamp) {
-        if answers == 0 {
-            return;
-        }
+    fn heard(&mut self, at: Timestamp) {
         self.silences.extend(silence(self.last, at));
-        self.last = at;
-        self.heard += answers;
+        self.last = self.last.max(at);
+        self.heard += 1;
     }
 
     fn note_lateness(&mut self, lateness: Duration) {
@@ -209,16 +235,16 @@ mod tests {
     fn a_silence_is_reported_until_it_ends() {
         let mut hearing = Hearing::new(ms(0));
         for at in [5, 10, 31, 50] {
-            hearing.heard(1, ms(at));
+            hearing.heard(ms(at));
         }
         let sample = hearing.sample(ms(200));
         assert_eq!(sample.heard, 4);
         let silence = |from, to| Silence { from: ms(from), to: ms(to) };
         assert_eq!(sample.silences, [silence(10, 31), silence(50, 200)]);
         assert_eq!(hearing.sample(ms(400)).silences, [silence(50, 400)]);
-        hearing.heard(0, ms(410));
-        hearing.heard(3, ms(420));
-        hearing.heard(1, ms(590));
+        for at in [420, 420, 419, 590] {
+            hearing.heard(ms(at));
+        }
         let sample = hearing.sample(ms(600));
         assert_eq!((sample.start, sample.heard), (ms(400), 4));
         assert_eq!(sample.silences, [silence(50, 420), silence(420, 590)]);

@@ -30,7 +30,7 @@ use std::{
 /// queue is full; without a bound, all that a silence of a minute held back would be in the way when it ends.
 const OUTSTANDING_MAX: usize = 4096;
 
-/// What one read takes: some sixty answers.
+/// What one read takes: some sixty answers. No part of an answer fills it.
 const READ_BYTES: usize = 64 << 10;
 
 /// The most reads before the pace is looked at again.
@@ -47,7 +47,9 @@ struct Asked {
 struct Up {
     stream: TcpStream,
     unsent: Vec<u8>,
-    unread: Vec<u8>,
+    /// What was read; of it, so many bytes are answers, or parts of one.
+    buffer: Vec<u8>,
+    unread: usize,
     asked: VecDeque<Asked>,
     filling: usize,
 }
@@ -138,8 +140,8 @@ impl Connection {
     }
 
     fn begin(&mut self, stream: TcpStream, values: &Values) {
-        let (unsent, unread, asked) = (Vec::new(), Vec::new(), VecDeque::new());
-        let mut up = Up { stream, unsent, unread, asked, filling: 0 };
+        let (unsent, buffer, asked) = (Vec::new(), vec![0; READ_BYTES], VecDeque::new());
+        let mut up = Up { stream, unsent, buffer, unread: 0, asked, filling: 0 };
         for key in (self.index..KEYS).step_by(self.count as usize) {
             up.ask(Kind::Set(key), None, values);
             up.filling += 1;
@@ -201,15 +203,13 @@ impl Up {
 
     fn receive(&mut self, values: &Values, tally: &mut Tally) -> Result<(), String> {
         for _ in 0..READS_MAX {
-            let before = self.unread.len();
-            self.unread.resize(before + READ_BYTES, 0);
-            let result = self.stream.read(&mut self.unread[before..]);
-            self.unread.truncate(before + *result.as_ref().unwrap_or(&0));
-            match result {
+            match self.stream.read(&mut self.buffer[self.unread..]) {
                 Ok(0) => return Err("the server closed the connection".to_owned()),
                 Ok(length) => {
+                    self.unread += length;
+                    let filled = self.unread == self.buffer.len();
                     self.take_answers(values, tally)?;
-                    if length < READ_BYTES {
+                    if !filled {
                         return Ok(());
                     }
                 }
@@ -224,8 +224,8 @@ impl Up {
     fn take_answers(&mut self, values: &Values, tally: &mut Tally) -> Result<(), String> {
         let at = now();
         let mut taken = 0;
-        while taken < self.unread.len() {
-            let rest = &self.unread[taken..];
+        while taken < self.unread {
+            let rest = &self.buffer[taken..self.unread];
             let Some(asked) = self.asked.front() else {
                 return Err("an answer came to nothing that was asked".to_owned());
             };
@@ -241,7 +241,8 @@ impl Up {
             self.asked.pop_front();
             taken += length;
         }
-        self.unread.drain(..taken);
+        self.buffer.copy_within(taken..self.unread, 0);
+        self.unread -= taken;
         Ok(())
     }
 }

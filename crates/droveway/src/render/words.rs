@@ -1,0 +1,124 @@
+//! Figures and sentences that several renderings share.
+
+use droveway_fleet::{
+    Bytes, RunReport,
+    report::{ApplicationReport, MoveResult, VmReport},
+};
+
+/// A missing figure.
+pub(super) const NONE: &str = "-";
+
+pub(super) fn seconds(value: Option<f64>) -> String {
+    value.map_or_else(|| NONE.to_owned(), |value| format!("{value:.2} s"))
+}
+
+pub(super) fn milliseconds(value: Option<f64>) -> String {
+    value.map_or_else(|| NONE.to_owned(), |value| format!("{:.0} ms", value * 1000.0))
+}
+
+pub(super) fn percent(value: Option<f64>) -> String {
+    value.map_or_else(|| NONE.to_owned(), |value| format!("{:.0} %", value * 100.0))
+}
+
+pub(super) fn latency(value: Option<f64>) -> String {
+    value.map_or_else(|| NONE.to_owned(), |value| format!("{value:.1} ms"))
+}
+
+pub(super) fn bytes(value: u64) -> String {
+    Bytes::new(value).human()
+}
+
+/// A rate in its own unit, with three significant digits.
+pub(super) fn rate(value: Option<f64>) -> String {
+    value.map_or_else(
+        || NONE.to_owned(),
+        |value| match value {
+            v if v >= 100.0 => format!("{v:.0}"),
+            v if v >= 10.0 => format!("{v:.1}"),
+            v => format!("{v:.2}"),
+        },
+    )
+}
+
+/// What an application did not get done.
+pub(super) fn lost(app: &ApplicationReport) -> String {
+    match (app.lost_bytes, app.lost_requests) {
+        (Some(amount), _) => bytes(amount),
+        (None, Some(amount)) => format!("{amount} {}", app.unit.trim_end_matches("/s")),
+        (None, None) => NONE.to_owned(),
+    }
+}
+
+/// The technique, and the fallback if one was taken.
+pub(super) fn technique(vm: &VmReport) -> String {
+    match vm.fallback_taken {
+        Some(fallback) => format!("{} -> {fallback}", vm.technique),
+        None => vm.technique.to_string(),
+    }
+}
+
+pub(super) fn duration(vm: &VmReport) -> Option<f64> {
+    Some(vm.end_seconds? - vm.start_seconds?)
+}
+
+/// The run's time over the time that its bytes need at line rate.
+pub(super) fn line_rate_ratio(report: &RunReport) -> Option<f64> {
+    (report.line_rate_seconds > 0.0)
+        .then(|| report.total_migration_time_seconds / report.line_rate_seconds)
+}
+
+fn worst(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    values.flatten().max_by(f64::total_cmp)
+}
+
+pub(super) fn worst_downtime(report: &RunReport) -> Option<f64> {
+    worst(report.vms.iter().map(|vm| vm.downtime_seconds))
+}
+
+pub(super) fn worst_outage(report: &RunReport) -> Option<f64> {
+    worst(report.vms.iter().map(|vm| vm.outage_seconds))
+}
+
+pub(super) fn moved(report: &RunReport) -> usize {
+    report.vms.iter().filter(|vm| vm.result == MoveResult::Completed).count()
+}
+
+/// What the exit code says.
+pub(super) const fn exit_words(code: u8) -> &'static str {
+    match code {
+        0 => "done within limits",
+        4 => "blocked by a pre-flight check; nothing was started",
+        5 => "partly done; the rest is safe at the source",
+        6 => "done, but a downtime limit or deadline was missed",
+        7 => "a VM needs recovery or is lost",
+        130 => "interrupted; every VM is safe",
+        _ => "an internal error",
+    }
+}
+
+/// The run in a sentence or two.
+pub(super) fn verdict(report: &RunReport) -> String {
+    let (moved, all) = (moved(report), report.vms.len());
+    let intent = &report.intent;
+    let mut text =
+        format!("{moved} of {all} VMs moved from {} to {}", intent.source, intent.target);
+    if moved > 0 {
+        text.push_str(&format!(" in {:.2} s", report.total_migration_time_seconds));
+        if let Some(ratio) = line_rate_ratio(report) {
+            text.push_str(&format!(
+                " ({ratio:.2} times the {:.2} s that their memory needs at line rate)",
+                report.line_rate_seconds
+            ));
+        }
+    }
+    text.push('.');
+    if let Some(downtime) = worst_downtime(report) {
+        text.push_str(&format!(" Longest downtime {:.0} ms", downtime * 1000.0));
+        if let Some(outage) = worst_outage(report) {
+            text.push_str(&format!(", longest outage seen by clients {:.0} ms", outage * 1000.0));
+        }
+        text.push('.');
+    }
+    text.push_str(&format!(" Exit {}: {}.", report.exit_code, exit_words(report.exit_code)));
+    text
+}
