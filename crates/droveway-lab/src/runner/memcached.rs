@@ -8,7 +8,12 @@
 mod connection;
 mod protocol;
 
-use super::{SAMPLE_INTERVAL, event, log::SampleLog, now, pace::Stop};
+use super::{
+    SAMPLE_INTERVAL, event,
+    log::SampleLog,
+    now,
+    pace::{Stop, go_first},
+};
 use connection::Connection;
 use droveway_fleet::{log::ApplicationSample, units::Timestamp};
 use nix::{
@@ -115,6 +120,7 @@ pub(crate) fn run(
     connections: u32,
     stop: &Stop,
 ) -> io::Result<()> {
+    go_first();
     let mut log = SampleLog::open(log)?;
     let values = Values::new();
     // More connections than keys would leave some without any.

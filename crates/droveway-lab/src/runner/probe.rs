@@ -5,7 +5,12 @@
 //! probe itself could not run are left out, because a burst of them would say nothing. The socket is unconnected: a VM that
 //! is between two hosts may be answered for by errors, which such a socket does not pass on.
 
-use super::{SAMPLE_INTERVAL, event, log::SampleLog, now, pace::Stop};
+use super::{
+    SAMPLE_INTERVAL, event,
+    log::SampleLog,
+    now,
+    pace::{Stop, go_first},
+};
 use droveway_fleet::{
     log::{ProbeSample, Silence},
     units::Timestamp,
@@ -35,12 +40,13 @@ pub(crate) const SILENCE_MIN: Duration = Duration::from_millis(20);
 /// The pace while answers come.
 pub(crate) const RELAXED_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Without an answer for so long, the probe asks at its full pace. A busy machine answers this late without any outage, and
+/// asking it more would make it busier.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// How often answers are taken. Until then the socket keeps them: twenty, if questions are 1 ms apart; it has room for some
 /// hundred.
 const LOOK: Duration = Duration::from_millis(20);
-
-/// The probe is light, and being late itself it would take for an outage: it goes before the emulated guests.
-const NICE: libc::c_int = -20;
 
 /// A question: which run of which probe asks, its number, when it was sent.
 const QUESTION_BYTES: usize = 24;
@@ -52,10 +58,7 @@ pub(crate) fn run(
     interval: Duration,
     stop: &Stop,
 ) -> io::Result<()> {
-    // SAFETY: takes plain numbers; on Linux, "who" 0 is the calling thread alone.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
-        event(&format!("the probe runs at normal priority: {}", io::Error::last_os_error()));
-    }
+    go_first();
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.set_nonblocking(true)?;
     setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
@@ -84,7 +87,7 @@ pub(crate) fn run(
             hearing.note_lateness(at.since(due));
             asking.ask(at);
             hearing.sent += 1;
-            let answered = at.since(hearing.last) < RELAXED_INTERVAL;
+            let answered = at.since(hearing.last) < PATIENCE;
             due =
                 next_due(due, at, if answered { interval.max(RELAXED_INTERVAL) } else { interval });
         }

@@ -29,13 +29,13 @@ const LANE_HEIGHT: u32 = 30;
 const PORT_HEIGHT: u32 = 132;
 const APPLICATION_HEIGHT: u32 = 86;
 const AXIS_HEIGHT: u32 = 34;
-const LEFT: u32 = 190;
+const LEFT: u32 = 236;
 const RIGHT: u32 = 24;
 /// Longer names are cut: the full ones are in the report.
-const NAME_LEN_MAX: usize = 22;
+const NAME_LEN_MAX: usize = 20;
 /// What is shown before the first start and after the last completion.
 const BEFORE_SECONDS: f64 = 3.0;
-const AFTER_SECONDS: f64 = 3.0;
+const AFTER_SECONDS: f64 = 3.4;
 const FONT: &str = "sans-serif";
 
 const INK: RGBColor = RGBColor(40, 40, 40);
@@ -186,7 +186,7 @@ fn draw_lanes(area: &Area<'_>, report: &RunReport, time: &Range<f64>) -> Result<
         if let Some(note) = note(vm) {
             let after = vm.phases.last().map_or(0.0, |phase| phase.end_seconds);
             let (x, _) = chart.backend_coord(&(after.clamp(time.start, time.end), 0.0));
-            let x = (x - area.get_base_pixel().0 + 8).min(i32::try_from(WIDTH)? - 330);
+            let x = (x - area.get_base_pixel().0 + 8).min(i32::try_from(WIDTH - RIGHT)? - 200);
             area.draw(&Text::new(note, (x, y), font(13, PALE)))?;
         }
     }
