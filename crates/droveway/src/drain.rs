@@ -30,7 +30,7 @@ pub(crate) fn drain(
     let fleet = fleet::load(fleet)?;
     let hosts = fleet.spec.hosts.iter().map(|host| &host.name);
     let source = cli::known(&args.host, "host", hosts, cli::host_text)?.clone();
-    execute(&fleet, "drain", Some(source), None, args.intent, output)
+    execute(&fleet, "drain", Some(source), None, &args.intent, output)
 }
 
 pub(crate) fn migrate(
@@ -48,7 +48,7 @@ pub(crate) fn migrate(
         }
         vms.push(vm);
     }
-    execute(&fleet, "migrate", None, Some(vms), args.intent, output)
+    execute(&fleet, "migrate", None, Some(vms), &args.intent, output)
 }
 
 /// A VM that will move, with its QEMU at the source.
@@ -63,7 +63,7 @@ fn execute(
     verb: &str,
     source: Option<HostId>,
     wanted: Option<Vec<VmId>>,
-    args: IntentArgs,
+    args: &IntentArgs,
     output: Output,
 ) -> Result<Exit, Failure> {
     policy::find(&args.policy).map_err(|error| Failure::new(Exit::Usage, error))?;
@@ -84,8 +84,8 @@ fn execute(
             eprintln!("host '{source}' has no VM: nothing to do");
             return Ok(Exit::Done);
         }
-        let intent = intent(fleet, verb, &source, &target, &candidates, &args)?;
-        let job = Job { fleet, intent, candidates, args: &args, output, run_id };
+        let intent = intent(fleet, verb, &source, &target, &candidates, args)?;
+        let job = Job { fleet, intent, candidates, args, output, run_id };
         job.run(lock).await
     })
 }
