@@ -15,18 +15,21 @@ const PURE: [&str; 3] = ["droveway-fleet", "droveway-plan", "droveway-drive"];
 /// Everything that the pure crates may depend on, themselves and at any depth. A new name here is a decision: it must not
 /// touch the world.
 const PURE_DEPENDENCIES: &[&str] = &[
-    "annotate-snippets",
     "ahash",
+    "annotate-snippets",
+    "anstyle",
     "arraydeque",
     "autocfg",
     "base64",
     "cfg-if",
+    "core_detect",
     "dyn-clone",
     "encoding_rs",
     "encoding_rs_io",
     "granit-parser",
     "itoa",
     "memchr",
+    "multiversion_no_op",
     "nohash-hasher",
     "num-traits",
     "proc-macro2",
@@ -36,6 +39,7 @@ const PURE_DEPENDENCIES: &[&str] = &[
     "ryu",
     "schemars",
     "schemars_derive",
+    "scopeguard",
     "serde",
     "serde-saphyr",
     "serde_core",
@@ -43,6 +47,7 @@ const PURE_DEPENDENCIES: &[&str] = &[
     "serde_derive_internals",
     "serde_json",
     "serde_path_to_error",
+    "simdutf8",
     "smallvec",
     "strsim",
     "syn",
@@ -50,7 +55,6 @@ const PURE_DEPENDENCIES: &[&str] = &[
     "thiserror-impl",
     "unicode-ident",
     "unicode-width",
-    "anstyle",
     "zmij",
 ];
 

@@ -1,8 +1,8 @@
 //! A laboratory of real hosts on one machine: a network namespace for each host, ports with the rate and queue of a real
 //! wire, QEMU guests, real applications between them, and probes that note how long each VM is silent.
 //!
-//! [`up`] builds what a scenario describes and writes the fleet file that all other commands work on; [`down`] removes
-//! every trace; [`status`] looks. A lab outlives the process that built it. It knows nothing of migrations.
+//! [`up()`] builds what a scenario describes and writes the fleet file that all other commands work on; [`down()`] removes
+//! every trace; [`status()`] looks. A lab outlives the process that built it. It knows nothing of migrations.
 #![warn(missing_docs)]
 
 pub mod address;
@@ -87,7 +87,7 @@ pub fn running(state_root: &Path) -> Vec<LabInfo> {
     names.into_iter().map(info).collect()
 }
 
-/// Removes a lab, or every lab: processes, namespaces, files; also what a killed [`up`] left. Gives what was removed, one
+/// Removes a lab, or every lab: processes, namespaces, files; also what a killed [`up()`] left. Gives what was removed, one
 /// line a lab; that there was nothing is no error.
 ///
 /// # Errors

@@ -7,7 +7,7 @@
 //!        source of figures ──> Meter (intervals without gaps) ──> SampleLog (bounded file)
 //! ```
 //!
-//! Networks break here on purpose, so no job ends by itself: it says on stderr what happened, waits a little ([`pace`]) and
+//! Networks break here on purpose, so no job ends by itself: it says on stderr what happened, waits a little (`pace`) and
 //! begins again. Intervals in which nothing was heard are written with the amount 0: a dead application is a figure, not a
 //! hole. Blocking sockets and one thread a job: the machine's CPUs belong to the emulated guests.
 

@@ -23,7 +23,7 @@ use std::{
 const AFTERMATH: std::time::Duration = std::time::Duration::from_secs(3);
 
 pub(crate) fn drain(
-    args: DrainArgs,
+    args: &DrainArgs,
     fleet: Option<&Path>,
     output: Output,
 ) -> Result<Exit, Failure> {
@@ -34,7 +34,7 @@ pub(crate) fn drain(
 }
 
 pub(crate) fn migrate(
-    args: MigrateArgs,
+    args: &MigrateArgs,
     fleet: Option<&Path>,
     output: Output,
 ) -> Result<Exit, Failure> {

@@ -65,8 +65,8 @@ fn run_command(cli: Cli) -> Result<Exit, Failure> {
             droveway_lab::runner::run(&spec)?;
             Ok(Exit::Done)
         }
-        Command::Drain(args) => drain::drain(args, cli.fleet.as_deref(), cli.output),
-        Command::Migrate(args) => drain::migrate(args, cli.fleet.as_deref(), cli.output),
+        Command::Drain(args) => drain::drain(&args, cli.fleet.as_deref(), cli.output),
+        Command::Migrate(args) => drain::migrate(&args, cli.fleet.as_deref(), cli.output),
         Command::Status => status::run(cli.fleet.as_deref(), cli.output),
         Command::Policies => {
             cli::print_policies(cli.output);
