@@ -101,7 +101,7 @@ async fn candidates<'a>(
     let mut at: BTreeMap<VmId, Vec<(HostId, Candidate<'a>)>> = BTreeMap::new();
     let named = |vm: &&FleetVm| wanted.as_ref().is_none_or(|wanted| wanted.contains(&vm.name));
     for vm in fleet.spec.vms.iter().filter(named) {
-        for (host, found) in qemu::find(vm).await {
+        for (host, found) in qemu::find_settled(vm).await {
             let found = found.map_err(|qemu::Silent| {
                 Failure::says(
                     Exit::Blocked,
@@ -319,6 +319,10 @@ impl Job<'_> {
         plan: &Plan,
         target: &Host,
     ) -> Result<(BTreeMap<VmId, Pair>, BTreeMap<VmId, Checked>), Failure> {
+        // Before any target is touched: one of them may be where a VM is going right now.
+        for candidate in &self.candidates {
+            preflight::check_idle(&candidate.vm.name, &candidate.source).await?;
+        }
         let waiting = self.candidates.iter().map(|c| qemu::waiting_target(c.vm, target));
         let mut targets = Vec::new();
         let mut first_failure = None;

@@ -15,6 +15,10 @@ const SYSTEM_FLEET: &str = "/etc/droveway/fleet.yaml";
 /// What exists only while something runs.
 pub(crate) const RUNTIME: &str = "/run/droveway";
 
+/// A lock that is held for longer than these tries is a run's.
+const LOCK_TRIES: u32 = 15;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// The fleet that `--fleet`, `$DROVEWAY_FLEET`, a running lab or the system names.
 pub(crate) fn load(named: Option<&Path>) -> Result<Fleet, Failure> {
     let path = match named {
@@ -52,7 +56,12 @@ pub(crate) struct RunLock {
     path: PathBuf,
 }
 
+/// Beside the fleet file of a lab, so that it goes with the lab; in the runtime folder otherwise.
 fn lock_path(fleet: &Fleet) -> PathBuf {
+    let lab = crate::lab::state_root().join(fleet.metadata.name.as_str());
+    if lab.join("fleet.yaml").exists() {
+        return lab.join("run.json");
+    }
     Path::new(RUNTIME).join("runs").join(format!("{}.json", fleet.metadata.name))
 }
 
@@ -70,7 +79,9 @@ impl RunLock {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
-        // Whoever ends a run removes its file: a lock on a file that is not there any more counts for nothing.
+        // Whoever ends a run removes its file: a lock on a file that is not there any more counts for nothing. And a
+        // `status` that looks whether a run is active holds the lock for an instant.
+        let mut tries_left = LOCK_TRIES;
         loop {
             let file = fs::File::options()
                 .create(true)
@@ -85,6 +96,10 @@ impl RunLock {
                     if fs::metadata(&path).is_ok_and(|there| there.ino() == held) {
                         return Ok(RunLock { file, path });
                     }
+                }
+                Err((_, nix::errno::Errno::EWOULDBLOCK)) if tries_left > 0 => {
+                    tries_left -= 1;
+                    std::thread::sleep(LOCK_PAUSE);
                 }
                 Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                     return Err(Failure::says(

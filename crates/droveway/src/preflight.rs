@@ -23,6 +23,27 @@ pub(crate) struct Obstacle {
     pub(crate) text: String,
 }
 
+/// A migration that an earlier run, or somebody else, began must end first.
+pub(crate) async fn check_idle(vm: &VmId, source: &Qemu) -> Result<(), Failure> {
+    let migration =
+        source.client.migration().await.map_err(|error| Failure::new(Exit::Blocked, error))?;
+    let idle = matches!(
+        migration.status,
+        MigrationStatus::Idle
+            | MigrationStatus::Completed
+            | MigrationStatus::Failed
+            | MigrationStatus::Cancelled
+    );
+    if idle {
+        return Ok(());
+    }
+    Err(Failure::says(
+        Exit::Blocked,
+        format!("VM '{vm}' is already being migrated (status '{}')", migration.status),
+    )
+    .hint("wait for its end; `droveway status` shows it"))
+}
+
 /// Checks one VM's two QEMUs against its part of the plan.
 pub(crate) async fn check(
     step: &Move,
@@ -53,16 +74,6 @@ pub(crate) async fn check(
     }
     if target_state != RunState::InMigrate {
         obstacle(format!("the target is in state '{target_state}', not waiting for a migration"));
-    }
-    if !matches!(
-        migration.status,
-        MigrationStatus::Idle
-            | MigrationStatus::Completed
-            | MigrationStatus::Failed
-            | MigrationStatus::Cancelled
-    ) {
-        let status = &migration.status;
-        obstacle(format!("a migration is already under way at the source (status '{status}')"));
     }
     for reason in &migration.blocked_reasons {
         obstacle(format!("QEMU forbids the migration: {reason}"));

@@ -40,8 +40,8 @@ pub(crate) fn socket(instance: &Instance) -> &Path {
 pub(crate) enum Probed {
     /// No QEMU.
     Absent,
-    /// A QEMU that somebody else talks to: a monitor serves one client at a time.
-    Busy,
+    /// A QEMU that does not talk to us: a monitor serves one client at a time, and only those who have the right.
+    Silent,
     /// A QEMU that talks to us.
     There(Qemu),
 }
@@ -49,7 +49,13 @@ pub(crate) enum Probed {
 /// Connects if a QEMU is there.
 pub(crate) async fn probe(instance: &Instance) -> Probed {
     let socket = socket(instance);
-    let Ok(stream) = tokio::net::UnixStream::connect(socket).await else { return Probed::Absent };
+    let stream = match tokio::net::UnixStream::connect(socket).await {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Probed::Silent;
+        }
+        Err(_) => return Probed::Absent,
+    };
     match Client::connect_over(stream, &QmpAddress::unix(socket), TURN_TIME).await {
         Ok(client) => Probed::There(Qemu {
             client: client.with_timeout(COMMAND_TIME),
@@ -58,7 +64,7 @@ pub(crate) async fn probe(instance: &Instance) -> Probed {
         }),
         Err(error) => {
             tracing::info!("no greeting at {}: {error}", instance.qmp);
-            Probed::Busy
+            Probed::Silent
         }
     }
 }
@@ -76,13 +82,33 @@ pub(crate) async fn find(vm: &FleetVm) -> Vec<(HostId, Result<Found, Silent>)> {
     for (host, instance) in &vm.instances {
         let answer = match probe(instance).await {
             Probed::Absent => continue,
-            Probed::Busy => Err(Silent),
+            Probed::Silent => Err(Silent),
             Probed::There(qemu) => match qemu.client.status().await {
                 Ok(status) => Ok(Found { qemu, state: status.state }),
                 Err(_) => Err(Silent),
             },
         };
         found.push((host.clone(), answer));
+    }
+    found
+}
+
+/// As [`find`], asked again while two QEMUs seem to hold the VM: it may have switched over between the two answers.
+pub(crate) async fn find_settled(vm: &FleetVm) -> Vec<(HostId, Result<Found, Silent>)> {
+    const TRIES: u32 = 3;
+    const PAUSE: Duration = Duration::from_millis(250);
+    let mut found = find(vm).await;
+    for _ in 1..TRIES {
+        let holds = |(_, answer): &&(HostId, Result<Found, Silent>)| {
+            answer.as_ref().is_ok_and(|found| holds_vm(&found.state))
+        };
+        if found.iter().filter(holds).count() < 2 {
+            break;
+        }
+        // Our connections end here, so that the monitors are free for the next try.
+        drop(std::mem::take(&mut found));
+        tokio::time::sleep(PAUSE).await;
+        found = find(vm).await;
     }
     found
 }
@@ -99,6 +125,25 @@ pub(crate) fn holds_vm(state: &RunState) -> bool {
     )
 }
 
+/// What is behind an instance's socket, once it is past the instant in which a source that has sent everything still says
+/// `finish-migrate` (seen for some milliseconds after "completed").
+async fn probe_settled(instance: &Instance) -> Probed {
+    const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(100);
+    let mut probed = probe(instance).await;
+    for _ in 1..TRIES {
+        let Probed::There(qemu) = &probed else { break };
+        match qemu.client.status().await {
+            Ok(status) if status.state == RunState::FinishMigrate => {}
+            _ => break,
+        }
+        drop(probed);
+        tokio::time::sleep(PAUSE).await;
+        probed = probe(instance).await;
+    }
+    probed
+}
+
 /// A target that waits for the VM: the one that is there, or one started from the fleet's recipe.
 pub(crate) async fn waiting_target(vm: &FleetVm, host: &Host) -> Result<Qemu, Failure> {
     let blocked = |text: String| Failure::says(Exit::Blocked, text);
@@ -106,16 +151,18 @@ pub(crate) async fn waiting_target(vm: &FleetVm, host: &Host) -> Result<Qemu, Fa
         blocked(format!("VM '{}' has no instance on host '{}'", vm.name, host.name))
             .hint("add one to the VM's instances in the fleet file")
     })?;
-    let probed = probe(instance).await;
-    if matches!(probed, Probed::Busy) {
+    let probed = probe_settled(instance).await;
+    if matches!(probed, Probed::Silent) {
         return Err(blocked(format!(
-            "the monitor of VM '{}' on host '{}' is in use by somebody else ({})",
+            "the monitor of VM '{}' on host '{}' does not answer: in use by another program, or forbidden ({})",
             vm.name, host.name, instance.qmp
         )));
     }
     if let Probed::There(qemu) = probed {
         let state = qemu.client.status().await.context("asking the target")?.state;
         match state {
+            // One that we can start anew may be left from a run that was killed, and listen already.
+            RunState::InMigrate if instance.launch.is_some() => end(&qemu).await?,
             RunState::InMigrate => return Ok(qemu),
             // What an earlier run left after the VM had moved away; the VM itself is confirmed elsewhere.
             RunState::PostMigrate => end(&qemu).await?,

@@ -13,9 +13,7 @@ use droveway_fleet::{
     Bytes, Fleet, HostId, Intent, RunReport, Technique, Timestamp, VmId,
     document::API_VERSION,
     fleet::{Application, ApplicationUnit},
-    log::{
-        self, ApplicationSample, ProbeSample, amount_between, latency_quantile_ms, longest_silence,
-    },
+    log::{ApplicationSample, ProbeSample, amount_between, latency_quantile_ms, longest_silence},
     report::{
         ApplicationReport, CPU_SATURATED, ControllerCost, Decision, KIND, MoveResult, PhaseSpan,
         PortPoint, PortSeries, SeriesPoint, VmReport,
@@ -240,19 +238,29 @@ fn application(app: &Application, windows: &Windows) -> ApplicationReport {
     }
 }
 
+/// The rate over time. What a guest could not tell while it was paused comes late and in one piece: samples are joined until
+/// they span enough time to be a rate.
 fn series(samples: &[ApplicationSample], windows: &Windows, scale: f64) -> Vec<SeriesPoint> {
-    samples
-        .iter()
-        .filter(|s| s.end >= windows.before.0 && s.start <= windows.after.1 && s.end > s.start)
-        .map(|sample: &log::ApplicationSample| {
-            #[expect(clippy::cast_precision_loss, reason = "an interval's amount")]
-            let amount = sample.amount as f64;
-            SeriesPoint {
+    const SPAN_MIN: Duration = Duration::from_millis(150);
+    let mut points = Vec::new();
+    let mut amount = 0.0;
+    let mut span = Duration::ZERO;
+    let shown = |s: &&ApplicationSample| s.end >= windows.before.0 && s.start <= windows.after.1;
+    for sample in samples.iter().filter(shown) {
+        #[expect(clippy::cast_precision_loss, reason = "an interval's amount")]
+        let own = sample.amount as f64;
+        amount += own;
+        span += sample.end.since(sample.start);
+        if span >= SPAN_MIN {
+            points.push(SeriesPoint {
                 at_seconds: sample.end.seconds_from(windows.origin),
-                rate: amount * scale / sample.end.since(sample.start).as_secs_f64(),
-            }
-        })
-        .collect()
+                rate: amount * scale / span.as_secs_f64(),
+            });
+            amount = 0.0;
+            span = Duration::ZERO;
+        }
+    }
+    points
 }
 
 fn wire_bytes(ledger: &Ledger, source: &HostId) -> Option<u64> {

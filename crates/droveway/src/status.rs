@@ -3,7 +3,8 @@
 use crate::{
     cli::{self, Output},
     exit::{Exit, Failure},
-    fleet, qemu,
+    fleet,
+    qemu::{self, Probed},
 };
 use droveway_fleet::{Fleet, FleetVm};
 use droveway_qmp::{MigrationStatus, RunState};
@@ -41,10 +42,18 @@ struct InstanceStatus {
 
 pub(crate) fn run(fleet: Option<&Path>, output: Output) -> Result<Exit, Failure> {
     let fleet = fleet::load(fleet)?;
-    let run = fleet::active_run(&fleet);
+    let mut run = fleet::active_run(&fleet);
+    let mut vms_now = vms(&fleet, run.as_ref())?;
+    if run.is_none() {
+        // A run that began while we asked holds the monitors since: its word is newer than our "no answer".
+        run = fleet::active_run(&fleet);
+        if run.is_some() {
+            vms_now = vms(&fleet, run.as_ref())?;
+        }
+    }
     let status = Status {
         fleet: fleet.metadata.name.to_string(),
-        vms: vms(&fleet, run.as_ref())?,
+        vms: vms_now,
         active_run: run.map(|run| run.run_id),
     };
     if output == Output::Table {
@@ -85,24 +94,51 @@ struct Word {
     migration: MigrationStatus,
 }
 
+/// The QEMUs are asked one after the other, and a VM may switch over in between: an answer that only such an instant
+/// explains is asked for again.
 async fn ask(vm: &FleetVm) -> VmStatus {
+    const TRIES: u32 = 4;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
+    let mut status = ask_once(vm).await;
+    for _ in 1..TRIES {
+        let odd = ["two-copies", "stopped-after-migration", "waiting-for-migration"];
+        if !odd.contains(&status.state.as_str()) {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+        status = ask_once(vm).await;
+    }
+    status
+}
+
+async fn ask_once(vm: &FleetVm) -> VmStatus {
     let mut words = Vec::new();
-    for (host, found) in qemu::find(vm).await {
-        let Ok(found) = found else {
+    for (host, instance) in &vm.instances {
+        // One monitor at a time: whoever waits for one must not hold another that a run may be waiting for.
+        let answer = match qemu::probe(instance).await {
+            Probed::Absent => continue,
+            Probed::Silent => None,
+            Probed::There(qemu) => match qemu.client.status().await {
+                Err(_) => None,
+                Ok(status) => {
+                    let migration = qemu.client.migration().await.map_or_else(
+                        |error| MigrationStatus::Unknown(format!("no answer ({error})")),
+                        |info| info.status,
+                    );
+                    Some(Word { host: host.to_string(), state: status.state, migration })
+                }
+            },
+        };
+        let Some(word) = answer else {
             // What the silent one would say could change the answer.
             return VmStatus {
                 name: vm.name.to_string(),
                 host: None,
-                state: "monitor-busy".to_owned(),
+                state: "no-answer".to_owned(),
                 instances: Vec::new(),
             };
         };
-        let migration = found.qemu.client.migration().await;
-        let migration = migration.map_or_else(
-            |error| MigrationStatus::Unknown(format!("no answer ({error})")),
-            |info| info.status,
-        );
-        words.push(Word { host: host.to_string(), state: found.state, migration });
+        words.push(word);
     }
     let (host, state) = judge(&words);
     VmStatus {

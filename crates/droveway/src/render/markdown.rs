@@ -1,13 +1,14 @@
 //! `report.md`.
 
 use super::words::{
-    NONE, bytes, duration, latency, lost, milliseconds, percent, rate, seconds, technique, verdict,
+    NONE, bytes, duration, latency, lost, milliseconds, percent, policy, rate, seconds, technique,
+    verdict,
 };
 use droveway_fleet::{Bandwidth, RunReport, report::PortSeries};
 use std::fmt::Write as _;
 
 pub(crate) fn markdown(report: &RunReport) -> String {
-    let mut text = format!("# Run {}: {}\n\n{}\n", report.run_id, report.policy, verdict(report));
+    let mut text = format!("# Run {}: {}\n\n{}\n", report.run_id, policy(report), verdict(report));
     for remark in &report.remarks {
         let _ = write!(text, "\n> **Note:** {remark}\n");
     }
@@ -196,7 +197,7 @@ fn footer(report: &RunReport) -> String {
         intent.verb,
         intent.source,
         intent.target,
-        report.policy,
+        policy(report),
         intent.max_downtime,
         intent.bandwidth,
         report.started_at,

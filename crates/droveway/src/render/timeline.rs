@@ -107,7 +107,7 @@ fn shortened(name: &str) -> String {
 fn draw_title(area: &Area<'_>, report: &RunReport) -> Result<(), Failed> {
     let title = format!(
         "{} from {} to {}: {:.2} s, line rate {:.2} s",
-        report.policy,
+        super::words::policy(report),
         report.intent.source,
         report.intent.target,
         report.total_migration_time_seconds,

@@ -67,6 +67,12 @@ pub(super) fn line_rate_ratio(report: &RunReport) -> Option<f64> {
         .then(|| report.total_migration_time_seconds / report.line_rate_seconds)
 }
 
+/// The policy, and what the operator chose over it.
+pub(super) fn policy(report: &RunReport) -> String {
+    let own = report.intent.techniques.iter().map(|(vm, own)| format!(", {vm}={own}"));
+    report.policy.clone() + &own.collect::<String>()
+}
+
 fn worst(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     values.flatten().max_by(f64::total_cmp)
 }

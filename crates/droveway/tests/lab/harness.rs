@@ -142,10 +142,10 @@ impl Lab {
         let all = [arguments, &["--report", report.as_str()]].concat();
         let child = command(&self.arguments(&all))
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(fs::File::create(self.path("stderr")).expect("a log"))
             .spawn()
             .expect("droveway starts");
-        Running(child)
+        Running(child, self.path("stderr"))
     }
 
     pub(crate) fn report(&self) -> RunReport {
@@ -212,7 +212,7 @@ impl Drop for Lab {
 }
 
 /// A move under way; killed if the test ends first.
-pub(crate) struct Running(Child);
+pub(crate) struct Running(Child, PathBuf);
 
 impl Running {
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
@@ -237,6 +237,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the run said:\n{}", fs::read_to_string(&self.1).unwrap_or_default());
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
