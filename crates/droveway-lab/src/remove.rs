@@ -29,7 +29,10 @@ const TERM_WAIT_MAX: Duration = Duration::from_secs(2);
 const KILL_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// Rounds of killing: what a process started while we looked is found in the next.
-const ROUNDS_MAX: usize = 5;
+const ROUNDS_MAX: usize = 8;
+
+/// Time from a fork to its exec on a loaded machine.
+const FORK_WAIT: Duration = Duration::from_millis(30);
 
 /// What was removed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -113,6 +116,7 @@ fn end_processes(layout: &Layout) -> Result<usize, LabError> {
         action: format!("end process {pid} of lab '{}'", layout.name),
         said: error.to_string(),
     };
+    let mut seen_none = false;
     for _ in 0..ROUNDS_MAX {
         let membership = Membership::new(layout);
         let mut held = Vec::new();
@@ -125,8 +129,15 @@ fn end_processes(layout: &Layout) -> Result<usize, LabError> {
             }
         }
         if held.is_empty() {
-            return Ok(ended);
+            if seen_none {
+                return Ok(ended);
+            }
+            // One more look: a process between its fork and its exec still has its parent's environment.
+            seen_none = true;
+            std::thread::sleep(FORK_WAIT);
+            continue;
         }
+        seen_none = false;
         for process in &held {
             process.signal(Signal::SIGTERM).map_err(|e| failed(e, process.pid()))?;
         }

@@ -7,6 +7,7 @@ use crate::{
 use droveway_host::Netns;
 use std::{
     io::{self, Write},
+    os::unix::process::CommandExt as _,
     process::{Command, Stdio},
     thread,
 };
@@ -94,6 +95,7 @@ impl Tool {
 }
 
 fn output(mut command: Command, input: &str) -> io::Result<(bool, String)> {
+    end_with_parent(&mut command);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     let stdin = child.stdin.take();
@@ -107,6 +109,18 @@ fn output(mut command: Command, input: &str) -> io::Result<(bool, String)> {
         let output = child.wait_with_output()?;
         Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
     })
+}
+
+/// A tool ends with the program that runs it: one that goes on after a killed `up` would build while `down` removes, and is
+/// not to be found between its fork, when it still has our environment, and its exec.
+fn end_with_parent(command: &mut Command) {
+    let parent = nix::unistd::getpid();
+    let end = move || {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        if nix::unistd::getppid() == parent { Ok(()) } else { Err(io::Error::other("orphaned")) }
+    };
+    // SAFETY: between fork and exec it makes two system calls and touches no memory of ours.
+    unsafe { command.pre_exec(end) };
 }
 
 /// The line that `-batch` stopped at: `Command failed -:7`.
