@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod curve;
 pub mod document;
 pub mod fleet;
 pub mod ids;
@@ -14,12 +15,15 @@ pub mod log;
 pub mod report;
 pub mod scenario;
 pub mod schema;
+pub mod snapshot;
 pub mod units;
 
+pub use curve::DirtyCurve;
 pub use document::{Document, DocumentError};
 pub use fleet::{Fleet, FleetVm, Host, Instance, Port};
 pub use ids::{EndpointId, HostId, VmId};
 pub use intent::{AllowPostcopy, Intent, Technique};
 pub use report::RunReport;
 pub use scenario::Scenario;
+pub use snapshot::Snapshot;
 pub use units::{Bandwidth, Bytes, RateLimit, Ratio, RequestRate, TimeSpan, Timestamp};

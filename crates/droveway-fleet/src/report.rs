@@ -151,7 +151,7 @@ pub struct PhaseSpan {
 }
 
 /// Quantiles of a forecast.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Quantiles {
     /// One in ten is below.
     pub p10: f64,

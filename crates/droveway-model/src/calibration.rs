@@ -1,0 +1,494 @@
+//! What runs have taught: the constants of these hosts, and how far forecasts were off.
+//!
+//! Each run leaves a [`RunRecord`]: what the model was given, and what came. A calibration is fitted by playing the records
+//! again with other constants until the plays meet the outcomes (coordinate descent on robust log errors; a weak pull to
+//! the priors keeps a constant that no record speaks of where it was). What is left over is the model's error, by quantity
+//! and technique: its median corrects forecasts, its spread makes their intervals. With few records both lean on priors.
+
+use crate::fluid::{Constants, Course, Fluid, Gang, MoveCourse};
+use droveway_fleet::{Technique, VmId, report::Quantiles};
+use serde::{Deserialize, Serialize};
+
+/// The `kind` of a calibration file.
+pub const KIND: &str = "Calibration";
+
+/// Records that are kept: the last ones. Enough for every technique, few enough to be played again in a moment.
+pub const RECORDS_MAX: usize = 200;
+
+/// What a run was thought to be, and what came of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunRecord {
+    /// The run's id.
+    pub run_id: String,
+    /// What the run was, in words; for tables.
+    pub label: String,
+    /// What the model was given, moves included.
+    pub gang: Gang,
+    /// Whose moves they are, in the gang's order.
+    pub vms: Vec<VmId>,
+    /// What came, in the gang's order.
+    pub outcomes: Vec<MoveOutcome>,
+    /// First start to last end.
+    pub total_seconds: f64,
+    /// What was said before.
+    pub forecast: Option<Said>,
+    /// Share of the machine's CPU time that was busy.
+    pub cpu_busy_ratio: Option<f64>,
+}
+
+/// How one move went.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MoveOutcome {
+    /// Whether it completed; nothing is learned from one that did not.
+    pub completed: bool,
+    /// Start to end.
+    pub duration_seconds: f64,
+    /// STOP to RESUME.
+    pub downtime_seconds: Option<f64>,
+    /// The longest silence that a client saw, where one listened.
+    pub outage_seconds: Option<f64>,
+    /// Sent.
+    pub bytes: f64,
+    /// Passes.
+    pub passes: u32,
+}
+
+/// What was forecast for a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Said {
+    /// First start to last end.
+    pub total_seconds: Quantiles,
+    /// By move.
+    pub moves: Vec<SaidOfMove>,
+}
+
+/// What was forecast for a move.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SaidOfMove {
+    /// Start to end.
+    pub duration_seconds: Quantiles,
+    /// STOP to RESUME.
+    pub downtime_seconds: Quantiles,
+    /// A client's longest silence.
+    pub outage_seconds: Quantiles,
+}
+
+/// What is forecast and checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Quantity {
+    /// The gang's first start to last end.
+    Total,
+    /// A move's start to end.
+    Duration,
+    /// STOP to RESUME.
+    Downtime,
+    /// A client's longest silence.
+    Outage,
+}
+
+/// How far forecasts of one kind were off: natural logarithms of outcome over forecast.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Residual {
+    /// Of what.
+    pub quantity: Quantity,
+    /// Of which technique; `None`: of a gang.
+    pub technique: Option<Technique>,
+    /// How many outcomes speak.
+    pub count: u32,
+    /// Median of the logarithm: what a forecast is corrected by, after shrinking.
+    pub bias: f64,
+    /// Standard deviation of the logarithm, from the median absolute deviation, before shrinking.
+    pub spread: f64,
+}
+
+/// What is known of these hosts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Calibration {
+    /// Always `droveway/v1`.
+    pub api_version: String,
+    /// Always `Calibration`.
+    pub kind: String,
+    /// The constants.
+    pub constants: Constants,
+    /// How many moves speak for each constant, by its name.
+    pub counts: std::collections::BTreeMap<String, u32>,
+    /// The model's errors.
+    pub residuals: Vec<Residual>,
+    /// The runs that all this is from, the oldest first.
+    pub records: Vec<RunRecord>,
+}
+
+impl Default for Calibration {
+    fn default() -> Self {
+        Calibration {
+            api_version: droveway_fleet::document::API_VERSION.to_owned(),
+            kind: KIND.to_owned(),
+            constants: Constants::PRIOR,
+            counts: std::collections::BTreeMap::new(),
+            residuals: Vec::new(),
+            records: Vec::new(),
+        }
+    }
+}
+
+/// Before anything was learned: how far forecasts are off, as a standard deviation of the logarithm. Total time is
+/// arithmetic on bytes; silences depend on what the guest does.
+const fn prior_spread(quantity: Quantity) -> f64 {
+    match quantity {
+        Quantity::Total => 0.15,
+        Quantity::Duration => 0.2,
+        Quantity::Downtime => 0.4,
+        Quantity::Outage => 0.6,
+    }
+}
+
+/// A prior counts as so many outcomes.
+const PRIOR_COUNT: f64 = 4.0;
+
+/// Median absolute deviation to standard deviation, for a normal distribution.
+const MAD_TO_SD: f64 = 1.4826;
+
+/// Beyond so many standard deviations an error no longer pulls harder: a run on which something else happened must not
+/// bend the constants.
+const HUBER: f64 = 1.5;
+
+/// Errors are weighed as parts of these standard deviations while fitting.
+const FIT_SD: [f64; 3] = [0.05, 0.3, 0.4];
+
+/// A constant of the prior moves by a factor of e at the cost of this many standard deviations.
+const PRIOR_SD: f64 = 1.0;
+
+/// Rounds of coordinate descent; constants act on different outcomes, so few are needed.
+const ROUNDS: usize = 4;
+
+/// The first step of a search, as a logarithm, and how often it is halved.
+const FIRST_STEP: f64 = 0.7;
+const HALVINGS: usize = 6;
+
+/// One constant that is learned.
+struct Knob {
+    name: &'static str,
+    of: fn(&mut Constants) -> &mut f64,
+    /// How far it may go from its prior, as a factor either way.
+    reach: f64,
+    /// Whether a move says anything about it.
+    speaks: fn(&Gang, usize, &MoveOutcome) -> bool,
+}
+
+fn technique(gang: &Gang, index: usize) -> Technique {
+    gang.moves[index].technique
+}
+
+fn is_precopy(gang: &Gang, index: usize) -> bool {
+    matches!(technique(gang, index), Technique::PreCopy | Technique::StopAndCopy)
+}
+
+/// Whether elastic traffic shares a direction of the ports with the move.
+fn meets_elastic(gang: &Gang) -> bool {
+    gang.flows.iter().any(|flow| flow.demand.is_infinite())
+}
+
+const KNOBS: &[Knob] = &[
+    Knob { name: "efficiency", of: |c| &mut c.efficiency, reach: 1.6, speaks: |_, _, _| true },
+    Knob {
+        name: "setupSeconds",
+        of: |c| &mut c.setup_seconds,
+        reach: 10.0,
+        speaks: |_, _, _| true,
+    },
+    Knob {
+        name: "streamWeight",
+        of: |c| &mut c.stream_weight,
+        reach: 20.0,
+        speaks: |gang, _, _| meets_elastic(gang),
+    },
+    Knob {
+        name: "dirtyInflation",
+        of: |c| &mut c.dirty_inflation,
+        reach: 3.0,
+        speaks: |gang, index, outcome| {
+            is_precopy(gang, index)
+                && outcome.passes > 1
+                && gang.vms[gang.moves[index].vm].curve.limit() > 0.0
+        },
+    },
+    Knob {
+        name: "switchSeconds",
+        of: |c| &mut c.switch_seconds,
+        reach: 10.0,
+        speaks: |gang, index, _| is_precopy(gang, index),
+    },
+    Knob {
+        name: "postcopySwitchSeconds",
+        of: |c| &mut c.postcopy_switch_seconds,
+        reach: 10.0,
+        speaks: |gang, index, _| technique(gang, index).exposes(),
+    },
+    Knob {
+        name: "announceSeconds",
+        of: |c| &mut c.announce_seconds,
+        reach: 10.0,
+        speaks: |gang, index, outcome| is_precopy(gang, index) && outcome.outage_seconds.is_some(),
+    },
+    Knob {
+        name: "essentialPages",
+        of: |c| &mut c.essential_pages,
+        reach: 20.0,
+        speaks: |gang, index, outcome| {
+            technique(gang, index) == Technique::PostCopy && outcome.outage_seconds.is_some()
+        },
+    },
+    Knob {
+        name: "essentialPagesHybrid",
+        of: |c| &mut c.essential_pages_hybrid,
+        reach: 50.0,
+        speaks: |gang, index, outcome| {
+            technique(gang, index) == Technique::Hybrid && outcome.outage_seconds.is_some()
+        },
+    },
+    Knob {
+        name: "faultQueueBytes",
+        of: |c| &mut c.fault_queue_bytes,
+        reach: 20.0,
+        speaks: |gang, index, outcome| {
+            technique(gang, index).exposes() && outcome.outage_seconds.is_some()
+        },
+    },
+    Knob {
+        name: "zeroScanSecondsPerByte",
+        of: |c| &mut c.zero_scan_seconds_per_byte,
+        reach: 10.0,
+        speaks: |gang, index, _| is_precopy(gang, index),
+    },
+    Knob {
+        name: "postcopyZeroScanSecondsPerByte",
+        of: |c| &mut c.postcopy_zero_scan_seconds_per_byte,
+        reach: 10.0,
+        speaks: |gang, index, _| technique(gang, index) == Technique::PostCopy,
+    },
+];
+
+impl Calibration {
+    /// Adds a run, forgets the oldest beyond [`RECORDS_MAX`], and fits again.
+    pub fn learn(&mut self, record: RunRecord) {
+        self.records.push(record);
+        let surplus = self.records.len().saturating_sub(RECORDS_MAX);
+        self.records.drain(..surplus);
+        *self = Calibration::fitted(std::mem::take(&mut self.records));
+    }
+
+    /// The calibration that `records` teach.
+    #[must_use]
+    pub fn fitted(records: Vec<RunRecord>) -> Self {
+        let mut plays = Plays::new(&records);
+        let mut constants = Constants::PRIOR;
+        let mut counts = std::collections::BTreeMap::new();
+        let mut live = Vec::new();
+        for knob in KNOBS {
+            let count = plays.count(knob);
+            counts.insert(knob.name.to_owned(), count);
+            if count > 0 {
+                live.push(knob);
+            }
+        }
+        let mut best = plays.cost(&constants);
+        for _ in 0..ROUNDS {
+            for knob in &live {
+                best = plays.descend(knob, &mut constants, best);
+            }
+        }
+        let residuals = plays.residuals(&constants);
+        Calibration { constants, counts, residuals, records, ..Calibration::default() }
+    }
+
+    /// What a forecast of this kind is corrected by, and the standard deviation that it has then; logarithms. Few outcomes
+    /// count little.
+    #[must_use]
+    pub fn error(&self, quantity: Quantity, technique: Option<Technique>) -> (f64, f64) {
+        let prior = prior_spread(quantity);
+        let known =
+            self.residuals.iter().find(|r| r.quantity == quantity && r.technique == technique);
+        let Some(known) = known else { return (0.0, prior) };
+        let count = f64::from(known.count);
+        let weight = count / (count + PRIOR_COUNT);
+        let variance = weight * known.spread.powi(2) + (1.0 - weight) * prior.powi(2);
+        // The median of few outcomes is uncertain itself.
+        let of_bias = variance / (count + PRIOR_COUNT);
+        (known.bias * weight, (variance + of_bias).sqrt())
+    }
+}
+
+/// The records, ready to be played with other constants.
+struct Plays<'a> {
+    records: Vec<&'a RunRecord>,
+    gangs: Vec<Gang>,
+    fluid: Fluid,
+}
+
+impl<'a> Plays<'a> {
+    fn new(records: &'a [RunRecord]) -> Self {
+        // A run with a move that failed says little of how long moves take.
+        let usable = |record: &&RunRecord| {
+            record.outcomes.len() == record.gang.moves.len()
+                && record.outcomes.iter().all(|outcome| outcome.completed)
+        };
+        let records: Vec<_> = records.iter().filter(usable).collect();
+        let gangs = records.iter().map(|record| record.gang.clone()).collect();
+        Plays { records, gangs, fluid: Fluid::default() }
+    }
+
+    fn count(&self, knob: &Knob) -> u32 {
+        let all = self.records.iter().flat_map(|record| {
+            record
+                .outcomes
+                .iter()
+                .enumerate()
+                .map(|(index, outcome)| (&record.gang, index, outcome))
+        });
+        let count =
+            all.filter(|(gang, index, outcome)| (knob.speaks)(gang, *index, outcome)).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    fn play(&mut self, index: usize, constants: &Constants) -> Course {
+        self.gangs[index].constants = *constants;
+        self.fluid.play(&self.gangs[index])
+    }
+
+    /// How badly the plays meet the outcomes, plus how far the constants are from their priors.
+    fn cost(&mut self, constants: &Constants) -> f64 {
+        let mut cost = 0.0;
+        for index in 0..self.records.len() {
+            let course = self.play(index, constants);
+            let record = self.records[index];
+            let [time, downtime, outage] = FIT_SD;
+            cost += huber(log_ratio(record.total_seconds, course.total_seconds) / time);
+            for (outcome, course) in record.outcomes.iter().zip(&course.moves) {
+                let duration = log_ratio(outcome.duration_seconds, course.duration_seconds());
+                cost += huber(duration / time);
+                if let Some(seen) = outcome.downtime_seconds {
+                    cost += huber(log_ratio(seen, course.downtime_seconds) / downtime);
+                }
+                if let Some(seen) = outcome.outage_seconds {
+                    cost += huber(log_ratio(seen, course.outage_seconds) / outage);
+                }
+            }
+        }
+        let (mut now, mut prior) = (*constants, Constants::PRIOR);
+        for knob in KNOBS {
+            let moved = (*(knob.of)(&mut now) / *(knob.of)(&mut prior)).ln();
+            cost += (moved / PRIOR_SD).powi(2);
+        }
+        cost
+    }
+
+    /// Moves one constant to where the cost is least, by ever smaller steps.
+    fn descend(&mut self, knob: &Knob, constants: &mut Constants, mut best: f64) -> f64 {
+        let mut prior = Constants::PRIOR;
+        let prior = *(knob.of)(&mut prior);
+        let (low, high) = (prior / knob.reach, prior * knob.reach);
+        let mut step = FIRST_STEP.min(knob.reach.ln());
+        for _ in 0..HALVINGS {
+            for factor in [step.exp(), (-step).exp()] {
+                let mut tried = *constants;
+                let value = (knob.of)(&mut tried);
+                *value = (*value * factor).clamp(low, high);
+                let cost = self.cost(&tried);
+                if cost < best {
+                    best = cost;
+                    *constants = tried;
+                    break;
+                }
+            }
+            step /= 2.0;
+        }
+        best
+    }
+
+    fn residuals(&mut self, constants: &Constants) -> Vec<Residual> {
+        let mut logs: std::collections::BTreeMap<(Quantity, Option<Technique>), Vec<f64>> =
+            std::collections::BTreeMap::new();
+        for index in 0..self.records.len() {
+            let course = self.play(index, constants);
+            let record = self.records[index];
+            let mut note = |quantity, technique, seen: Option<f64>, played| {
+                if let Some(seen) = seen {
+                    logs.entry((quantity, technique)).or_default().push(log_ratio(seen, played));
+                }
+            };
+            note(Quantity::Total, None, Some(record.total_seconds), course.total_seconds);
+            for ((outcome, played), step) in
+                record.outcomes.iter().zip(&course.moves).zip(&record.gang.moves)
+            {
+                let technique = Some(effective_technique(step.technique, played));
+                let duration = Some(outcome.duration_seconds);
+                note(Quantity::Duration, technique, duration, played.duration_seconds());
+                note(
+                    Quantity::Downtime,
+                    technique,
+                    outcome.downtime_seconds,
+                    played.downtime_seconds,
+                );
+                note(Quantity::Outage, technique, outcome.outage_seconds, played.outage_seconds);
+            }
+        }
+        let residual =
+            |((quantity, technique), mut logs): ((Quantity, Option<Technique>), Vec<f64>)| {
+                let bias = median(&mut logs);
+                let mut away: Vec<f64> = logs.iter().map(|log| (log - bias).abs()).collect();
+                Residual {
+                    quantity,
+                    technique,
+                    count: u32::try_from(logs.len()).unwrap_or(u32::MAX),
+                    bias,
+                    spread: MAD_TO_SD * median(&mut away),
+                }
+            };
+        logs.into_iter().map(residual).collect()
+    }
+}
+
+/// A hybrid that converges before it switches is a pre-copy, and errs like one.
+#[must_use]
+pub fn effective_technique(planned: Technique, course: &MoveCourse) -> Technique {
+    match planned {
+        Technique::Hybrid if course.converged => Technique::PreCopy,
+        Technique::PreCopy if course.fell_back && course.exposure_seconds > 0.0 => {
+            Technique::Hybrid
+        }
+        other => other,
+    }
+}
+
+/// Shorter times than this are one: clocks and probes are not finer.
+const SHORTEST_SECONDS: f64 = 0.005;
+
+fn log_ratio(seen: f64, played: f64) -> f64 {
+    (seen.max(SHORTEST_SECONDS) / played.max(SHORTEST_SECONDS)).ln()
+}
+
+fn huber(error: f64) -> f64 {
+    let size = error.abs();
+    if size <= HUBER { size * size } else { 2.0 * HUBER * size - HUBER * HUBER }
+}
+
+/// The median; zero of nothing.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => 0.0,
+        n if n.is_multiple_of(2) => f64::midpoint(values[middle - 1], values[middle]),
+        _ => values[middle],
+    }
+}
+
+#[cfg(test)]
+mod tests;

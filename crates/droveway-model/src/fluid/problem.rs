@@ -1,0 +1,259 @@
+//! What the fluid model is given.
+
+use crate::share::Resource;
+use droveway_fleet::{DirtyCurve, Technique};
+use serde::{Deserialize, Serialize};
+
+/// A set of moves, and the world that they happen in. Indexes name ports (a host has one), VMs, flows, moves and windows.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gang {
+    /// One port a host.
+    pub ports: Vec<PortModel>,
+    /// The VMs, those that stay included.
+    pub vms: Vec<VmModel>,
+    /// The traffic.
+    pub flows: Vec<FlowModel>,
+    /// The moves. A VM has at most one.
+    pub moves: Vec<MoveModel>,
+    /// How many moves of each window run at once, in the order of [`Gang::moves`].
+    pub windows: Vec<usize>,
+    /// What these hosts and their QEMU are like.
+    pub constants: Constants,
+    /// The play ends here at the latest, seconds.
+    pub horizon: f64,
+}
+
+/// A host's port, bytes of payload per second.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortModel {
+    /// What it can send.
+    pub tx: f64,
+    /// What it can receive.
+    pub rx: f64,
+    /// The part of `tx` that is reserved for migration; zero: shared by flow.
+    pub tx_reserved: f64,
+    /// The part of `rx` that is reserved for migration.
+    pub rx_reserved: f64,
+}
+
+impl PortModel {
+    /// A port that is shared by flow.
+    #[must_use]
+    pub const fn shared(rate: f64) -> Self {
+        PortModel { tx: rate, rx: rate, tx_reserved: 0.0, rx_reserved: 0.0 }
+    }
+
+    pub(super) const fn tx_resource(&self) -> Resource {
+        Resource { capacity: self.tx, migration_guarantee: self.tx_reserved, strict: false }
+    }
+
+    pub(super) const fn rx_resource(&self) -> Resource {
+        Resource { capacity: self.rx, migration_guarantee: self.rx_reserved, strict: false }
+    }
+}
+
+/// A VM.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VmModel {
+    /// The host where it is at the start.
+    pub host: usize,
+    /// What a first pass sends.
+    pub send_bytes: f64,
+    /// What it only looks at: pages of zeroes.
+    pub zero_bytes: f64,
+    /// How it dirties its memory.
+    pub curve: DirtyCurve,
+    /// CPU and device state.
+    pub state_bytes: f64,
+}
+
+/// An end of traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum End {
+    /// A VM, wherever it is.
+    Vm(usize),
+    /// A host itself.
+    Host(usize),
+    /// Neither: whose port is nobody's concern here.
+    Outside,
+}
+
+/// Traffic, one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowModel {
+    /// Who sends.
+    pub from: End,
+    /// Who receives.
+    pub to: End,
+    /// What it takes at most, bytes per second; infinite if elastic.
+    #[serde(with = "unlimited")]
+    pub demand: f64,
+    /// Its TCP connections.
+    pub weight: f64,
+}
+
+/// JSON has no infinity: no limit is written as `null`.
+mod unlimited {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        value.is_finite().then_some(*value).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        Ok(Option::deserialize(from)?.unwrap_or(f64::INFINITY))
+    }
+}
+
+/// When a move starts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Start {
+    /// At this second.
+    At(f64),
+    /// As soon as its window has room, in the moves' order (a sliding window, not batches).
+    InWindow(usize),
+    /// So long after another move's end.
+    AfterEnd {
+        /// The other move.
+        step: usize,
+        /// Seconds.
+        delay: f64,
+    },
+    /// So long after another move's VM runs at its target.
+    AfterSwitch {
+        /// The other move.
+        step: usize,
+        /// Seconds.
+        delay: f64,
+    },
+}
+
+/// One VM's move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MoveModel {
+    /// The VM.
+    pub vm: usize,
+    /// The host to go to.
+    pub target: usize,
+    /// How.
+    pub technique: Technique,
+    /// When.
+    pub start: Start,
+    /// Ceiling of the pre-copy stream, bytes per second; infinite: none. Does not bind at switchover.
+    #[serde(with = "unlimited")]
+    pub bandwidth: f64,
+    /// Ceiling of post-copy's background stream.
+    #[serde(with = "unlimited")]
+    pub postcopy_bandwidth: f64,
+    /// The rate that the switchover is taken to get.
+    pub switchover_bandwidth: f64,
+    /// The downtime aimed at, seconds.
+    pub downtime_limit: f64,
+    /// Passes before the fallback.
+    pub max_passes: u32,
+    /// What happens then: post-copy, or the VM stays.
+    pub fallback_postcopy: bool,
+    /// A hybrid switches after so many passes.
+    pub switch_after_pass: u32,
+    /// TCP connections of its stream.
+    pub weight: f64,
+    /// Whether QEMU may slow the guest down when it does not converge (`auto-converge`).
+    pub throttle: bool,
+}
+
+/// What hosts, network and QEMU are like: learned from runs ([`crate::calibration`]); until then the priors below.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Constants {
+    /// Share of its fair rate that a stream really sends at.
+    pub efficiency: f64,
+    /// Weight of a stream against one elastic flow of the same number of connections.
+    pub stream_weight: f64,
+    /// Start of a move until its first byte.
+    pub setup_seconds: f64,
+    /// Pre-copy: fixed part of the downtime, beyond sending the rest.
+    pub switch_seconds: f64,
+    /// Post-copy: STOP to RESUME.
+    pub postcopy_switch_seconds: f64,
+    /// Pre-copy: RESUME until clients hear the guest again.
+    pub announce_seconds: f64,
+    /// The last byte until the move counts as ended.
+    pub finish_seconds: f64,
+    /// Looking at a byte of zeroes in a pre-copy pass.
+    pub zero_scan_seconds_per_byte: f64,
+    /// The same in post-copy.
+    pub postcopy_zero_scan_seconds_per_byte: f64,
+    /// Dirtying during a migration against before.
+    pub dirty_inflation: f64,
+    /// QEMU looks at what is left after sending for so long.
+    pub slice_seconds: f64,
+    /// Reverse traffic per forward byte.
+    pub acknowledgement_ratio: f64,
+    /// Pages that a post-copied guest has to fetch before it answers anybody.
+    pub essential_pages: f64,
+    /// The same after a hybrid's first pass.
+    pub essential_pages_hybrid: f64,
+    /// A fetched page's time beside the queue.
+    pub fault_seconds: f64,
+    /// What stands in the queues before a fetched page and its request while the background stream is not held back.
+    pub fault_queue_bytes: f64,
+}
+
+impl Constants {
+    /// Nothing costs anything but bytes: what the literature's closed forms assume.
+    pub const IDEAL: Constants = Constants {
+        efficiency: 1.0,
+        stream_weight: 1.0,
+        setup_seconds: 0.0,
+        switch_seconds: 0.0,
+        postcopy_switch_seconds: 0.0,
+        announce_seconds: 0.0,
+        finish_seconds: 0.0,
+        zero_scan_seconds_per_byte: 0.0,
+        postcopy_zero_scan_seconds_per_byte: 0.0,
+        dirty_inflation: 1.0,
+        slice_seconds: 0.0,
+        acknowledgement_ratio: 0.0,
+        essential_pages: 0.0,
+        essential_pages_hybrid: 0.0,
+        fault_seconds: 0.0,
+        fault_queue_bytes: 0.0,
+    };
+
+    /// Before anything was learned. Sources: QEMU 2.8 on GbE (zero pages: 0.28 s/GiB in pre-copy, 0.12 in post-copy);
+    /// QEMU 10.0.2 between two hosts of a laboratory (the other times; outages of 0.8 s at 1 Gbit/s and 3.6 to 4.6 s at
+    /// 200 Mbit/s give pages and queue); acknowledgements are 3.1 % of the bytes that they acknowledge; QEMU's slice is
+    /// its `MAX_WAIT`.
+    pub const PRIOR: Constants = Constants {
+        efficiency: 0.98,
+        stream_weight: 1.0,
+        setup_seconds: 0.015,
+        switch_seconds: 0.03,
+        postcopy_switch_seconds: 0.035,
+        announce_seconds: 0.06,
+        finish_seconds: 0.01,
+        zero_scan_seconds_per_byte: 0.28 / 1_073_741_824.0,
+        postcopy_zero_scan_seconds_per_byte: 0.12 / 1_073_741_824.0,
+        dirty_inflation: 1.0,
+        slice_seconds: 0.05,
+        acknowledgement_ratio: 0.031,
+        essential_pages: 800.0,
+        essential_pages_hybrid: 300.0,
+        fault_seconds: 0.000_3,
+        fault_queue_bytes: 250_000.0,
+    };
+}
+
+impl Default for Constants {
+    fn default() -> Self {
+        Constants::PRIOR
+    }
+}

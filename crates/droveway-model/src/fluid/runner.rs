@@ -1,0 +1,399 @@
+//! One move in the fluid model: QEMU's course and the driver's rules, without their events.
+
+use super::tmp_outage::outage_after_switch;
+use super::{
+    course::{MoveCourse, MoveEnd},
+    problem::{Gang, MoveModel},
+};
+use droveway_fleet::Technique;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Not started.
+    Waiting,
+    /// Connecting.
+    Setup,
+    /// A pass while the VM runs at the source.
+    Pass,
+    /// The VM is stopped and the rest is sent.
+    Rest,
+    /// The VM is stopped and the target loads.
+    Switch,
+    /// The VM is stopped and will run at the target before its memory is there.
+    PostcopySwitch,
+    /// It runs at the target, its memory follows.
+    PostCopy,
+    /// The last byte was sent.
+    Finish,
+    /// Ended.
+    Ended,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Runner {
+    pub(super) stage: Stage,
+    pub(super) rate: f64,
+    pub(super) ended: Option<f64>,
+    pub(super) resumed: Option<f64>,
+    /// The end of a stage that lasts a fixed time.
+    until: f64,
+    /// What the current stage still has to send.
+    left: f64,
+    sent: f64,
+    passes: u32,
+    pass_began: f64,
+    started: f64,
+    stopped: Option<f64>,
+    split: Option<f64>,
+    /// A guest that has just moved answers nobody until then; infinite until the first rate of a post-copy is known.
+    silent_until: Option<f64>,
+    outage: f64,
+    fell_back: bool,
+    converged: bool,
+    stays: bool,
+    throttle: Throttle,
+    /// Seconds that a byte of this pass costs beside the wire.
+    scan_per_byte: f64,
+}
+
+/// QEMU's `auto-converge`.
+#[derive(Debug, Clone, Copy, Default)]
+struct Throttle {
+    share: f64,
+    bad_syncs: u32,
+    sent_before: f64,
+    synced: f64,
+}
+
+/// QEMU throttles at most by so much.
+const THROTTLE_MAX: f64 = 0.99;
+/// What it begins with, and what it adds.
+const THROTTLE_STEPS: [f64; 2] = [0.2, 0.1];
+/// A background stream of less than this share of the port builds no queue (measured: the cliff is between 0.2 and 0.6 of
+/// the port, since requested pages come on top).
+const QUEUE_FREE_SHARE: f64 = 0.5;
+
+/// It judges at most once a second.
+const THROTTLE_PERIOD: f64 = 1.0;
+
+impl Runner {
+    pub(super) fn new(gang: &Gang, step: &MoveModel) -> Self {
+        let vm = &gang.vms[step.vm];
+        Runner {
+            stage: Stage::Waiting,
+            rate: 0.0,
+            ended: None,
+            resumed: None,
+            until: 0.0,
+            left: vm.send_bytes,
+            sent: 0.0,
+            passes: 0,
+            pass_began: 0.0,
+            started: 0.0,
+            stopped: None,
+            split: None,
+            silent_until: None,
+            outage: 0.0,
+            fell_back: false,
+            converged: false,
+            stays: false,
+            throttle: Throttle::default(),
+            scan_per_byte: 0.0,
+        }
+    }
+
+    pub(super) fn start(&mut self, gang: &Gang, now: f64) {
+        self.started = now;
+        self.stage = Stage::Setup;
+        self.until = now + gang.constants.setup_seconds;
+    }
+
+    pub(super) fn uses_port(&self) -> bool {
+        !matches!(self.stage, Stage::Waiting | Stage::Ended)
+    }
+
+    pub(super) fn sends(&self) -> bool {
+        matches!(self.stage, Stage::Pass | Stage::Rest | Stage::PostCopy)
+    }
+
+    /// Whether others that wait for it have something new to look at.
+    pub(super) fn has_switched_or_ended(&self) -> (bool, bool) {
+        (self.resumed.is_some(), self.ended.is_some())
+    }
+
+    /// True once nothing more happens to it.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.stage == Stage::Ended && self.silent_until.is_none()
+    }
+
+    pub(super) fn is_at_target(&self) -> bool {
+        self.resumed.is_some()
+    }
+
+    /// Whether the guest's traffic flows.
+    pub(super) fn answers(&self, now: f64) -> bool {
+        match self.stage {
+            Stage::Rest | Stage::Switch | Stage::PostcopySwitch => false,
+            _ => self.silent_until.is_none_or(|until| now >= until),
+        }
+    }
+
+    /// The ceiling of its stream now.
+    pub(super) fn ceiling(&self, step: &MoveModel) -> f64 {
+        match self.stage {
+            // Stopped, QEMU sends as fast as it can, whatever the cap says.
+            Stage::Rest => f64::INFINITY,
+            Stage::PostCopy => step.postcopy_bandwidth,
+            _ => step.bandwidth,
+        }
+    }
+
+    /// What the port grants becomes what the stream moves: a byte also costs its share of looking at pages of zeroes.
+    pub(super) fn granted(&mut self, rate: f64, step: &MoveModel, gang: &Gang, now: f64) {
+        let wire = rate * gang.constants.efficiency;
+        self.rate = if wire > 0.0 { 1.0 / (1.0 / wire + self.scan_per_byte) } else { 0.0 };
+        if self.stage == Stage::PostCopy && self.silent_until.is_some_and(f64::is_infinite) {
+            // Only now is it known at what rate the pages come.
+            self.be_silent_until(now + self.silence(step, gang), now);
+        }
+    }
+
+    fn be_silent_until(&mut self, until: f64, now: f64) {
+        self.silent_until = Some(until);
+        self.outage = until - self.stopped.unwrap_or(now);
+    }
+
+    /// What a pass leaves unsent because the rest fits the downtime. QEMU looks once a slice, so on average half a slice's
+    /// bytes below the threshold.
+    fn leaves(&self, step: &MoveModel, gang: &Gang) -> f64 {
+        (self.threshold(step) - self.rate * gang.constants.slice_seconds / 2.0).max(0.0)
+    }
+
+    /// What fits the downtime: the driver tells QEMU the rate that the stream gets, but not more than planned.
+    fn threshold(&self, step: &MoveModel) -> f64 {
+        let paced = step.bandwidth.is_finite();
+        let rate = if paced {
+            step.switchover_bandwidth
+        } else {
+            step.switchover_bandwidth.min(self.rate)
+        };
+        rate * step.downtime_limit
+    }
+
+    pub(super) fn next_event(&self, step: &MoveModel, gang: &Gang, now: f64) -> f64 {
+        let answers = self.silent_until.unwrap_or(f64::INFINITY);
+        let own = match self.stage {
+            Stage::Waiting | Stage::Ended => f64::INFINITY,
+            Stage::Setup | Stage::Switch | Stage::PostcopySwitch | Stage::Finish => self.until,
+            Stage::Pass => now + self.time_for(self.left - self.leaves(step, gang)),
+            Stage::Rest | Stage::PostCopy => now + self.time_for(self.left),
+        };
+        own.min(answers).max(now)
+    }
+
+    fn time_for(&self, bytes: f64) -> f64 {
+        if bytes <= 0.0 {
+            0.0
+        } else if self.rate > 0.0 {
+            bytes / self.rate
+        } else {
+            f64::INFINITY
+        }
+    }
+
+    pub(super) fn send(&mut self, elapsed: f64) {
+        if self.sends() {
+            let sent = (self.rate * elapsed).min(self.left);
+            self.left -= sent;
+            self.sent += sent;
+        }
+    }
+
+    /// Takes the step that is due, if one is. True if who sends, or where, changed.
+    pub(super) fn step(&mut self, step: &MoveModel, gang: &Gang, now: f64) -> bool {
+        // A millionth of a second's bytes is rounding, not a remainder.
+        let rounding = (self.rate * 1e-6).max(1e-6);
+        let constants = &gang.constants;
+        let woke = self.silent_until.is_some_and(|until| now >= until);
+        if woke {
+            self.silent_until = None;
+        }
+        let changed = match self.stage {
+            Stage::Setup if now >= self.until => {
+                self.begin(step, gang, now);
+                true
+            }
+            Stage::Pass if self.left <= self.leaves(step, gang) + rounding => {
+                self.end_pass(step, gang, now)
+            }
+            Stage::Rest if self.left <= rounding => {
+                self.stage = Stage::Switch;
+                self.until = now + constants.switch_seconds;
+                true
+            }
+            Stage::Switch if now >= self.until => {
+                self.resumed = Some(now);
+                // Nobody sends until it answers, so nothing changes for the ports yet.
+                self.be_silent_until(now + constants.announce_seconds, now);
+                self.stage = Stage::Finish;
+                self.until = now + constants.finish_seconds;
+                false
+            }
+            Stage::PostcopySwitch if now >= self.until => {
+                self.resumed = Some(now);
+                self.split = Some(now);
+                self.silent_until = Some(f64::INFINITY);
+                self.stage = Stage::PostCopy;
+                true
+            }
+            Stage::PostCopy if self.left <= rounding => {
+                // With the last page there is nothing left to wait for.
+                let latest = now + constants.announce_seconds;
+                if self.silent_until.is_some_and(|until| until > latest) {
+                    self.be_silent_until(latest, now);
+                }
+                self.stage = Stage::Finish;
+                self.until = now + constants.finish_seconds;
+                true
+            }
+            Stage::Finish if now >= self.until => {
+                self.stage = Stage::Ended;
+                self.ended = Some(now);
+                false
+            }
+            _ => false,
+        };
+        changed || woke
+    }
+
+    /// Connected: the technique decides what comes first.
+    fn begin(&mut self, step: &MoveModel, gang: &Gang, now: f64) {
+        let vm = &gang.vms[step.vm];
+        self.pass_began = now;
+        self.throttle.synced = now;
+        let scan = |per_byte: f64| per_byte * vm.zero_bytes / vm.send_bytes.max(1.0);
+        match step.technique {
+            Technique::PreCopy | Technique::Hybrid => {
+                self.scan_per_byte = scan(gang.constants.zero_scan_seconds_per_byte);
+                self.stage = Stage::Pass;
+            }
+            Technique::StopAndCopy => {
+                self.scan_per_byte = scan(gang.constants.zero_scan_seconds_per_byte);
+                self.stop(vm.state_bytes, now);
+                self.stage = Stage::Rest;
+            }
+            Technique::PostCopy => self.switch_to_postcopy(gang, now, scan(1.0)),
+        }
+    }
+
+    fn stop(&mut self, state_bytes: f64, now: f64) {
+        self.stopped = Some(now);
+        self.left += state_bytes;
+    }
+
+    fn switch_to_postcopy(&mut self, gang: &Gang, now: f64, zero_per_byte: f64) {
+        self.scan_per_byte = zero_per_byte * gang.constants.postcopy_zero_scan_seconds_per_byte;
+        self.stopped = Some(now);
+        self.stage = Stage::PostcopySwitch;
+        self.until = now + gang.constants.postcopy_switch_seconds;
+    }
+
+    fn end_pass(&mut self, step: &MoveModel, gang: &Gang, now: f64) -> bool {
+        let vm = &gang.vms[step.vm];
+        let speed = gang.constants.dirty_inflation * (1.0 - self.throttle.share);
+        let dirtied = vm.curve.unique_bytes((now - self.pass_began) * speed);
+        self.passes += 1;
+        self.judge_convergence(step, dirtied, now);
+        self.left = (self.left + dirtied).min(vm.send_bytes.max(dirtied));
+        self.pass_began = now;
+        self.scan_per_byte = 0.0;
+        if self.left < self.threshold(step) || self.left <= 0.0 {
+            self.converged = true;
+            self.stop(vm.state_bytes, now);
+            self.stage = Stage::Rest;
+            return true;
+        }
+        if step.technique == Technique::Hybrid && self.passes >= step.switch_after_pass {
+            self.switch_to_postcopy(gang, now, 0.0);
+            return true;
+        }
+        if self.passes >= step.max_passes {
+            self.fell_back = true;
+            if step.fallback_postcopy {
+                self.switch_to_postcopy(gang, now, 0.0);
+            } else {
+                self.stays = true;
+                self.stage = Stage::Ended;
+                self.ended = Some(now);
+            }
+            return true;
+        }
+        false
+    }
+
+    /// `auto-converge`: the second bad period in all raises the throttle.
+    fn judge_convergence(&mut self, step: &MoveModel, dirtied: f64, now: f64) {
+        let throttle = &mut self.throttle;
+        if !step.throttle || now - throttle.synced < THROTTLE_PERIOD {
+            return;
+        }
+        if dirtied > 0.5 * (self.sent - throttle.sent_before) {
+            throttle.bad_syncs += 1;
+            if throttle.bad_syncs >= 2 {
+                throttle.bad_syncs = 0;
+                let [first, more] = THROTTLE_STEPS;
+                throttle.share = if throttle.share > 0.0 {
+                    (throttle.share + more).min(THROTTLE_MAX)
+                } else {
+                    first
+                };
+            }
+        }
+        throttle.sent_before = self.sent;
+        throttle.synced = now;
+    }
+
+    /// How long a guest that has just switched waits for the pages without which it answers nobody.
+    fn silence(&self, step: &MoveModel, gang: &Gang) -> f64 {
+        let constants = &gang.constants;
+        let source = &gang.ports[gang.vms[step.vm].host];
+        let capacity = source.tx.min(gang.ports[step.target].rx).max(1.0);
+        // A background stream that leaves the port room leaves no queue to wait in.
+        let held_back = step.postcopy_bandwidth < QUEUE_FREE_SHARE * capacity;
+        let queued = if held_back { 0.0 } else { constants.fault_queue_bytes / capacity };
+        let fault = constants.fault_seconds + queued;
+        let pages = if self.passes == 0 {
+            constants.essential_pages
+        } else {
+            constants.essential_pages_hybrid
+        };
+        let transfer = self.left / self.rate.max(1.0);
+        outage_after_switch(transfer, pages, fault, 1.0) + constants.announce_seconds
+    }
+
+    pub(super) fn course(&self, gang: &Gang) -> MoveCourse {
+        let end = match (self.ended, self.stays) {
+            (Some(_), false) => MoveEnd::Completed,
+            (Some(_), true) => MoveEnd::StaysAtSource,
+            (None, _) => MoveEnd::Unfinished,
+        };
+        let ended = self.ended.unwrap_or(gang.horizon);
+        let downtime = self.stopped.map_or(0.0, |at| self.resumed.unwrap_or(ended) - at);
+        let exposure = self.split.map_or(0.0, |at| ended - at);
+        let outage = self.outage.max(downtime);
+        MoveCourse {
+            end,
+            start_seconds: self.started,
+            end_seconds: ended,
+            downtime_seconds: downtime,
+            outage_seconds: outage,
+            brownout_seconds: (exposure - (outage - downtime)).max(0.0),
+            bytes: self.sent,
+            passes: self.passes,
+            exposure_seconds: exposure,
+            converged: self.converged,
+            fell_back: self.fell_back,
+            throttle: self.throttle.share,
+        }
+    }
+}

@@ -1,0 +1,323 @@
+use super::*;
+use droveway_fleet::{DirtyCurve, Technique, curve::PageClass};
+use proptest::prelude::*;
+
+const MB: f64 = 1.0;
+const R: f64 = 112.0;
+
+fn vm(host: usize, dirty: f64) -> VmModel {
+    let curve = DirtyCurve::Uniform { dirty_bytes_per_second: dirty, memory_bytes: 2048.0 * MB };
+    VmModel { host, send_bytes: 2048.0, zero_bytes: 0.0, curve, state_bytes: 0.0 }
+}
+
+fn step(vm: usize, technique: Technique, start: Start) -> MoveModel {
+    MoveModel {
+        vm,
+        target: 1,
+        technique,
+        start,
+        bandwidth: f64::INFINITY,
+        postcopy_bandwidth: f64::INFINITY,
+        switchover_bandwidth: R,
+        downtime_limit: 0.3,
+        max_passes: 100,
+        fallback_postcopy: true,
+        switch_after_pass: 1,
+        weight: 1.0,
+        throttle: false,
+    }
+}
+
+fn gang(vms: Vec<VmModel>, flows: Vec<FlowModel>, moves: Vec<MoveModel>) -> Gang {
+    Gang {
+        ports: vec![PortModel::shared(R), PortModel::shared(R)],
+        vms,
+        flows,
+        moves,
+        windows: vec![1],
+        // QEMU looks once a slice whether the rest fits the downtime.
+        constants: Constants { slice_seconds: 0.047, ..Constants::IDEAL },
+        horizon: 1e6,
+    }
+}
+
+fn alone(technique: Technique, dirty: f64) -> MoveCourse {
+    let gang = gang(vec![vm(0, dirty)], vec![], vec![step(0, technique, Start::At(0.0))]);
+    Fluid::default().play(&gang).moves[0]
+}
+
+#[track_caller]
+fn near(got: f64, expected: f64, tolerance: f64) {
+    assert!((got - expected).abs() <= tolerance * expected.abs(), "{got}, not {expected}");
+}
+
+/// QEMU ends a pass when the rest fits the downtime, not when it is empty: the time agrees with the closed form within a
+/// few parts in a thousand, the downtime is near its limit.
+#[test]
+fn one_vm_alone_takes_what_the_closed_forms_say() {
+    for (dirty, total) in [(5.0, 19.127), (20.0, 22.197), (40.0, 28.290), (80.0, 63.271)] {
+        let course = alone(Technique::PreCopy, dirty);
+        near(course.duration_seconds(), total, 0.005);
+        assert!(course.converged && course.downtime_seconds <= 0.3 + 1e-9);
+        assert!(course.downtime_seconds > 0.2, "{}", course.downtime_seconds);
+        near(course.bytes, course.duration_seconds() * R, 1e-6);
+    }
+    let post = alone(Technique::PostCopy, 20.0);
+    near(post.duration_seconds(), 2048.0 / R, 1e-9);
+    near(post.exposure_seconds, 2048.0 / R, 1e-9);
+    near(post.bytes, 2048.0, 1e-9);
+    for (dirty, total, exposure) in [(20.0, 21.55, 3.27), (80.0, 31.35, 13.06)] {
+        let hybrid = alone(Technique::Hybrid, dirty);
+        near(hybrid.duration_seconds(), total, 0.01);
+        near(hybrid.exposure_seconds, exposure, 0.08);
+    }
+    let stop = alone(Technique::StopAndCopy, 20.0);
+    near(stop.downtime_seconds, 2048.0 / R, 1e-9);
+}
+
+#[test]
+fn a_vm_that_never_converges_takes_its_fallback() {
+    let mut gang =
+        gang(vec![vm(0, 200.0)], vec![], vec![step(0, Technique::PreCopy, Start::At(0.0))]);
+    gang.moves[0].max_passes = 3;
+    let post = Fluid::default().play(&gang).moves[0];
+    assert!(post.fell_back && !post.converged && post.end == MoveEnd::Completed);
+    near(post.bytes, 4.0 * 2048.0, 0.02);
+    gang.moves[0].fallback_postcopy = false;
+    let stays = Fluid::default().play(&gang);
+    assert_eq!(stays.moves[0].end, MoveEnd::StaysAtSource);
+    assert!(!stays.completed);
+}
+
+#[test]
+fn throttling_makes_it_converge() {
+    let mut gang =
+        gang(vec![vm(0, 120.0)], vec![], vec![step(0, Technique::PreCopy, Start::At(0.0))]);
+    gang.moves[0].throttle = true;
+    let course = Fluid::default().play(&gang).moves[0];
+    assert!(course.converged);
+    near(course.throttle, 0.6, 1e-9);
+    // 125 s when each pass is sent to its last byte; QEMU ends a pass earlier.
+    near(course.duration_seconds(), 118.0, 0.07);
+}
+
+fn outgoing(vm: usize, demand: f64) -> FlowModel {
+    FlowModel { from: End::Vm(vm), to: End::Outside, demand, weight: 1.0 }
+}
+
+fn incoming(vm: usize, demand: f64) -> FlowModel {
+    FlowModel { from: End::Outside, to: End::Vm(vm), demand, weight: 1.0 }
+}
+
+/// The four cases of direction: outgoing traffic fights pre-copy at the source, incoming traffic fights post-copy at the
+/// target, and the other two meet only acknowledgements.
+#[test]
+fn direction_decides_which_technique_suffers() {
+    let time = |technique, flow| {
+        let gang = gang(vec![vm(0, 0.0)], vec![flow], vec![step(0, technique, Start::At(0.0))]);
+        Fluid::default().play(&gang).moves[0].duration_seconds()
+    };
+    let idle = 2048.0 / R;
+    near(time(Technique::PreCopy, outgoing(0, f64::INFINITY)), 2.0 * idle, 0.02);
+    near(time(Technique::PostCopy, outgoing(0, f64::INFINITY)), idle, 0.02);
+    near(time(Technique::PreCopy, incoming(0, f64::INFINITY)), idle, 0.02);
+    near(time(Technique::PostCopy, incoming(0, f64::INFINITY)), 2.0 * idle, 0.02);
+    let host =
+        |host, demand| FlowModel { from: End::Host(host), to: End::Outside, demand, weight: 1.0 };
+    near(time(Technique::PreCopy, host(0, 56.0)), 2.0 * idle, 0.02);
+    near(time(Technique::PreCopy, host(1, f64::INFINITY)), idle, 0.02);
+}
+
+/// Two chatty VMs: once they are apart, what they say to each other uses the ports.
+#[test]
+fn a_pair_that_is_split_loads_the_ports() {
+    let pair = |first: usize| {
+        let flow = |from, to, demand| FlowModel {
+            from: End::Vm(from),
+            to: End::Vm(to),
+            demand,
+            weight: 1.0,
+        };
+        let order = [first, 1 - first];
+        let moves = order.map(|v| step(v, Technique::PreCopy, Start::InWindow(0))).to_vec();
+        let flows = vec![flow(0, 1, 30.0), flow(1, 0, 10.0)];
+        let mut gang = gang(vec![vm(0, 0.0), vm(0, 0.0)], flows, moves);
+        for step in &mut gang.moves {
+            step.downtime_limit = 0.001;
+        }
+        Fluid::default().play(&gang).total_seconds
+    };
+    // Moving the bigger sender first is better: the pair's traffic then leaves the target, not the source.
+    near(pair(0), 2048.0 / R + 2048.0 / (R - 10.0), 0.002);
+    near(pair(1), 2048.0 / R + 2048.0 / (R - 30.0), 0.002);
+}
+
+#[test]
+fn starts_follow_their_rules() {
+    let mut gang = gang(
+        vec![vm(0, 0.0), vm(0, 0.0), vm(0, 0.0)],
+        vec![],
+        vec![
+            step(0, Technique::PostCopy, Start::At(1.0)),
+            step(1, Technique::PreCopy, Start::AfterSwitch { step: 0, delay: 0.5 }),
+            step(2, Technique::PreCopy, Start::AfterEnd { step: 1, delay: 2.0 }),
+        ],
+    );
+    gang.constants.postcopy_switch_seconds = 0.25;
+    let course = Fluid::default().play(&gang);
+    let starts: Vec<_> = course.moves.iter().map(|m| m.start_seconds).collect();
+    near(starts[0], 1.0, 1e-9);
+    near(starts[1], 1.75, 1e-9);
+    near(starts[2], course.moves[1].end_seconds + 2.0, 1e-9);
+    assert!(course.completed);
+}
+
+#[test]
+fn windows_slide() {
+    let moves = (0..4).map(|v| step(v, Technique::PreCopy, Start::InWindow(0))).collect();
+    let mut gang = gang((0..4).map(|_| vm(0, 0.0)).collect(), vec![], moves);
+    let serial = Fluid::default().play(&gang);
+    near(serial.total_seconds, 4.0 * 2048.0 / R, 1e-6);
+    assert!(
+        serial.moves.windows(2).all(|pair| pair[1].start_seconds >= pair[0].end_seconds - 1e-6)
+    );
+    gang.windows = vec![4];
+    let parallel = Fluid::default().play(&gang);
+    near(parallel.total_seconds, 4.0 * 2048.0 / R, 1e-6);
+    near(parallel.moves[0].duration_seconds(), parallel.total_seconds, 1e-6);
+}
+
+#[test]
+fn a_reservation_speeds_the_stream_and_the_loss_says_what_it_costs() {
+    let mut gang = gang(
+        vec![vm(0, 0.0)],
+        vec![outgoing(0, f64::INFINITY)],
+        vec![step(0, Technique::PreCopy, Start::At(0.0))],
+    );
+    let fair = Fluid::default().play(&gang);
+    // Against a flow that fills the port, each migrated byte displaces one.
+    near(fair.flows[0].lost_bytes, 2048.0, 0.02);
+    gang.ports[0].tx_reserved = 0.75 * R;
+    let reserved = Fluid::default().play(&gang);
+    near(reserved.total_seconds, 2048.0 / (0.75 * R), 0.02);
+    near(reserved.flows[0].lost_bytes, 2048.0, 0.02);
+    near(reserved.flows[0].worst_loss, R, 1e-9);
+}
+
+#[test]
+fn a_post_copied_guest_is_silent_until_its_pages_are_there() {
+    let mut gang = gang(
+        vec![vm(0, 0.0)],
+        vec![outgoing(0, 10.0)],
+        vec![step(0, Technique::PostCopy, Start::At(0.0))],
+    );
+    gang.constants.essential_pages = 800.0;
+    gang.constants.fault_queue_bytes = 0.25;
+    gang.constants.postcopy_switch_seconds = 0.04;
+    let uncapped = Fluid::default().play(&gang);
+    let fault = 0.25 / R;
+    let transfer = 2048.0 / R;
+    near(
+        uncapped.moves[0].outage_seconds,
+        0.04 + transfer * -(-800.0 * fault / transfer).exp_m1(),
+        1e-6,
+    );
+    near(uncapped.flows[0].lost_bytes, 10.0 * uncapped.moves[0].outage_seconds, 1e-6);
+    gang.moves[0].postcopy_bandwidth = 0.2 * R;
+    let capped = Fluid::default().play(&gang);
+    near(capped.moves[0].outage_seconds, 0.04, 1e-6);
+    near(capped.moves[0].brownout_seconds, 5.0 * transfer, 1e-6);
+}
+
+#[test]
+fn what_cannot_end_is_said_to_be_unfinished() {
+    let mut gang =
+        gang(vec![vm(0, 0.0)], vec![], vec![step(0, Technique::PreCopy, Start::At(0.0))]);
+    gang.ports[0].tx = 0.0;
+    assert_eq!(Fluid::default().play(&gang).moves[0].end, MoveEnd::Unfinished);
+}
+
+fn technique() -> impl Strategy<Value = Technique> {
+    prop::sample::select(Technique::ALL.to_vec())
+}
+
+prop_compose! {
+    fn any_gang()(
+        vms in prop::collection::vec((1.0..4096.0_f64, 0.0..400.0_f64, 0.0..3.0_f64, technique(), 0.01..1.0_f64), 1..7),
+        flows in prop::collection::vec((0..7_usize, any::<bool>(), prop_oneof![Just(f64::INFINITY), 0.1..200.0_f64], 1.0..4.0_f64), 0..6),
+        window in 1..4_usize,
+        ports in prop::collection::vec(10.0..200.0_f64, 2),
+        reserved in prop_oneof![Just(0.0), 0.1..0.9_f64],
+        prior in any::<bool>(),
+    ) -> Gang {
+        let mut gang = Gang {
+            ports: ports.iter().map(|rate| PortModel { tx_reserved: reserved * rate, ..PortModel::shared(*rate) }).collect(),
+            windows: vec![window],
+            constants: if prior { Constants::PRIOR } else { Constants::IDEAL },
+            horizon: 1e5,
+            ..Gang::default()
+        };
+        for (bytes, working_set, writes, technique, limit) in vms {
+            let classes = vec![PageClass { bytes: working_set.min(bytes), writes_per_second: writes }];
+            gang.vms.push(VmModel { host: 0, send_bytes: bytes, zero_bytes: 1.0, curve: DirtyCurve::Classes { classes }, state_bytes: 0.1 });
+            let mut step = step(gang.vms.len() - 1, technique, Start::InWindow(0));
+            step.downtime_limit = limit;
+            step.max_passes = 30;
+            gang.moves.push(step);
+        }
+        for (vm, out, demand, weight) in flows {
+            let end = End::Vm(vm % gang.vms.len());
+            let (from, to) = if out { (end, End::Outside) } else { (End::Outside, end) };
+            gang.flows.push(FlowModel { from, to, demand, weight });
+        }
+        gang
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_gang_ends_and_keeps_the_laws(gang in any_gang()) {
+        let mut fluid = Fluid::default();
+        let course = fluid.play(&gang);
+        prop_assert_eq!(&fluid.play(&gang), &course, "scratch memory must not matter");
+        prop_assert!(course.moves.iter().all(|m| m.end == MoveEnd::Completed), "{:?}", course);
+        for (step, end) in gang.moves.iter().zip(&course.moves) {
+            let vm = &gang.vms[step.vm];
+            prop_assert!(end.bytes >= vm.send_bytes * (1.0 - 1e-3));
+            prop_assert!(end.downtime_seconds >= 0.0 && end.outage_seconds >= end.downtime_seconds);
+            prop_assert!(end.duration_seconds() >= end.downtime_seconds - 1e-9);
+            prop_assert!(end.exposure_seconds <= end.duration_seconds() + 1e-9);
+            // Nothing is faster than the port.
+            let port = gang.ports[0].tx.min(gang.ports[1].rx);
+            prop_assert!(end.duration_seconds() * port >= vm.send_bytes * (1.0 - 1e-3));
+        }
+        // Conservation: what left the source's port, moves and flows together, is not more than it can send.
+        let port = gang.ports[0].tx.min(gang.ports[1].rx);
+        prop_assert!(course.sent_bytes <= course.total_seconds * port * (1.0 + 1e-6));
+        for flow in &course.flows {
+            // A guest may be silent a little longer than its move lasts.
+            let end = course.moves.iter().map(|m| m.end_seconds).fold(0.0, f64::max) + 0.1;
+            prop_assert!(flow.lost_bytes >= 0.0 && flow.lost_bytes <= flow.baseline * end);
+        }
+    }
+
+    #[test]
+    fn a_faster_port_never_slows_a_lone_stream_that_only_sends(bytes in 1.0..1e4_f64, rate in 1.0..1e3_f64, more in 1.0..4.0_f64) {
+        for technique in [Technique::PostCopy, Technique::StopAndCopy] {
+            let time = |rate: f64| {
+                let mut gang = gang(vec![vm(0, 0.0)], vec![], vec![step(0, technique, Start::At(0.0))]);
+                gang.vms[0].send_bytes = bytes;
+                gang.ports = vec![PortModel::shared(rate); 2];
+                Fluid::default().play(&gang).total_seconds
+            };
+            prop_assert!(time(rate * more) <= time(rate) * (1.0 + 1e-9));
+        }
+    }
+
+    #[test]
+    fn more_dirtying_never_takes_less(dirty in 0.0..90.0_f64, more in 1.0..1.2_f64) {
+        let time = |dirty| alone(Technique::PreCopy, dirty).bytes;
+        // The end of a pass depends on the threshold, so a few bytes may go the other way.
+        prop_assert!(time(dirty * more) >= time(dirty) * 0.97);
+    }
+}
