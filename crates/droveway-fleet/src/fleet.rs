@@ -3,7 +3,7 @@
 
 use crate::{
     document::{Document, Problem, Spec},
-    ids::{EndpointId, HostId, VmId},
+    ids::{DocumentName, EndpointId, HostId, VmId},
     scenario::dangling,
     units::{Bandwidth, Bytes, TimeSpan},
 };
@@ -28,6 +28,9 @@ pub struct FleetSpec {
     /// Where applications write how they fare; a run report reads it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub applications: Vec<Application>,
+    /// Fleets that name the same calibration learn together; absent: the fleet's own name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<DocumentName>,
     /// Where outage probes write what they heard; a run report reads it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<OutageProbe>,

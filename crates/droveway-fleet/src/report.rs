@@ -169,6 +169,10 @@ pub struct VmPrediction {
     pub duration_seconds: Quantiles,
     /// STOP to RESUME.
     pub downtime_seconds: Quantiles,
+    /// The longest silence that a client sees.
+    pub outage_seconds: Quantiles,
+    /// Sent by QEMU.
+    pub migrated_bytes: Quantiles,
 }
 
 /// A forecast of the gang's move.

@@ -1,4 +1,5 @@
-//! What one Linux host can be asked: the counters of its port, its network namespace, its QEMU processes, its features.
+//! What one Linux host can be asked: the counters of its links, who talks to whom, its TCP connections and paths, its network
+//! namespace, its QEMU processes with their taps and memory, its features.
 //!
 //! A shell crate: it turns questions into system calls and answers into data, and decides nothing. It takes no part in
 //! planning and speaks no QMP (`droveway-qmp` does).
@@ -6,9 +7,16 @@
 
 pub mod counters;
 pub mod features;
+pub mod guest_memory;
+pub mod links;
+pub mod matrix;
 pub mod netns;
+pub mod path;
 pub mod process;
 pub mod qemu;
+pub mod resources;
+pub mod taps;
+pub mod tcp_info;
 
 pub use counters::{Counters, PortCounters};
 pub use netns::{Netns, NetnsError};

@@ -155,6 +155,8 @@ impl Machines<'_> {
                 .collect(),
         });
         let fleet = FleetSpec {
+            // What one lab of this machine teaches holds for the others.
+            calibration: "lab".parse().ok(),
             hosts: hosts.collect::<Result<_, LabError>>()?,
             vms: vms.collect(),
             applications,

@@ -35,6 +35,9 @@ pub struct RunRecord {
     pub forecast: Option<Said>,
     /// Share of the machine's CPU time that was busy.
     pub cpu_busy_ratio: Option<f64>,
+    /// Kept to check forecasts by, not to learn from.
+    #[serde(default)]
+    pub held_out: bool,
 }
 
 /// How one move went.
@@ -281,14 +284,21 @@ impl Calibration {
         self.records.push(record);
         let surplus = self.records.len().saturating_sub(RECORDS_MAX);
         self.records.drain(..surplus);
-        *self = Calibration::fitted(std::mem::take(&mut self.records));
+        if self.records.last().is_some_and(|last| last.held_out) {
+            return;
+        }
+        let records = std::mem::take(&mut self.records);
+        *self = Calibration::fitted_from(self.constants, records, 1);
     }
 
     /// The calibration that `records` teach.
     #[must_use]
     pub fn fitted(records: Vec<RunRecord>) -> Self {
+        Calibration::fitted_from(Constants::PRIOR, records, ROUNDS)
+    }
+
+    fn fitted_from(mut constants: Constants, records: Vec<RunRecord>, rounds: usize) -> Self {
         let mut plays = Plays::new(&records);
-        let mut constants = Constants::PRIOR;
         let mut counts = std::collections::BTreeMap::new();
         let mut live = Vec::new();
         for knob in KNOBS {
@@ -299,7 +309,7 @@ impl Calibration {
             }
         }
         let mut best = plays.cost(&constants);
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             for knob in &live {
                 best = plays.descend(knob, &mut constants, best);
             }
@@ -336,7 +346,8 @@ impl<'a> Plays<'a> {
     fn new(records: &'a [RunRecord]) -> Self {
         // A run with a move that failed says little of how long moves take.
         let usable = |record: &&RunRecord| {
-            record.outcomes.len() == record.gang.moves.len()
+            !record.held_out
+                && record.outcomes.len() == record.gang.moves.len()
                 && record.outcomes.iter().all(|outcome| outcome.completed)
         };
         let records: Vec<_> = records.iter().filter(usable).collect();

@@ -1,1 +1,411 @@
-//! (to come)
+//! Dirty curves from measured windows: one class of pages (saturating), or two (hot and cold), whichever the data bear.
+//!
+//! `u(t) = sum S (1 - exp(-w t))` is linear in the sizes `S` once the write rates `w` are fixed, so rates are searched on a
+//! grid of logarithms and refined, and sizes follow by least squares, weighted by each point's standard error and never
+//! below zero. A second class has to earn its two parameters (corrected Akaike criterion).
+
+use droveway_fleet::{
+    DirtyCurve,
+    curve::PageClass,
+};
+
+/// One window, and what was dirtied in it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// The window.
+    pub seconds: f64,
+    /// Unique bytes dirtied.
+    pub bytes: f64,
+    /// Their standard error.
+    pub standard_error_bytes: f64,
+}
+
+/// A fitted curve.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fit {
+    /// The curve.
+    pub curve: DirtyCurve,
+    /// Its relative standard error, over the windows that were measured.
+    pub standard_error_ratio: f64,
+    /// `idle`, `uniform`, `saturating`, `hot-cold`.
+    pub form_name: &'static str,
+}
+
+/// Write rates that are looked for, per second: from once in a quarter of an hour to a thousand times a second.
+const RATE_MIN: f64 = 1e-3;
+const RATE_MAX: f64 = 1e3;
+/// Steps of the grid, and how often the neighbourhood of the best is searched again, ten times finer.
+const GRID: u32 = 60;
+const REFINEMENTS: u32 = 3;
+/// A point is never believed to better than this, and never to better than so many bytes (a page).
+const ERROR_RATIO_MIN: f64 = 0.01;
+const ERROR_BYTES_MIN: f64 = 4096.0;
+/// A second class must be better by so much on Akaike's scale; two is "substantially" (Burnham and Anderson).
+const SECOND_CLASS_MARGIN: f64 = 2.0;
+
+/// Fits a curve through measured windows of a VM with so much memory.
+#[must_use]
+pub fn fit(points: &[Measured], memory_bytes: f64) -> Fit {
+    let mut points: Vec<Measured> =
+        points.iter().copied().filter(|p| p.seconds > 0.0 && p.bytes.is_finite()).collect();
+    points.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    if points.iter().all(|point| point.bytes <= 0.0) {
+        return Fit { curve: DirtyCurve::idle(), standard_error_ratio: 0.0, form_name: "idle" };
+    }
+    let problem = Problem::new(&points);
+    if let [only] = points.as_slice() {
+        let curve = DirtyCurve::Uniform {
+            dirty_bytes_per_second: only.bytes.max(0.0) / only.seconds,
+            memory_bytes,
+        };
+        // One window says nothing of the others.
+        return Fit { curve, standard_error_ratio: 1.0, form_name: "uniform" };
+    }
+    let one = problem.one_class();
+    let two = problem.two_classes();
+    let (best, form_name) = match two {
+        Some(two) if problem.criterion(two.cost, 4) + SECOND_CLASS_MARGIN < problem.criterion(one.cost, 2) => {
+            (two, "hot-cold")
+        }
+        _ => (one, "saturating"),
+    };
+    let standard_error_ratio = problem.relative_error(&best);
+    let classes = within(best.classes, memory_bytes);
+    let curve = match classes.as_slice() {
+        [only] => DirtyCurve::Saturating {
+            dirty_bytes_per_second: only.bytes * only.writes_per_second,
+            working_set_bytes: only.bytes,
+        },
+        [] => DirtyCurve::idle(),
+        _ => DirtyCurve::Classes { classes },
+    };
+    Fit { curve, standard_error_ratio, form_name }
+}
+
+/// A class that is seldom written may come out larger than the memory, since only its dirty rate shows in the windows: it
+/// gets what the others leave, and keeps its rate.
+fn within(mut classes: Vec<PageClass>, memory_bytes: f64) -> Vec<PageClass> {
+    classes.sort_by(|a, b| b.writes_per_second.total_cmp(&a.writes_per_second));
+    let mut left = memory_bytes;
+    for class in &mut classes {
+        let size = class.bytes.min(left).max(f64::MIN_POSITIVE);
+        class.writes_per_second *= class.bytes / size;
+        class.bytes = size;
+        left = (left - size).max(0.0);
+    }
+    classes.retain(|class| class.bytes >= ERROR_BYTES_MIN);
+    classes
+}
+
+/// Sizes and rates with their weighted squared error.
+#[derive(Debug, Clone)]
+struct Candidate {
+    classes: Vec<PageClass>,
+    cost: f64,
+}
+
+/// The points, each divided by its standard error.
+struct Problem {
+    seconds: Vec<f64>,
+    scaled: Vec<f64>,
+    errors: Vec<f64>,
+}
+
+impl Problem {
+    fn new(points: &[Measured]) -> Self {
+        let error = |point: &Measured| {
+            point
+                .standard_error_bytes
+                .max(ERROR_RATIO_MIN * point.bytes)
+                .max(ERROR_BYTES_MIN)
+        };
+        Problem {
+            seconds: points.iter().map(|point| point.seconds).collect(),
+            scaled: points.iter().map(|point| point.bytes.max(0.0) / error(point)).collect(),
+            errors: points.iter().map(error).collect(),
+        }
+    }
+
+    /// What a byte of pages written at `rate` contributes to each point.
+    fn basis(&self, rate: f64) -> Vec<f64> {
+        self.seconds
+            .iter()
+            .zip(&self.errors)
+            .map(|(t, error)| -(-rate * t).exp_m1() / error)
+            .collect()
+    }
+
+    fn cost(&self, terms: &[(&[f64], f64)]) -> f64 {
+        let one = |(index, wanted): (usize, &f64)| {
+            let got: f64 = terms.iter().map(|(basis, size)| basis[index] * size).sum();
+            (wanted - got).powi(2)
+        };
+        self.scaled.iter().enumerate().map(one).sum()
+    }
+
+    fn single(&self, rate: f64) -> Candidate {
+        let basis = self.basis(rate);
+        let size = (dot(&basis, &self.scaled) / dot(&basis, &basis).max(f64::MIN_POSITIVE)).max(0.0);
+        let cost = self.cost(&[(&basis, size)]);
+        Candidate { classes: vec![PageClass { bytes: size, writes_per_second: rate }], cost }
+    }
+
+    fn pair(&self, hot: f64, cold: f64) -> Option<Candidate> {
+        let (a, b) = (self.basis(hot), self.basis(cold));
+        let (aa, bb, ab) = (dot(&a, &a), dot(&b, &b), dot(&a, &b));
+        let (ay, by) = (dot(&a, &self.scaled), dot(&b, &self.scaled));
+        let determinant = aa * bb - ab * ab;
+        if determinant <= 1e-9 * aa * bb {
+            return None;
+        }
+        let (first, second) = ((ay * bb - by * ab) / determinant, (by * aa - ay * ab) / determinant);
+        if first <= 0.0 || second <= 0.0 {
+            return None;
+        }
+        let cost = self.cost(&[(&a, first), (&b, second)]);
+        let classes = vec![
+            PageClass { bytes: first, writes_per_second: hot },
+            PageClass { bytes: second, writes_per_second: cold },
+        ];
+        Some(Candidate { classes, cost })
+    }
+
+    fn one_class(&self) -> Candidate {
+        let mut best = self.single(RATE_MAX);
+        for rate in grid() {
+            best = better(best, Some(self.single(rate)));
+        }
+        let mut step = grid_step();
+        for _ in 0..REFINEMENTS {
+            let around = best.classes[0].writes_per_second;
+            for offset in -10..=10 {
+                let rate = around * step.powf(f64::from(offset) / 10.0);
+                best = better(best, Some(self.single(rate)));
+            }
+            step = step.powf(0.1);
+        }
+        best
+    }
+
+    fn two_classes(&self) -> Option<Candidate> {
+        let rates: Vec<f64> = grid().collect();
+        let mut best: Option<Candidate> = None;
+        let mut keep = |found: Option<Candidate>| {
+            if let Some(found) = found
+                && best.as_ref().is_none_or(|best| found.cost < best.cost)
+            {
+                best = Some(found);
+            }
+        };
+        for (index, cold) in rates.iter().enumerate() {
+            for hot in &rates[index + 1..] {
+                keep(self.pair(*hot, *cold));
+            }
+        }
+        let mut best = best?;
+        let mut step = grid_step();
+        for _ in 0..REFINEMENTS {
+            let (hot, cold) = (best.classes[0].writes_per_second, best.classes[1].writes_per_second);
+            for first in -5..=5 {
+                for second in -5..=5 {
+                    let shifted = |rate: f64, offset: i32| rate * step.powf(f64::from(offset) / 5.0);
+                    best = better(best, self.pair(shifted(hot, first), shifted(cold, second)));
+                }
+            }
+            step = step.powf(0.2);
+        }
+        Some(best)
+    }
+
+    /// Akaike's criterion, corrected for few points; infinite where there are too few for the parameters.
+    #[expect(clippy::cast_precision_loss, reason = "some windows")]
+    fn criterion(&self, cost: f64, parameters: usize) -> f64 {
+        let (n, k) = (self.scaled.len() as f64, parameters as f64);
+        if n - k - 1.0 <= 0.0 {
+            return f64::INFINITY;
+        }
+        cost + 2.0 * k + 2.0 * k * (k + 1.0) / (n - k - 1.0)
+    }
+
+    /// What the points are off the curve, in parts of the curve: their own errors at least, the misfit if it is larger.
+    #[expect(clippy::cast_precision_loss, reason = "some windows")]
+    fn relative_error(&self, best: &Candidate) -> f64 {
+        let n = self.scaled.len() as f64;
+        let parameters = 2.0 * best.classes.len() as f64;
+        let misfit = (best.cost / (n - parameters).max(1.0)).sqrt().max(1.0);
+        let curve = DirtyCurve::Classes { classes: best.classes.clone() };
+        let relative: f64 = self
+            .seconds
+            .iter()
+            .zip(&self.errors)
+            .map(|(t, error)| (error / curve.unique_bytes(*t).max(ERROR_BYTES_MIN)).powi(2))
+            .map(|squared| 1.0 / squared)
+            .sum();
+        // Independent points: the weights add up.
+        misfit / relative.sqrt().max(1.0) * (parameters / 2.0).sqrt()
+    }
+}
+
+fn grid_step() -> f64 {
+    (RATE_MAX / RATE_MIN).powf(1.0 / f64::from(GRID))
+}
+
+fn grid() -> impl Iterator<Item = f64> {
+    (0..=GRID).map(|number| RATE_MIN * grid_step().powf(f64::from(number)))
+}
+
+fn better(best: Candidate, found: Option<Candidate>) -> Candidate {
+    match found {
+        Some(found) if found.cost < best.cost => found,
+        _ => best,
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+/// The saturating curve through two windows `t1 < t2`: `(1 - exp(-x t2)) / (1 - exp(-x t1)) = u2 / u1`, by bisection.
+#[must_use]
+pub fn saturating_through(first: (f64, f64), second: (f64, f64), memory_bytes: f64) -> DirtyCurve {
+    let ((t1, u1), (t2, u2)) = (first, second);
+    if u1 <= 0.0 || t1 <= 0.0 {
+        return DirtyCurve::idle();
+    }
+    if u2 / u1 >= t2 / t1 {
+        return DirtyCurve::Uniform { dirty_bytes_per_second: u1 / t1, memory_bytes };
+    }
+    if u2 <= u1 {
+        return DirtyCurve::Bounded { dirty_bytes_per_second: u1 / t1, working_set_bytes: u1 };
+    }
+    let ratio = |x: f64| (-x * t2).exp_m1() / (-x * t1).exp_m1();
+    // The ratio falls from t2/t1 to 1 as x grows.
+    let (mut low, mut high) = (1e-9_f64, 50.0_f64);
+    for _ in 0..200 {
+        let middle = f64::midpoint(low, high);
+        if ratio(middle) > u2 / u1 {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    let x = f64::midpoint(low, high);
+    let working_set = u1 / -(-x * t1).exp_m1();
+    DirtyCurve::Saturating { dirty_bytes_per_second: x * working_set, working_set_bytes: working_set }
+}
+
+/// The curve of a load that writes random pages of a working set at a rate, a share of them (`hot`: share of the set,
+/// share of the writes) more often: what a fit should find.
+#[must_use]
+pub fn truth(working_set_bytes: f64, write_rate: f64, hot: Option<(f64, f64)>) -> DirtyCurve {
+    let class = |bytes: f64, rate: f64| PageClass {
+        bytes,
+        writes_per_second: if bytes > 0.0 { rate / bytes } else { 0.0 },
+    };
+    let classes = match hot {
+        None => vec![class(working_set_bytes, write_rate)],
+        Some((share, weight)) => vec![
+            class(share * working_set_bytes, weight * write_rate),
+            class((1.0 - share) * working_set_bytes, (1.0 - weight) * write_rate),
+        ],
+    };
+    DirtyCurve::Classes { classes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MIB: f64 = 1_048_576.0;
+
+    #[test]
+    fn two_windows_give_the_published_curve() {
+        let curve = saturating_through((1.0, 100.0), (10.0, 400.0), 1e9);
+        let DirtyCurve::Saturating { dirty_bytes_per_second, working_set_bytes } = curve else {
+            panic!("{curve:?}")
+        };
+        assert!((working_set_bytes - 430.66).abs() < 0.4);
+        assert!((dirty_bytes_per_second - 113.79).abs() < 0.1);
+        assert!((dirty_bytes_per_second / working_set_bytes - 0.26423).abs() < 0.0003);
+        assert!((curve.unique_bytes(4.0) - 280.99).abs() < 0.3);
+        let linear = saturating_through((1.0, 100.0), (10.0, 1000.0), 1e9);
+        assert!(matches!(linear, DirtyCurve::Uniform { .. }));
+        let flat = saturating_through((1.0, 100.0), (10.0, 90.0), 1e9);
+        assert!((flat.limit() - 100.0).abs() < 1e-9);
+    }
+
+    /// Points of a known curve, each off by some of its standard error.
+    fn points(truth: &DirtyCurve, noise: f64) -> Vec<Measured> {
+        [0.1, 0.2, 0.3, 0.6, 1.0, 2.0, 3.0, 6.0, 10.0]
+            .into_iter()
+            .enumerate()
+            .map(|(number, seconds)| {
+                let bytes = truth.unique_bytes(seconds);
+                let error = noise * bytes;
+                let off = (f64::from(u32::try_from(number).unwrap()) * 2.399 + 0.7).sin();
+                Measured { seconds, bytes: bytes + off * error, standard_error_bytes: error }
+            })
+            .collect()
+    }
+
+    #[track_caller]
+    fn check(working_set: f64, rate: f64, hot: Option<(f64, f64)>, form: &str) {
+        let truth = truth(working_set * MIB, rate * MIB, hot);
+        for noise in [0.0, 0.03] {
+            let fit = fit(&points(&truth, noise), 512.0 * MIB);
+            for seconds in [0.1, 0.5, 1.0, 3.0, 10.0] {
+                let (got, expected) = (fit.curve.unique_bytes(seconds), truth.unique_bytes(seconds));
+                assert!(
+                    (got / expected - 1.0).abs() < 0.1,
+                    "{form} at {seconds} s, noise {noise}: {} MiB, not {}: {fit:?}",
+                    got / MIB,
+                    expected / MIB
+                );
+            }
+            if noise == 0.0 {
+                assert_eq!(fit.form_name, form);
+            }
+            assert!(fit.standard_error_ratio < 0.1, "{fit:?}");
+        }
+    }
+
+    #[test]
+    fn known_loads_are_recovered() {
+        check(20.0, 5.0, None, "saturating");
+        check(60.0, 30.0, None, "saturating");
+        check(100.0, 30.0, None, "saturating");
+        check(300.0, 200.0, None, "saturating");
+        check(100.0, 30.0, Some((0.1, 0.9)), "hot-cold");
+        check(300.0, 100.0, Some((0.1, 0.9)), "hot-cold");
+    }
+
+    #[test]
+    fn little_data_gives_modest_answers() {
+        let point = |seconds, bytes| Measured { seconds, bytes, standard_error_bytes: 1.0 };
+        assert_eq!(fit(&[], 1e9).form_name, "idle");
+        assert_eq!(fit(&[point(1.0, 0.0), point(3.0, 0.0)], 1e9).form_name, "idle");
+        let one = fit(&[point(2.0, 2e6)], 1e9);
+        assert_eq!((one.form_name, one.standard_error_ratio), ("uniform", 1.0));
+        // Noise: a longer window that shows less.
+        let noisy = fit(&[point(1.0, 2e7), point(3.0, 1.8e7)], 1e9);
+        assert!(noisy.curve.unique_bytes(1.0) <= noisy.curve.unique_bytes(3.0));
+    }
+
+    proptest! {
+        #[test]
+        fn every_fit_is_a_curve_within_the_memory(
+            raw in prop::collection::vec((0.01..20.0_f64, 0.0..1e9_f64, 0.0..1e7_f64), 0..12),
+        ) {
+            let points: Vec<_> = raw
+                .into_iter()
+                .map(|(seconds, bytes, error)| Measured { seconds, bytes, standard_error_bytes: error })
+                .collect();
+            let fit = fit(&points, 1e9);
+            prop_assert!(fit.curve.limit() <= 1e9 * (1.0 + 1e-9));
+            prop_assert!(fit.standard_error_ratio.is_finite());
+            let values = [0.1, 1.0, 10.0, 100.0].map(|t| fit.curve.unique_bytes(t));
+            prop_assert!(values.windows(2).all(|pair| pair[0] <= pair[1] + 1e-6));
+        }
+    }
+}

@@ -378,8 +378,3 @@ fn settle(course: &mut Course, rates: &[f64], flows: &[usize], elapsed: f64) {
 
 #[cfg(test)]
 mod tests;
-mod tmp_outage {
-    pub(super) fn outage_after_switch(t: f64, x: f64, tf: f64, m: f64) -> f64 {
-        if t <= 0.0 { 0.0 } else { -t * (-x * m * tf / t).exp_m1() }
-    }
-}

@@ -13,6 +13,7 @@ pub mod fit;
 pub mod fluid;
 pub mod forecast;
 pub mod gangs;
+pub mod score;
 pub mod share;
 pub mod technique;
 pub mod urgency;

@@ -8,6 +8,7 @@
 
 pub mod check;
 mod plan;
+pub mod play;
 pub mod policy;
 
 pub use check::Violation;

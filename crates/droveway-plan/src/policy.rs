@@ -165,6 +165,18 @@ pub fn find(name: &str) -> Result<&'static Policy, PolicyError> {
 }
 
 impl Policy {
+    /// The technique that it gives every VM that allows it.
+    #[must_use]
+    pub const fn technique(&self) -> Technique {
+        self.technique
+    }
+
+    /// Whether all VMs move at once.
+    #[must_use]
+    pub const fn is_parallel(&self) -> bool {
+        matches!(self.concurrency, Concurrency::All)
+    }
+
     /// Plans the gang: techniques by the policy, over it the operator's, under both each VM's permission.
     ///
     /// # Errors

@@ -1,9 +1,12 @@
 //! The command line.
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    exit::{Exit, Failure},
+    measure::Source,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use droveway_fleet::{
-    AllowPostcopy, RateLimit, Technique, TimeSpan,
+    AllowPostcopy, RateLimit, Ratio, Technique, TimeSpan,
     ids::{HostId, VmId, nearest},
     schema,
 };
@@ -20,6 +23,9 @@ pub(crate) struct Cli {
     /// How data is printed on stdout
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
+    /// What was learned of these hosts; else the fleet's own, in /var/lib/droveway/calibration
+    #[arg(long, global = true, env = "DROVEWAY_CALIBRATION", value_name = "FILE")]
+    pub(crate) calibration: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -40,10 +46,18 @@ pub(crate) enum Command {
     /// Real hosts and VMs on this machine
     #[command(subcommand)]
     Lab(LabCommand),
+    /// Watch ports, VMs, their traffic and their memory; changes nothing
+    Measure(MeasureArgs),
     /// Move every VM away from a host
     Drain(DrainArgs),
     /// Move named VMs
     Migrate(MigrateArgs),
+    /// What each technique would cost each VM, and the gang together; moves nothing
+    Predict(PredictArgs),
+    /// Move VMs there and back again, to learn what these hosts are like
+    Calibrate(CalibrateArgs),
+    /// How good forecasts were
+    Report(ReportArgs),
     /// Where every VM is, asked of the QEMUs themselves
     Status,
     /// Every policy
@@ -87,6 +101,22 @@ pub(crate) enum LabCommand {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct MeasureArgs {
+    /// How long to watch, 1s to 10min: a longer time tells more about memory that is seldom written
+    #[arg(long = "for", value_name = "TIME", default_value = "10s", value_parser = watch_time)]
+    pub(crate) window: TimeSpan,
+    /// Only this VM and its traffic (repeatable)
+    #[arg(long, value_name = "VM")]
+    pub(crate) vm: Vec<String>,
+    /// Leave the VMs' memory out
+    #[arg(long)]
+    pub(crate) no_memory: bool,
+    /// Also write the snapshot to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DrainArgs {
     /// The host to empty
     pub(crate) host: String,
@@ -101,6 +131,68 @@ pub(crate) struct MigrateArgs {
     pub(crate) vms: Vec<String>,
     #[command(flatten)]
     pub(crate) intent: IntentArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PredictArgs {
+    /// The VMs that would move
+    #[arg(required = true, num_args = 1.., value_name = "VM")]
+    pub(crate) vms: Vec<String>,
+    /// The host to go to
+    #[arg(long, value_name = "HOST")]
+    pub(crate) to: String,
+    /// Only this technique
+    #[arg(long, value_name = "NAME")]
+    pub(crate) technique: Option<Technique>,
+    /// The longest downtime to aim at [default: 300ms]
+    #[arg(long, value_name = "TIME", value_parser = above_zero)]
+    pub(crate) max_downtime: Option<TimeSpan>,
+    /// The ceiling of each VM's stream, like 400Mbit/s
+    #[arg(long, value_name = "RATE", default_value = "unlimited")]
+    pub(crate) bandwidth: RateLimit,
+    /// Pre-copy passes before a VM counts as not converging
+    #[arg(long, value_name = "N", default_value_t = MAX_PASSES_DEFAULT,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) max_passes: u32,
+    /// The share of both ports that is reserved for migration, like 0.6
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) reserved: Option<Ratio>,
+    #[command(flatten)]
+    pub(crate) source: Source,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CalibrateArgs {
+    /// One host: where the VMs are
+    pub(crate) from: String,
+    /// The other
+    pub(crate) to: String,
+    /// The VMs to move; all if none is named (repeatable)
+    #[arg(long, value_name = "VM")]
+    pub(crate) vm: Vec<String>,
+    /// How often every technique is run
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub(crate) rounds: u32,
+    /// How long hosts and VMs are measured before each round
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = above_zero)]
+    pub(crate) measure: TimeSpan,
+    /// The folder of the runs' reports
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// How good forecasts were, over everything that is remembered
+    #[arg(long, required = true)]
+    pub(crate) calibration: bool,
+    /// Draw forecasts against outcomes
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) figure: Option<PathBuf>,
+    /// Write every forecast and its outcome
+    #[arg(long, value_name = "FILE.csv")]
+    pub(crate) csv: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -133,12 +225,42 @@ pub(crate) struct IntentArgs {
     #[arg(long, value_name = "N", default_value_t = MAX_PASSES_DEFAULT,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) max_passes: u32,
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// The share of both ports that somebody already reserves for migration, like 0.6: for the forecast
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) reserved: Option<Ratio>,
+    /// Keep the run to check forecasts by, but do not learn from it
+    #[arg(long)]
+    pub(crate) hold_out: bool,
     /// Show what would happen; start nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// The folder of report.json, report.md and timeline.svg [default: droveway-report/RUN]
     #[arg(long, value_name = "DIR")]
     pub(crate) report: Option<PathBuf>,
+}
+
+impl Default for IntentArgs {
+    /// What the command line gives when nothing is said.
+    fn default() -> Self {
+        IntentArgs {
+            to: String::new(),
+            policy: DEFAULT_POLICY.to_owned(),
+            technique: Vec::new(),
+            order: Vec::new(),
+            max_parallel: None,
+            max_downtime: None,
+            bandwidth: RateLimit::Unlimited,
+            allow_postcopy: AllowPostcopyArg::Fallback,
+            max_passes: MAX_PASSES_DEFAULT,
+            source: Source::default(),
+            reserved: None,
+            hold_out: false,
+            dry_run: false,
+            report: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -164,7 +286,16 @@ fn vm_technique(text: &str) -> Result<(String, Technique), String> {
     Ok((vm.to_owned(), technique.parse()?))
 }
 
-fn above_zero(text: &str) -> Result<TimeSpan, String> {
+fn watch_time(text: &str) -> Result<TimeSpan, String> {
+    let span = TimeSpan::from_str(text).map_err(|error| error.to_string())?;
+    // Five readings make a rate; what is watched for longer changes meanwhile.
+    if !(TimeSpan::from_secs(1)..=TimeSpan::from_secs(600)).contains(&span) {
+        return Err("watch for 1s to 10min".to_owned());
+    }
+    Ok(span)
+}
+
+pub(crate) fn above_zero(text: &str) -> Result<TimeSpan, String> {
     let span = TimeSpan::from_str(text).map_err(|error| error.to_string())?;
     // QEMU counts downtime in whole milliseconds.
     if span < TimeSpan::from_millis(1) {

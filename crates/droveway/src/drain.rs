@@ -5,13 +5,18 @@ use crate::{
     clock,
     exit::{Exit, Failure},
     fleet::{self, RunLock},
+    measure::{self, Sought},
+    outlook::Outlook,
     preflight::{self, Checked},
     qemu::{self, Qemu},
     render, report,
     run::{self, Display, Pair, Ports, Run},
 };
 use droveway_drive::GangDriver;
-use droveway_fleet::{Fleet, FleetVm, Host, HostId, Intent, TimeSpan, VmId};
+use droveway_fleet::{
+    Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, TimeSpan, VmId, report::Quantiles,
+};
+use droveway_model::forecast::MoveForecast;
 use droveway_plan::{GangFacts, Note, Plan, VmFacts, check::check, policy};
 use std::{
     collections::BTreeMap,
@@ -25,17 +30,20 @@ const AFTERMATH: std::time::Duration = std::time::Duration::from_secs(3);
 pub(crate) fn drain(
     args: &DrainArgs,
     fleet: Option<&Path>,
+    calibration: Option<&Path>,
     output: Output,
 ) -> Result<Exit, Failure> {
     let fleet = fleet::load(fleet)?;
     let hosts = fleet.spec.hosts.iter().map(|host| &host.name);
     let source = cli::known(&args.host, "host", hosts, cli::host_text)?.clone();
-    execute(&fleet, "drain", Some(source), None, &args.intent, output)
+    let request = Request { args: &args.intent, calibration, output, quiet: false, snapshot: None };
+    execute(&fleet, "drain", Some(source), None, &request)
 }
 
 pub(crate) fn migrate(
     args: &MigrateArgs,
     fleet: Option<&Path>,
+    calibration: Option<&Path>,
     output: Output,
 ) -> Result<Exit, Failure> {
     let fleet = fleet::load(fleet)?;
@@ -48,7 +56,29 @@ pub(crate) fn migrate(
         }
         vms.push(vm);
     }
-    execute(&fleet, "migrate", None, Some(vms), &args.intent, output)
+    let request = Request { args: &args.intent, calibration, output, quiet: false, snapshot: None };
+    move_named(&fleet, vms, &request)
+}
+
+/// How a move is asked for, beside what is moved.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    pub(crate) args: &'a IntentArgs,
+    pub(crate) calibration: Option<&'a Path>,
+    pub(crate) output: Output,
+    /// Do not print the report; its folder has it.
+    pub(crate) quiet: bool,
+    /// What is known of the fleet, if the caller knows.
+    pub(crate) snapshot: Option<Snapshot>,
+}
+
+/// Moves these VMs.
+pub(crate) fn move_named(
+    fleet: &Fleet,
+    vms: Vec<VmId>,
+    request: &Request<'_>,
+) -> Result<Exit, Failure> {
+    execute(fleet, "migrate", None, Some(vms), request)
 }
 
 /// A VM that will move, with its QEMU at the source.
@@ -63,12 +93,21 @@ fn execute(
     verb: &str,
     source: Option<HostId>,
     wanted: Option<Vec<VmId>>,
-    args: &IntentArgs,
-    output: Output,
+    request: &Request<'_>,
 ) -> Result<Exit, Failure> {
+    let args = request.args;
     policy::find(&args.policy).map_err(|error| Failure::new(Exit::Usage, error))?;
     let hosts = fleet.spec.hosts.iter().map(|host| &host.name);
     let target = cli::known(&args.to, "host", hosts, cli::host_text)?.clone();
+    let snapshot = match &request.snapshot {
+        Some(known) => Some(known.clone()),
+        // Measured before the right to move is taken: it takes its time, and others may look meanwhile.
+        None => match measure::seek(fleet, &args.source)? {
+            Sought::Found(found) => Some(*found),
+            Sought::Nothing => None,
+            Sought::Interrupted => return Ok(Exit::Interrupted),
+        },
+    };
     // The controller is one loop; a second thread only lets blocking calls not delay it.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -85,7 +124,7 @@ fn execute(
             return Ok(Exit::Done);
         }
         let intent = intent(fleet, verb, &source, &target, &candidates, args)?;
-        let job = Job { fleet, intent, candidates, args, output, run_id };
+        let job = Job { fleet, intent, candidates, request, snapshot, run_id };
         job.run(lock).await
     })
 }
@@ -234,8 +273,8 @@ struct Job<'a> {
     fleet: &'a Fleet,
     intent: Intent,
     candidates: Vec<Candidate<'a>>,
-    args: &'a IntentArgs,
-    output: Output,
+    request: &'a Request<'a>,
+    snapshot: Option<Snapshot>,
     run_id: String,
 }
 
@@ -263,8 +302,16 @@ impl Job<'_> {
                 note.vm, note.choice, note.instead_of, note.reason
             );
         }
-        if self.args.dry_run {
-            return self.show(&plan);
+        let outlook = self.outlook(&plan)?;
+        if self.request.args.dry_run {
+            return self.show(&plan, outlook.as_ref());
+        }
+        if let Some(outlook) = &outlook {
+            let time = outlook.forecast.total_seconds;
+            eprintln!(
+                "forecast: {:.1} s in all ({:.1} to {:.1} s)",
+                time.p50, time.p10, time.p90
+            );
         }
         let asked_at = clock::now();
         let (pairs, checked) = self.prepare(&plan, target).await?;
@@ -297,13 +344,33 @@ impl Job<'_> {
             run_id: &run_id,
             started_at,
             asked_at,
-            downtime_limit_asked: self.args.max_downtime.is_some(),
+            downtime_limit_asked: self.request.args.max_downtime.is_some(),
             capacity,
         };
-        let report = report::build(&context, &ledger);
-        let folder = report::write(&report, self.args.report.as_deref())?;
-        self.print(&report, &folder)?;
+        let mut report = report::build(&context, &ledger);
+        if let Some(outlook) = &outlook {
+            outlook.tell(&mut report);
+        }
+        let folder = report::write(&report, self.request.args.report.as_deref())?;
+        if let Some(outlook) = outlook
+            && let Err(failure) = outlook.learn(&report, self.request.args.hold_out)
+        {
+            // The VMs have moved: that nothing was learned from it is no reason to call it failed.
+            eprintln!("warning: nothing was learned from this run: {:#}", failure.error);
+        }
+        if !self.request.quiet {
+            self.print(&report, &folder)?;
+        }
         Ok(report::exit_of(&report))
+    }
+
+    /// The plan's forecast, if there is a snapshot to make one from.
+    fn outlook(&self, plan: &Plan) -> Result<Option<Outlook>, Failure> {
+        let Some(snapshot) = &self.snapshot else { return Ok(None) };
+        let reserved = self.request.args.reserved.map(Ratio::get);
+        let outlook =
+            Outlook::of(plan, snapshot, self.fleet, self.request.calibration, reserved)?;
+        Ok(Some(outlook))
     }
 
     fn host(&self, name: &HostId) -> Result<&Host, Failure> {
@@ -385,9 +452,9 @@ impl Job<'_> {
     }
 
     #[expect(clippy::print_stdout, reason = "the command's data")]
-    fn show(&self, plan: &Plan) -> Result<Exit, Failure> {
-        if self.output != Output::Table {
-            cli::print_data(plan, self.output)?;
+    fn show(&self, plan: &Plan, outlook: Option<&Outlook>) -> Result<Exit, Failure> {
+        if self.request.output != Output::Table {
+            cli::print_data(plan, self.request.output)?;
             return Ok(Exit::Done);
         }
         let mut table = comfy_table::Table::new();
@@ -398,7 +465,16 @@ impl Job<'_> {
             "does not converge",
             "downtime limit",
             "bandwidth",
+            "forecast: takes",
+            "outage",
         ]);
+        let said = |index: usize, of: fn(&MoveForecast) -> Quantiles| {
+            let made = outlook.and_then(|outlook| outlook.forecast.moves.get(index)).map(of);
+            made.map_or_else(
+                || "-".to_owned(),
+                |made| format!("{:.2} s ({:.2}-{:.2})", made.p50, made.p10, made.p90),
+            )
+        };
         for (index, step) in plan.moves.iter().enumerate() {
             let limit = TimeSpan::from(step.downtime_limit).to_string();
             let stops = step.technique == droveway_fleet::Technique::StopAndCopy;
@@ -413,6 +489,8 @@ impl Job<'_> {
                 if stops { "-".to_owned() } else { fallback.to_owned() },
                 if stops { "none".to_owned() } else { limit },
                 step.bandwidth.to_string(),
+                said(index, |said| said.duration_seconds),
+                said(index, |said| said.outage_seconds),
             ]);
         }
         let at_once = match plan.concurrency {
@@ -424,17 +502,21 @@ impl Job<'_> {
             plan.source, plan.target, plan.policy
         );
         println!("{table}");
+        if let Some(outlook) = outlook {
+            let time = outlook.forecast.total_seconds;
+            println!("forecast: {:.2} s in all ({:.2} to {:.2} s)", time.p50, time.p10, time.p90);
+        }
         Ok(Exit::Done)
     }
 
     #[expect(clippy::print_stdout, reason = "the command's data")]
     fn print(&self, report: &droveway_fleet::RunReport, folder: &Path) -> Result<(), Failure> {
-        if self.output == Output::Table {
+        if self.request.output == Output::Table {
             println!("{}", render::terminal(report, report::color()));
             println!("report: {}", folder.display());
             Ok(())
         } else {
-            cli::print_data(report, self.output)
+            cli::print_data(report, self.request.output)
         }
     }
 }

@@ -2,17 +2,23 @@
 //!
 //! `main` parses and prints; everything else is in the modules. Data goes to stdout, talk to stderr.
 
+mod calibrate;
 mod cli;
 mod clock;
 mod drain;
 mod exit;
 mod fleet;
+mod history;
 mod lab;
+mod measure;
+mod outlook;
+mod predict;
 mod preflight;
 mod qemu;
 mod render;
 mod report;
 mod run;
+mod state;
 mod status;
 
 use clap::Parser;
@@ -59,15 +65,20 @@ fn main() -> ExitCode {
 }
 
 fn run_command(cli: Cli) -> Result<Exit, Failure> {
+    let (fleet, calibration) = (cli.fleet.as_deref(), cli.calibration.as_deref());
     match cli.command {
         Command::Lab(command) => lab::run(command, cli.output),
         Command::LabRunner { spec } => {
             droveway_lab::runner::run(&spec)?;
             Ok(Exit::Done)
         }
-        Command::Drain(args) => drain::drain(&args, cli.fleet.as_deref(), cli.output),
-        Command::Migrate(args) => drain::migrate(&args, cli.fleet.as_deref(), cli.output),
-        Command::Status => status::run(cli.fleet.as_deref(), cli.output),
+        Command::Drain(args) => drain::drain(&args, fleet, calibration, cli.output),
+        Command::Migrate(args) => drain::migrate(&args, fleet, calibration, cli.output),
+        Command::Predict(args) => predict::run(&args, fleet, calibration, cli.output),
+        Command::Calibrate(args) => calibrate::run(&args, fleet, calibration, cli.output),
+        Command::Report(args) => history::run(&args, fleet, calibration, cli.output),
+        Command::Measure(args) => measure::run(&args, fleet, cli.output),
+        Command::Status => status::run(fleet, cli.output),
         Command::Policies => {
             cli::print_policies(cli.output);
             Ok(Exit::Done)

@@ -78,6 +78,7 @@ fn records(truth: &Constants, noise: f64) -> Vec<RunRecord> {
                 total_seconds: course.total_seconds * off,
                 forecast: None,
                 cpu_busy_ratio: None,
+                held_out: false,
                 gang,
             });
         }

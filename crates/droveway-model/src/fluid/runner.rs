@@ -1,6 +1,6 @@
 //! One move in the fluid model: QEMU's course and the driver's rules, without their events.
 
-use super::tmp_outage::outage_after_switch;
+use crate::technique::outage_after_switch;
 use super::{
     course::{MoveCourse, MoveEnd},
     problem::{Gang, MoveModel},

@@ -4,7 +4,10 @@ use super::words::{
     NONE, bytes, duration, latency, lost, milliseconds, percent, policy, rate, seconds, technique,
     verdict,
 };
-use droveway_fleet::{Bandwidth, RunReport, report::PortSeries};
+use droveway_fleet::{
+    Bandwidth, RunReport,
+    report::{PortSeries, Quantiles},
+};
 use std::fmt::Write as _;
 
 pub(crate) fn markdown(report: &RunReport) -> String {
@@ -22,15 +25,10 @@ pub(crate) fn markdown(report: &RunReport) -> String {
     section(&mut text, "Ports, first start to last completion", &ports(report));
     text.push_str("\n## Predicted\n\n");
     match &report.predicted {
-        None => text.push_str("No forecast was made for this run.\n"),
-        Some(predicted) => {
-            let time = predicted.total_migration_time_seconds;
-            let _ = writeln!(
-                text,
-                "Total migration time {:.2} s (p10) to {:.2} s (p90), most likely {:.2} s.",
-                time.p10, time.p90, time.p50
-            );
-        }
+        None => text.push_str(
+            "No forecast was made for this run: `--measure 5s`, or `droveway measure` before it, makes one.\n",
+        ),
+        Some(_) => text.push_str(&predicted(report)),
     }
     if !report.decisions.is_empty() {
         text.push_str("\n## Decisions\n\n");
@@ -45,6 +43,49 @@ pub(crate) fn markdown(report: &RunReport) -> String {
     }
     text.push_str(&footer(report));
     text
+}
+
+/// What was said before the run, and what came.
+fn predicted(report: &RunReport) -> String {
+    let said = |range: Quantiles| format!("{:.2} ({:.2} to {:.2})", range.p50, range.p10, range.p90);
+    let hit = |range: Quantiles, outcome: f64| {
+        if outcome < range.p10 {
+            "below"
+        } else if outcome > range.p90 {
+            "above"
+        } else {
+            "within"
+        }
+    };
+    let mut rows = Vec::new();
+    let mut row = |what: String, range: Quantiles, outcome: Option<f64>| {
+        rows.push(vec![
+            what,
+            said(range),
+            outcome.map_or_else(|| NONE.to_owned(), |outcome| format!("{outcome:.2}")),
+            outcome.map_or(NONE, |outcome| hit(range, outcome)).to_owned(),
+        ]);
+    };
+    if let Some(gang) = &report.predicted {
+        const MIB: f64 = 1_048_576.0;
+        let mib = |range: Quantiles| Quantiles {
+            p10: range.p10 / MIB,
+            p50: range.p50 / MIB,
+            p90: range.p90 / MIB,
+        };
+        let time = report.total_migration_time_seconds;
+        row("total migration time, s".to_owned(), gang.total_migration_time_seconds, Some(time));
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+        let lost = report.applications.iter().filter_map(|app| app.lost_bytes).sum::<u64>() as f64;
+        row("lost by applications, MiB".to_owned(), mib(gang.lost_bytes), Some(lost / MIB));
+    }
+    for vm in &report.vms {
+        let Some(predicted) = &vm.predicted else { continue };
+        row(format!("{}: took, s", vm.name), predicted.duration_seconds, duration(vm));
+        row(format!("{}: downtime, s", vm.name), predicted.downtime_seconds, vm.downtime_seconds);
+        row(format!("{}: outage, s", vm.name), predicted.outage_seconds, vm.outage_seconds);
+    }
+    table(&["what", "forecast: p50 (p10 to p90)", "outcome", "against p10 to p90"], &rows)
 }
 
 /// A table whose columns are aligned also in the source.

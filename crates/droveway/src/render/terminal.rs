@@ -4,7 +4,10 @@ use super::words::{
     duration, latency, lost, milliseconds, percent, rate, seconds, technique, verdict,
 };
 use comfy_table::{Cell, Color, Table, presets::NOTHING};
-use droveway_fleet::{RunReport, report::MoveResult};
+use droveway_fleet::{
+    RunReport,
+    report::{MoveResult, Quantiles},
+};
 
 /// A loss above this share deserves a colour.
 const LOSS_NOTABLE: f64 = 0.1;
@@ -13,6 +16,15 @@ pub(crate) fn terminal(report: &RunReport, color: bool) -> String {
     let mut text = format!("\n{}\n", verdict(report));
     for remark in &report.remarks {
         text.push_str(&format!("note: {remark}\n"));
+    }
+    if let Some(predicted) = &report.predicted {
+        let time = predicted.total_migration_time_seconds;
+        text.push_str(&format!(
+            "forecast: {} in all ({} to {})\n",
+            seconds(Some(time.p50)),
+            seconds(Some(time.p10)),
+            seconds(Some(time.p90))
+        ));
     }
     text.push_str(&format!("\n{}\n", vms(report, color)));
     for vm in &report.vms {
@@ -26,6 +38,18 @@ pub(crate) fn terminal(report: &RunReport, color: bool) -> String {
     text
 }
 
+/// What came, and the middle of what was said.
+fn beside(
+    text: fn(Option<f64>) -> String,
+    outcome: Option<f64>,
+    said: Option<Quantiles>,
+) -> String {
+    match said {
+        Some(said) => format!("{} ({})", text(outcome), text(Some(said.p50))),
+        None => text(outcome),
+    }
+}
+
 fn painted(text: String, color: bool, wanted: Option<Color>) -> Cell {
     match wanted.filter(|_| color) {
         Some(wanted) => Cell::new(text).fg(wanted),
@@ -35,16 +59,13 @@ fn painted(text: String, color: bool, wanted: Option<Color>) -> Cell {
 
 fn vms(report: &RunReport, color: bool) -> Table {
     let mut table = Table::new();
-    table.load_style(NOTHING).set_header([
-        "VM",
-        "technique",
-        "result",
-        "took",
-        "downtime",
-        "outage",
-        "migrated",
-        "exposed",
-    ]);
+    let foretold = report.vms.iter().any(|vm| vm.predicted.is_some());
+    let took = if foretold { "took (forecast)" } else { "took" };
+    let downtime = if foretold { "downtime (forecast)" } else { "downtime" };
+    let outage = if foretold { "outage (forecast)" } else { "outage" };
+    table
+        .load_style(NOTHING)
+        .set_header(["VM", "technique", "result", took, downtime, outage, "migrated", "exposed"]);
     for vm in &report.vms {
         let shade = match vm.result {
             MoveResult::Completed => Color::Green,
@@ -55,9 +76,17 @@ fn vms(report: &RunReport, color: bool) -> Table {
             Cell::new(&vm.name),
             Cell::new(technique(vm)),
             painted(vm.result.name().to_owned(), color, Some(shade)),
-            Cell::new(seconds(duration(vm))),
-            Cell::new(milliseconds(vm.downtime_seconds)),
-            Cell::new(milliseconds(vm.outage_seconds)),
+            Cell::new(beside(seconds, duration(vm), vm.predicted.map(|p| p.duration_seconds))),
+            Cell::new(beside(
+                milliseconds,
+                vm.downtime_seconds,
+                vm.predicted.map(|p| p.downtime_seconds),
+            )),
+            Cell::new(beside(
+                milliseconds,
+                vm.outage_seconds,
+                vm.predicted.map(|p| p.outage_seconds),
+            )),
             Cell::new(super::words::bytes(vm.migrated_bytes)),
             Cell::new(seconds(Some(vm.exposure_seconds))),
         ]);

@@ -81,22 +81,28 @@ pub(crate) struct TestVm {
 impl Lab {
     /// A lab of two hosts and a client with these VMs on host `alpha`; `None` where that is impossible.
     pub(crate) fn up(name: &str, rate: &str, vms: &[TestVm]) -> Option<Lab> {
+        let mut text = String::new();
+        for vm in vms {
+            let more = if vm.more.is_empty() { String::new() } else { format!(", {}", vm.more) };
+            writeln!(text, "    - {{ name: {}, host: alpha, memory: 192MiB{more} }}", vm.name)
+                .expect("text");
+        }
+        Lab::up_with(name, rate, &text)
+    }
+
+    /// The same with VMs, and whatever may follow them, in the scenario's words.
+    pub(crate) fn up_with(name: &str, rate: &str, vms: &str) -> Option<Lab> {
         if let Some(reason) = obstacle() {
             skip(&reason);
             return None;
         }
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut text = format!(
+        let text = format!(
             "apiVersion: droveway/v1\nkind: Scenario\nmetadata: {{ name: {name} }}\nspec:\n  \
              link: {{ rate: {rate} }}\n  hosts: [ {{ name: alpha }}, {{ name: beta }} ]\n  \
-             clients: [ {{ name: client }} ]\n  probe: {{ enabled: false }}\n  vms:\n"
+             clients: [ {{ name: client }} ]\n  probe: {{ enabled: false }}\n  vms:\n{vms}"
         );
-        for vm in vms {
-            let more = if vm.more.is_empty() { String::new() } else { format!(", {}", vm.more) };
-            writeln!(text, "    - {{ name: {}, host: alpha, memory: 192MiB{more} }}", vm.name)
-                .expect("text");
-        }
         let scenario = folder.path().join("scenario.yaml");
         fs::write(&scenario, text).expect("the scenario is written");
         // What a test that was killed left.

@@ -10,3 +10,4 @@ mod harness;
 mod memcached;
 mod memory;
 mod moves;
+mod observe;

@@ -1,0 +1,198 @@
+//! How good the path between two hosts is: a short TCP connection of our own, and what the kernel saw of it.
+//!
+//! Small questions first, for the round trip of an idle path; then some data at once, for losses and what is delivered. At
+//! most [`DATA`] bytes and the time given: it measures the path, it does not load it.
+
+use crate::{
+    netns::{Netns, NetnsError},
+    tcp_info::{TcpInfo, tcp_info},
+};
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
+    time::{Duration, Instant},
+};
+use thiserror::Error;
+
+/// Bytes that a probe sends: 2 ms of a 1 Gbit/s port, enough for a congestion window to open.
+pub const DATA: usize = 256 << 10;
+/// Questions for the round trip: the kernel's estimate settles after a few.
+const QUESTIONS: usize = 10;
+/// What is read and written at once.
+const CHUNK: usize = 16 << 10;
+
+/// Why a path could not be probed.
+#[derive(Debug, Error)]
+pub enum PathError {
+    /// A namespace could not be used.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// The connection failed.
+    #[error("could not {action} {address}")]
+    Connection {
+        /// What was tried.
+        action: &'static str,
+        /// The target's address.
+        address: IpAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What a probe saw.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PathReading {
+    /// Round trip, smoothed, of small questions.
+    pub rtt: Duration,
+    /// The smallest round trip.
+    pub rtt_min: Duration,
+    /// Segments sent again over segments sent.
+    pub retransmit_ratio: f64,
+    /// What the kernel saw delivered, at most; a lower bound of what the path can do.
+    pub delivery_bytes_per_second: f64,
+}
+
+/// Probes the path from `source` to `address`, which is one of `target`'s, within `time`.
+///
+/// # Errors
+/// [`PathError`]: the path is down, or a firewall is in between.
+pub fn path_probe(
+    source: &Netns,
+    target: &Netns,
+    address: IpAddr,
+    time: Duration,
+) -> Result<PathReading, PathError> {
+    let failed = |action| move |error| PathError::Connection { action, address, source: error };
+    let listener = target
+        .run(|| TcpListener::bind(SocketAddr::new(address, 0)))?
+        .map_err(failed("listen on"))?;
+    let at = listener.local_addr().map_err(failed("listen on"))?;
+    let deadline = Instant::now() + time;
+    std::thread::scope(|scope| {
+        let answering = scope.spawn(|| answer(&listener, deadline));
+        // A socket belongs to the namespace in which it was made.
+        let asked = source
+            .run(|| TcpStream::connect_timeout(&at, time))?
+            .and_then(|stream| ask(stream, deadline))
+            .map_err(failed("probe the path to"));
+        // Whatever happened to the asking side, the answering side ends with its connection or its deadline.
+        let _ = answering.join();
+        asked
+    })
+}
+
+fn remaining(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+fn ask(mut stream: TcpStream, deadline: Instant) -> io::Result<PathReading> {
+    stream.set_nodelay(true)?;
+    let mut byte = [0];
+    for _ in 0..QUESTIONS {
+        stream.set_read_timeout(Some(remaining(deadline)?))?;
+        stream.write_all(&byte)?;
+        stream.read_exact(&mut byte)?;
+    }
+    let idle = info(&stream)?;
+    let mut sent = QUESTIONS;
+    let chunk = [0x5a; CHUNK];
+    while sent < QUESTIONS + DATA {
+        stream.set_write_timeout(Some(remaining(deadline)?))?;
+        stream.write_all(&chunk)?;
+        sent += chunk.len();
+    }
+    stream.shutdown(std::net::Shutdown::Write)?;
+    // The other side closes when it has read everything.
+    stream.set_read_timeout(Some(remaining(deadline)?))?;
+    let _ = stream.read(&mut byte)?;
+    let loaded = info(&stream)?;
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred segments")]
+    let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
+    #[expect(clippy::cast_precision_loss, reason = "a rate far below 2^53")]
+    let delivery = loaded.delivery_bytes_per_second as f64;
+    Ok(PathReading {
+        rtt: idle.rtt,
+        rtt_min: loaded.rtt_min.min(idle.rtt),
+        retransmit_ratio: share(loaded.segments_retransmitted, loaded.segments_sent),
+        delivery_bytes_per_second: delivery,
+    })
+}
+
+/// Answers the questions, then swallows the data.
+fn answer(listener: &TcpListener, deadline: Instant) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let mut stream = loop {
+        match listener.accept() {
+            Ok((stream, _)) => break stream,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut ready =
+                    [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(listener), nix::poll::PollFlags::POLLIN)];
+                let left = u16::try_from(remaining(deadline)?.as_millis()).unwrap_or(u16::MAX);
+                nix::poll::poll(&mut ready, left.saturating_add(1))?;
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    let mut byte = [0];
+    for _ in 0..QUESTIONS {
+        stream.set_read_timeout(Some(remaining(deadline)?))?;
+        stream.read_exact(&mut byte)?;
+        stream.write_all(&byte)?;
+    }
+    let mut chunk = [0; CHUNK];
+    loop {
+        stream.set_read_timeout(Some(remaining(deadline)?))?;
+        if stream.read(&mut chunk)? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// The kernel's view of a connection of our own.
+fn info(stream: &TcpStream) -> io::Result<TcpInfo> {
+    let mut raw = [0_u8; 512];
+    let mut length = libc::socklen_t::try_from(raw.len()).unwrap_or(0);
+    // SAFETY: the kernel writes at most `length` bytes into a buffer of that size, and says how many.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            raw.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(tcp_info(&raw[..length as usize]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_is_a_good_path() {
+        let own = Netns::own();
+        let local = IpAddr::from([127, 0, 0, 1]);
+        let read = path_probe(&own, &own, local, Duration::from_secs(5)).unwrap();
+        assert!(read.rtt > Duration::ZERO && read.rtt < Duration::from_secs(1), "{read:?}");
+        assert!(read.rtt_min <= read.rtt && read.retransmit_ratio <= 1.0);
+        assert!(read.delivery_bytes_per_second > 1e6, "{read:?}");
+    }
+
+    #[test]
+    fn an_address_of_nobody_is_an_error_in_time() {
+        let own = Netns::own();
+        let began = Instant::now();
+        let nobody = IpAddr::from([192, 0, 2, 1]);
+        assert!(path_probe(&own, &own, nobody, Duration::from_millis(500)).is_err());
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+}

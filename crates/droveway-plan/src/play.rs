@@ -1,0 +1,72 @@
+//! A plan as the fluid model plays it.
+
+use crate::plan::{Fallback, Plan};
+use droveway_fleet::{Bandwidth, HostId, RateLimit, VmId};
+use droveway_model::{
+    fluid::{MoveModel, Start},
+    world::World,
+};
+use thiserror::Error;
+
+/// Why a plan cannot be played.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PlayError {
+    /// The snapshot does not know a VM of the plan.
+    #[error("the snapshot does not know VM '{0}'")]
+    UnknownVm(VmId),
+    /// The snapshot does not know the target.
+    #[error("the snapshot does not know host '{0}'")]
+    UnknownHost(HostId),
+    /// The snapshot saw a VM elsewhere.
+    #[error("the snapshot saw VM '{vm}' elsewhere than on host '{source_host}'")]
+    Elsewhere {
+        /// The VM.
+        vm: VmId,
+        /// Where the plan takes it to be.
+        source_host: HostId,
+    },
+}
+
+/// The plan's moves in `world`, in the plan's order, and the room of their window.
+///
+/// # Errors
+/// [`PlayError`] when plan and world are about different things.
+pub fn moves(plan: &Plan, world: &World) -> Result<(Vec<MoveModel>, Vec<usize>), PlayError> {
+    let host = |name: &HostId| world.host(name).ok_or_else(|| PlayError::UnknownHost(name.clone()));
+    let (source, target) = (host(&plan.source)?, host(&plan.target)?);
+    let mut moves = Vec::new();
+    for step in &plan.moves {
+        let vm = world.vm(&step.vm).ok_or_else(|| PlayError::UnknownVm(step.vm.clone()))?;
+        if world.gang.vms[vm].host != source {
+            return Err(PlayError::Elsewhere {
+                vm: step.vm.clone(),
+                source_host: plan.source.clone(),
+            });
+        }
+        moves.push(MoveModel {
+            vm,
+            target,
+            technique: step.technique,
+            start: Start::InWindow(0),
+            bandwidth: ceiling(step.bandwidth),
+            postcopy_bandwidth: ceiling(step.postcopy_bandwidth),
+            switchover_bandwidth: bytes(step.switchover_bandwidth),
+            downtime_limit: step.downtime_limit.as_secs_f64(),
+            max_passes: step.max_passes,
+            fallback_postcopy: step.fallback == Fallback::PostCopy,
+            switch_after_pass: step.switch.after_pass,
+            weight: 1.0,
+            throttle: false,
+        });
+    }
+    Ok((moves, vec![plan.concurrency as usize]))
+}
+
+fn ceiling(limit: RateLimit) -> f64 {
+    limit.bandwidth().map_or(f64::INFINITY, bytes)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate far below 2^53")]
+fn bytes(rate: Bandwidth) -> f64 {
+    rate.bytes_per_second() as f64
+}

@@ -1,0 +1,103 @@
+//! `calibrate`: a handful of real moves between two hosts, from which the model learns what these hosts are like.
+//!
+//! Every technique there and back again, one VM after the other and all at once, so that each VM ends where it began. The
+//! moves are ordinary runs: planned, checked, driven and reported like any other; only their purpose is different.
+
+use crate::{
+    cli::{self, CalibrateArgs, IntentArgs, Output},
+    drain,
+    exit::{Exit, Failure},
+    fleet, measure, state,
+};
+use droveway_fleet::{Fleet, VmId};
+use std::path::Path;
+
+/// There and back again, for each: an even number of moves.
+const ROUND: [&str; 8] = [
+    "pre-copy-serial",
+    "post-copy-serial",
+    "hybrid-serial",
+    "stop-and-copy",
+    "pre-copy-parallel",
+    "post-copy-parallel",
+    "hybrid-parallel",
+    "pre-copy-serial",
+];
+
+pub(crate) fn run(
+    args: &CalibrateArgs,
+    fleet: Option<&Path>,
+    calibration: Option<&Path>,
+    output: Output,
+) -> Result<Exit, Failure> {
+    let fleet = fleet::load(fleet)?;
+    let hosts = fleet.spec.hosts.iter().map(|host| &host.name);
+    let first = cli::known(&args.from, "host", hosts.clone(), cli::host_text)?.clone();
+    let second = cli::known(&args.to, "host", hosts, cli::host_text)?.clone();
+    if first == second {
+        return Err(Failure::usage(format!("'{first}' is both ends: name two hosts")));
+    }
+    let vms = vms(&fleet, args)?;
+    let mut worst = Exit::Done;
+    for round in 0..args.rounds {
+        let source = measure::Source { measure: Some(args.measure), ..measure::Source::default() };
+        let Some(snapshot) = measure::snapshot_for(&fleet, &source)? else {
+            return Ok(Exit::Interrupted);
+        };
+        for (index, policy) in ROUND.iter().enumerate() {
+            let target = if index % 2 == 0 { &second } else { &first };
+            eprintln!(
+                "round {} of {}, run {} of {}: {policy} to {target}",
+                round + 1,
+                args.rounds,
+                index + 1,
+                ROUND.len()
+            );
+            let intent = IntentArgs {
+                to: target.to_string(),
+                policy: (*policy).to_owned(),
+                report: args.report.as_ref().map(|folder| {
+                    folder.join(format!("{:02}-{policy}", round as usize * ROUND.len() + index + 1))
+                }),
+                ..IntentArgs::default()
+            };
+            let request = drain::Request {
+                args: &intent,
+                calibration,
+                output: Output::Table,
+                quiet: true,
+                snapshot: Some(snapshot.clone()),
+            };
+            let exit = drain::move_named(&fleet, vms.clone(), &request)?;
+            match exit {
+                Exit::Done | Exit::LimitMissed => {}
+                // Whatever went wrong, more of it teaches nothing.
+                other => {
+                    eprintln!("the last run ended with exit {}: calibration stops here", other.code());
+                    worst = other;
+                    break;
+                }
+            }
+        }
+        if worst != Exit::Done {
+            break;
+        }
+    }
+    let path = state::calibration_path(&fleet, calibration);
+    let known = state::calibration(&path)?;
+    if output == Output::Table {
+        eprintln!("learned from {} runs: {}", known.records.len(), path.display());
+    } else {
+        cli::print_data(&known.constants, output)?;
+    }
+    Ok(worst)
+}
+
+/// The VMs that are named, or all that the first host can run.
+fn vms(fleet: &Fleet, args: &CalibrateArgs) -> Result<Vec<VmId>, Failure> {
+    let all = fleet.spec.vms.iter().map(|vm| &vm.name);
+    if args.vm.is_empty() {
+        return Ok(all.cloned().collect());
+    }
+    args.vm.iter().map(|name| cli::known(name, "VM", all.clone(), cli::vm_text).cloned()).collect()
+}

@@ -1,0 +1,112 @@
+//! What outlives a run: the calibration that a fleet has learned, and its last snapshot.
+//!
+//! In `$DROVEWAY_STATE`, else `/var/lib/droveway`: `calibration/NAME.json`, where the name is the fleet's own unless its
+//! file says that it learns together with others, and `snapshots/FLEET.json`.
+
+use crate::exit::{Exit, Failure};
+use droveway_fleet::{Fleet, Snapshot, document::API_VERSION, snapshot};
+use droveway_model::calibration::{self, Calibration};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    fs,
+    io::{ErrorKind, Write as _},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+/// Where state is kept, if not in the usual place.
+const STATE_VARIABLE: &str = "DROVEWAY_STATE";
+const SYSTEM_STATE: &str = "/var/lib/droveway";
+
+/// A snapshot that is older says little of traffic: operators' peaks last minutes.
+const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(15 * 60);
+
+fn root() -> PathBuf {
+    std::env::var_os(STATE_VARIABLE).map_or_else(|| PathBuf::from(SYSTEM_STATE), PathBuf::from)
+}
+
+/// Where the calibration of a fleet is kept, unless a file is named.
+pub(crate) fn calibration_path(fleet: &Fleet, named: Option<&Path>) -> PathBuf {
+    let name = fleet.spec.calibration.as_ref().unwrap_or(&fleet.metadata.name);
+    named.map_or_else(|| root().join("calibration").join(format!("{name}.json")), Path::to_owned)
+}
+
+fn snapshot_path(fleet: &Fleet) -> PathBuf {
+    root().join("snapshots").join(format!("{}.json", fleet.metadata.name))
+}
+
+/// The calibration in a file; the priors if there is none yet.
+pub(crate) fn calibration(path: &Path) -> Result<Calibration, Failure> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Calibration::default()),
+        Err(error) => Err(Failure::usage(format!("{}: {error}", path.display()))),
+        Ok(text) => parsed::<Calibration>(&text, path, calibration::KIND),
+    }
+}
+
+/// Keeps a calibration.
+pub(crate) fn keep_calibration(calibration: &Calibration, path: &Path) -> Result<(), Failure> {
+    write(calibration, path)
+}
+
+/// The snapshot in a file.
+pub(crate) fn snapshot(path: &Path) -> Result<Snapshot, Failure> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    parsed(&text, path, snapshot::KIND)
+}
+
+/// The last snapshot of a fleet, if it is fresh.
+pub(crate) fn last_snapshot(fleet: &Fleet) -> Option<Snapshot> {
+    let path = snapshot_path(fleet);
+    let written = fs::metadata(&path).and_then(|file| file.modified()).ok()?;
+    let age = SystemTime::now().duration_since(written).unwrap_or_default();
+    // A file that does not read is as good as none: the next measurement replaces it.
+    (age <= SNAPSHOT_AGE_MAX).then(|| snapshot(&path).ok())?
+}
+
+/// Keeps a snapshot as the last of its fleet.
+pub(crate) fn keep_snapshot(fleet: &Fleet, snapshot: &Snapshot) -> Result<(), Failure> {
+    write(snapshot, &snapshot_path(fleet))
+}
+
+/// Parses a document that programs write: its kind and version first, so that the wrong file is called that.
+fn parsed<T: DeserializeOwned>(text: &str, path: &Path, kind: &str) -> Result<T, Failure> {
+    let said = |what: String| Failure::usage(format!("{}: {what}", path.display()));
+    let value: serde_json::Value =
+        serde_json::from_str(text).map_err(|error| said(format!("is not JSON: {error}")))?;
+    for (field, wanted) in [("kind", kind), ("apiVersion", API_VERSION)] {
+        let got = value.get(field).and_then(serde_json::Value::as_str).unwrap_or("missing");
+        if got != wanted {
+            return Err(said(format!("{field} is '{got}', expected '{wanted}'")));
+        }
+    }
+    serde_json::from_value(value).map_err(|error| said(format!("not a valid {kind}: {error}")))
+}
+
+/// Writes a document beside its place, then puts it there: whole or not at all.
+pub(crate) fn write<T: Serialize>(value: &T, path: &Path) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)? + "\n";
+    let Some(name) = path.file_name() else {
+        return Err(Failure::usage(format!("'{}' is not a file's name", path.display())));
+    };
+    let mut beside = std::ffi::OsString::from(".");
+    beside.push(name);
+    beside.push(format!(".{}", std::process::id()));
+    let beside = path.with_file_name(beside);
+    let written = (|| {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            fs::create_dir_all(folder)?;
+        }
+        let mut file = fs::File::create(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    })();
+    written.map_err(|error: std::io::Error| {
+        let _ = fs::remove_file(&beside);
+        let denied = error.kind() == ErrorKind::PermissionDenied;
+        let exit = if denied { Exit::Permission } else { Exit::Internal };
+        Failure::says(exit, format!("writing {}: {error}", path.display()))
+    })
+}
