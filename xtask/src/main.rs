@@ -6,6 +6,7 @@ mod guest_image;
 mod prerequisites;
 mod tests_of_all;
 mod tidy;
+mod validate;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
@@ -41,6 +42,18 @@ enum Task {
         #[arg(long)]
         yes: bool,
     },
+    /// Forecasts against real runs: some laboratories to learn from, over 40 runs in others; about half an hour
+    Validate {
+        /// Install what is missing without asking
+        #[arg(long)]
+        yes: bool,
+        /// Leave data and figure in docs/data instead of target/validate
+        #[arg(long)]
+        docs: bool,
+        /// Validate this program instead of building one
+        #[arg(long, value_name = "FILE")]
+        droveway: Option<PathBuf>,
+    },
     /// Check what no compiler checks: purity of the pure crates, sizes of files
     Tidy,
 }
@@ -54,6 +67,7 @@ fn main() -> ExitCode {
             println!("{}", image.display());
             Ok(())
         }),
+        Task::Validate { yes, docs, droveway } => validate::run_it(yes, docs, droveway),
         Task::Tidy => tidy::run(&workspace_root()),
     };
     match done {

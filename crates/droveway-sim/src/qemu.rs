@@ -1,0 +1,528 @@
+//! One VM's two QEMUs: QEMU 10.0.2's migration as the driver sees it.
+//!
+//! The course of a migration is that of the fluid model's runner; here it also speaks: replies, events and their order are
+//! those that QEMU gives. A main loop that sits in the stream while the VM is stopped answers nothing but what is out of
+//! band; a cancelled or failed migration lets the VM run on at the source.
+
+use crate::{Memory, Physics};
+use droveway_drive::{
+    Action, ActionError, FailureClass, Limits, MigrationSample, MigrationStatus, QemuEvent, Reply,
+    RunState, Side,
+};
+use droveway_fleet::{Bandwidth, Bytes};
+use droveway_model::technique::outage_after_switch;
+use std::time::Duration;
+
+/// One QEMU process.
+#[derive(Debug, Clone)]
+pub(crate) struct Qemu {
+    pub(crate) alive: bool,
+    pub(crate) running: bool,
+    pub(crate) status: MigrationStatus,
+}
+
+/// Where a migration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// None is under way.
+    Idle,
+    /// Connecting.
+    Setup,
+    /// The VM runs at the source, memory is sent.
+    Pass,
+    /// The VM is stopped, the rest is sent.
+    Rest,
+    /// The VM is stopped, the target loads.
+    Load,
+    /// The VM is stopped and will run at the target before its memory is there.
+    Switch,
+    /// It runs at the target, memory follows.
+    PostCopy,
+}
+
+/// What a pair tells the world.
+pub(crate) type Emitted = Vec<(Side, QemuEvent)>;
+
+/// The two QEMUs of one VM.
+#[derive(Debug, Clone)]
+pub(crate) struct Pair {
+    pub(crate) source: Qemu,
+    pub(crate) target: Qemu,
+    pub(crate) stage: Stage,
+    memory: Memory,
+    limits: Option<Limits>,
+    postcopy_allowed: bool,
+    postcopy_asked: bool,
+    /// The stream's rate now, payload.
+    pub(crate) rate: f64,
+    sent: f64,
+    pass: u32,
+    pass_began: f64,
+    /// The end of a stage that lasts a fixed time.
+    until: f64,
+    stopped_at: Option<f64>,
+    /// Nobody gets an answer of the guest until then.
+    silent_until: Option<f64>,
+    /// The longest silence so far.
+    pub(crate) silences: Vec<(f64, f64)>,
+    scan_per_byte: f64,
+    listening: bool,
+    faults: u64,
+    /// Chance of this attempt: on its rate, its times, its dirtying.
+    chance: [f64; 3],
+}
+
+/// Below so many bytes nothing is left: rounding.
+const NOTHING: f64 = 0.5;
+/// A background stream of less than this share of the port builds no queue.
+const QUEUE_FREE_SHARE: f64 = 0.5;
+
+impl Pair {
+    pub(crate) fn new(memory: Memory, chance: [f64; 3]) -> Self {
+        let qemu = |running| Qemu { alive: true, running, status: MigrationStatus::None };
+        Pair {
+            source: qemu(true),
+            target: qemu(false),
+            stage: Stage::Idle,
+            memory,
+            limits: None,
+            postcopy_allowed: false,
+            postcopy_asked: false,
+            rate: 0.0,
+            sent: 0.0,
+            pass: 0,
+            pass_began: 0.0,
+            until: 0.0,
+            stopped_at: None,
+            silent_until: None,
+            silences: Vec::new(),
+            scan_per_byte: 0.0,
+            listening: false,
+            faults: 0,
+            chance,
+        }
+    }
+
+    pub(crate) fn qemu(&mut self, side: Side) -> &mut Qemu {
+        if side == Side::Source { &mut self.source } else { &mut self.target }
+    }
+
+    /// Whether bytes of memory are on their way.
+    pub(crate) fn sends(&self) -> bool {
+        let stage = matches!(self.stage, Stage::Pass | Stage::Rest | Stage::PostCopy);
+        let broken = self.source.status == MigrationStatus::PostcopyPaused;
+        stage && self.source.alive && self.target.alive && !broken
+    }
+
+    pub(crate) fn is_at_target(&self) -> bool {
+        self.target.running
+    }
+
+    /// Whether the guest's traffic flows.
+    pub(crate) fn answers(&self, now: f64) -> bool {
+        (self.source.running || self.target.running)
+            && self.silent_until.is_none_or(|until| now >= until)
+    }
+
+    /// The ceiling of the stream now.
+    pub(crate) fn ceiling(&self) -> f64 {
+        let Some(limits) = &self.limits else { return f64::INFINITY };
+        let limit = match self.stage {
+            Stage::Rest => return f64::INFINITY,
+            Stage::PostCopy => limits.postcopy_bandwidth,
+            _ => limits.bandwidth,
+        };
+        limit.bandwidth().map_or(f64::INFINITY, |rate| Physics::bytes(rate.bytes_per_second()))
+    }
+
+    /// The port grants a rate.
+    pub(crate) fn granted(&mut self, rate: f64, port: f64, physics: &Physics, now: f64) {
+        let wire = rate * physics.constants.efficiency * self.chance[0];
+        self.rate = if wire > 0.0 { 1.0 / (1.0 / wire + self.scan_per_byte) } else { 0.0 };
+        if self.stage == Stage::PostCopy && self.silent_until.is_some_and(f64::is_infinite) {
+            let silence = self.silence(port, physics);
+            self.be_silent_until(now + silence, now);
+        }
+    }
+
+    fn be_silent_until(&mut self, until: f64, now: f64) {
+        self.silent_until = Some(until);
+        self.silences.push((self.stopped_at.unwrap_or(now), until));
+    }
+
+    fn silence(&mut self, port: f64, physics: &Physics) -> f64 {
+        let constants = &physics.constants;
+        let held_back = self.ceiling() < QUEUE_FREE_SHARE * port;
+        let queued = if held_back { 0.0 } else { constants.fault_queue_bytes / port.max(1.0) };
+        let first = self.pass <= 1;
+        let pages =
+            if first { constants.essential_pages } else { constants.essential_pages_hybrid };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "some hundred pages"
+        )]
+        {
+            self.faults += (pages * self.chance[1]) as u64;
+        }
+        let transfer = self.memory.pending() / self.rate.max(1.0);
+        let fault = constants.fault_seconds + queued;
+        outage_after_switch(transfer, pages, fault, 1.0) * self.chance[1]
+            + constants.announce_seconds
+    }
+
+    fn threshold(&self) -> f64 {
+        self.limits.map_or(0.0, |limits| {
+            Physics::bytes(limits.switchover_bandwidth.bytes_per_second())
+                * limits.downtime.as_secs_f64()
+        })
+    }
+
+    fn leaves(&self, physics: &Physics) -> f64 {
+        (self.threshold() - self.rate * physics.constants.slice_seconds / 2.0).max(0.0)
+    }
+
+    /// When something happens next if nothing else does.
+    pub(crate) fn next_event(&self, physics: &Physics, now: f64) -> f64 {
+        let time = |bytes: f64| {
+            if bytes <= NOTHING {
+                0.0
+            } else if self.rate > 0.0 && self.sends() {
+                bytes / self.rate
+            } else {
+                f64::INFINITY
+            }
+        };
+        let wakes = self.silent_until.filter(|until| *until > now).unwrap_or(f64::INFINITY);
+        let own = match self.stage {
+            Stage::Idle => f64::INFINITY,
+            Stage::Setup | Stage::Load | Stage::Switch => self.until,
+            Stage::Pass if self.postcopy_asked => now,
+            Stage::Pass => now + time(self.memory.pending() - self.leaves(physics)),
+            Stage::Rest | Stage::PostCopy => now + time(self.memory.pending()),
+        };
+        own.max(now).min(wakes)
+    }
+
+    pub(crate) fn send(&mut self, elapsed: f64) {
+        if self.sends() {
+            let bytes = (self.rate * elapsed).min(self.memory.pending());
+            self.memory.send(bytes);
+            self.sent += bytes;
+        }
+    }
+
+    /// Takes the step that is due, if one is. True if who sends, or where, changed.
+    pub(crate) fn step(&mut self, physics: &Physics, now: f64, out: &mut Emitted) -> bool {
+        let constants = &physics.constants;
+        let woke = self.silent_until.is_some_and(|until| now >= until);
+        if woke {
+            self.silent_until = None;
+        }
+        if !self.source.alive || !self.target.alive {
+            return woke;
+        }
+        let rounding = NOTHING.max(self.rate * 1e-6);
+        let changed = match self.stage {
+            Stage::Setup if now >= self.until => {
+                self.stage = Stage::Pass;
+                self.pass = 1;
+                self.pass_began = now;
+                self.scan_per_byte = constants.zero_scan_seconds_per_byte * self.memory.zero_bytes
+                    / self.memory.pending().max(1.0);
+                self.set(Side::Source, MigrationStatus::Active, out);
+                self.set(Side::Target, MigrationStatus::Active, out);
+                out.push((Side::Source, QemuEvent::Pass(1)));
+                if self.threshold() > self.memory.pending() {
+                    self.stop(physics, out, now);
+                }
+                true
+            }
+            Stage::Pass if self.postcopy_asked => {
+                self.scan_per_byte = constants.postcopy_zero_scan_seconds_per_byte
+                    * if self.pass <= 1 { self.memory.zero_bytes } else { 0.0 }
+                    / self.memory.pending().max(1.0);
+                self.sync(now);
+                self.stop_vcpus(out, now);
+                self.set(Side::Source, MigrationStatus::PostcopyActive, out);
+                self.stage = Stage::Switch;
+                self.until = now + constants.postcopy_switch_seconds * self.chance[1];
+                true
+            }
+            Stage::Pass if self.memory.pending() <= self.leaves(physics) + rounding => {
+                self.end_pass(physics, now, out)
+            }
+            Stage::Rest if self.memory.pending() <= rounding => {
+                self.stage = Stage::Load;
+                self.until = now + constants.switch_seconds * self.chance[1];
+                true
+            }
+            Stage::Load if now >= self.until => {
+                self.run_at_target(out);
+                self.be_silent_until(now + constants.announce_seconds * self.chance[1], now);
+                self.finish(out);
+                true
+            }
+            Stage::Switch if now >= self.until => {
+                self.set(Side::Target, MigrationStatus::PostcopyActive, out);
+                self.run_at_target(out);
+                self.silent_until = Some(f64::INFINITY);
+                self.stage = Stage::PostCopy;
+                true
+            }
+            Stage::PostCopy if self.sends() && self.memory.pending() <= rounding => {
+                let latest = now + constants.announce_seconds;
+                if self.silent_until.is_some_and(|until| until > latest) {
+                    self.silences.pop();
+                    self.be_silent_until(latest, now);
+                }
+                self.finish(out);
+                true
+            }
+            _ => false,
+        };
+        changed || woke
+    }
+
+    /// Takes over what was dirtied since the pass began.
+    fn sync(&mut self, now: f64) {
+        self.memory.sync(now - self.pass_began, self.chance[2]);
+        self.pass_began = now;
+    }
+
+    fn end_pass(&mut self, physics: &Physics, now: f64, out: &mut Emitted) -> bool {
+        self.sync(now);
+        self.scan_per_byte = 0.0;
+        self.pass += 1;
+        out.push((Side::Source, QemuEvent::Pass(self.pass)));
+        if self.memory.pending() < self.threshold() || self.memory.pending() <= NOTHING {
+            self.stop(physics, out, now);
+            return true;
+        }
+        false
+    }
+
+    fn stop_vcpus(&mut self, out: &mut Emitted, now: f64) {
+        self.source.running = false;
+        self.stopped_at = Some(now);
+        out.push((Side::Source, QemuEvent::Stopped));
+        self.set(Side::Source, MigrationStatus::Device, out);
+    }
+
+    fn stop(&mut self, physics: &Physics, out: &mut Emitted, now: f64) {
+        self.stop_vcpus(out, now);
+        // The devices' state goes the same way.
+        self.sent += physics.state_bytes;
+        self.stage = Stage::Rest;
+    }
+
+    fn run_at_target(&mut self, out: &mut Emitted) {
+        self.target.running = true;
+        out.push((Side::Target, QemuEvent::Resumed));
+    }
+
+    fn finish(&mut self, out: &mut Emitted) {
+        self.stage = Stage::Idle;
+        self.set(Side::Target, MigrationStatus::Completed, out);
+        self.set(Side::Source, MigrationStatus::Completed, out);
+    }
+
+    fn set(&mut self, side: Side, status: MigrationStatus, out: &mut Emitted) {
+        self.qemu(side).status = status.clone();
+        out.push((side, QemuEvent::Status(status)));
+    }
+
+    /// QEMU gives up and lets the VM run on at the source.
+    fn give_up(&mut self, status: MigrationStatus, out: &mut Emitted, now: f64) {
+        self.set(Side::Source, status, out);
+        if !self.source.running {
+            self.source.running = true;
+            out.push((Side::Source, QemuEvent::Resumed));
+            self.silences.push((self.stopped_at.unwrap_or(now), now));
+        }
+        self.stage = Stage::Idle;
+    }
+
+    /// A process ends, from one moment to the next.
+    pub(crate) fn kill(&mut self, side: Side, path: bool, out: &mut Emitted, now: f64) {
+        let qemu = self.qemu(side);
+        if !qemu.alive {
+            return;
+        }
+        qemu.alive = false;
+        qemu.running = false;
+        out.push((side, QemuEvent::Gone));
+        match (side, self.stage) {
+            // A reset arrives only over a path that is up; without it the source just stalls.
+            (Side::Target, Stage::Setup | Stage::Pass | Stage::Rest | Stage::Load) if path => {
+                self.give_up(MigrationStatus::Failed, out, now);
+            }
+            (Side::Target, Stage::Switch | Stage::PostCopy) if path => {
+                self.set(Side::Source, MigrationStatus::PostcopyPaused, out);
+            }
+            (Side::Source, Stage::PostCopy) => {
+                self.set(Side::Target, MigrationStatus::PostcopyPaused, out);
+            }
+            _ => {}
+        }
+    }
+
+    /// What an action leads to; `None`: no answer.
+    pub(crate) fn perform(
+        &mut self,
+        action: &Action,
+        path: bool,
+        physics: &Physics,
+        now: f64,
+        out: &mut Emitted,
+    ) -> Option<Result<Reply, ActionError>> {
+        let side = match action {
+            Action::Configure { side, .. } | Action::Sample(side) => *side,
+            Action::Resume(side) | Action::PauseChannel(side) => *side,
+            Action::Listen | Action::DestroyTarget | Action::ListenAgain => Side::Target,
+            _ => Side::Source,
+        };
+        if !self.qemu(side).alive {
+            if *action == Action::DestroyTarget {
+                return Some(Ok(Reply::Done));
+            }
+            let message = "gone".to_owned();
+            return Some(Err(ActionError { class: FailureClass::Gone, message }));
+        }
+        let stuck = side == Side::Source && matches!(self.stage, Stage::Rest | Stage::Load);
+        if stuck && !matches!(action, Action::BreakChannel | Action::DestroySource) {
+            return None;
+        }
+        Some(self.answer(action, side, path, physics, now, out))
+    }
+
+    fn answer(
+        &mut self,
+        action: &Action,
+        side: Side,
+        path: bool,
+        physics: &Physics,
+        now: f64,
+        out: &mut Emitted,
+    ) -> Result<Reply, ActionError> {
+        let refused = |message: &str| {
+            Err(ActionError { class: FailureClass::Refused, message: message.to_owned() })
+        };
+        match action {
+            Action::Configure { side, postcopy, limits } => {
+                if *side == Side::Source {
+                    self.limits = Some(*limits);
+                    self.postcopy_allowed = *postcopy;
+                }
+                Ok(Reply::Done)
+            }
+            Action::SetSwitchoverBandwidth(rate) => {
+                if let Some(limits) = &mut self.limits {
+                    limits.switchover_bandwidth = *rate;
+                }
+                Ok(Reply::Done)
+            }
+            Action::Listen => Ok(Reply::Listening("tcp:simulated:1".to_owned())),
+            Action::Migrate { .. } => {
+                if !path {
+                    return refused("no route to host");
+                }
+                self.memory.restart();
+                self.stage = Stage::Setup;
+                self.until = now + physics.constants.setup_seconds * self.chance[1];
+                self.set(Side::Source, MigrationStatus::Setup, out);
+                Ok(Reply::Done)
+            }
+            Action::StartPostcopy => {
+                if !matches!(self.stage, Stage::Setup | Stage::Pass) || !self.postcopy_allowed {
+                    return refused("no migration that could switch to post-copy is active");
+                }
+                self.postcopy_asked = true;
+                Ok(Reply::Done)
+            }
+            Action::Sample(side) => Ok(Reply::Sample(Box::new(self.figures(*side)))),
+            Action::Cancel | Action::BreakChannel => match self.stage {
+                Stage::Idle => Ok(Reply::Done),
+                Stage::Switch | Stage::PostCopy => refused("post-copy cannot be cancelled"),
+                _ => {
+                    let cancelled = *action == Action::Cancel;
+                    let status = if cancelled {
+                        MigrationStatus::Cancelled
+                    } else {
+                        MigrationStatus::Failed
+                    };
+                    self.give_up(status, out, now);
+                    Ok(Reply::Done)
+                }
+            },
+            Action::DestroyTarget => {
+                self.kill(Side::Target, path, out, now);
+                Ok(Reply::Done)
+            }
+            Action::DestroySource => {
+                self.source.alive = false;
+                self.source.running = false;
+                out.push((Side::Source, QemuEvent::Gone));
+                Ok(Reply::Done)
+            }
+            Action::Resume(_) => {
+                self.qemu(side).running = true;
+                out.push((side, QemuEvent::Resumed));
+                Ok(Reply::Done)
+            }
+            Action::PauseChannel(_) => {
+                if self.qemu(side).status != MigrationStatus::PostcopyActive {
+                    return refused("not in post-copy");
+                }
+                self.set(side, MigrationStatus::PostcopyPaused, out);
+                Ok(Reply::Done)
+            }
+            Action::ListenAgain => {
+                if self.target.status != MigrationStatus::PostcopyPaused {
+                    return refused("not paused");
+                }
+                self.listening = true;
+                Ok(Reply::Listening("tcp:simulated:2".to_owned()))
+            }
+            Action::ResumeMigration { .. } => {
+                let paused = self.source.status == MigrationStatus::PostcopyPaused;
+                if !paused || !self.listening || !path || !self.target.alive {
+                    return refused("no path");
+                }
+                self.listening = false;
+                self.set(Side::Source, MigrationStatus::PostcopyActive, out);
+                self.set(Side::Target, MigrationStatus::PostcopyActive, out);
+                Ok(Reply::Done)
+            }
+        }
+    }
+
+    fn figures(&self, side: Side) -> MigrationSample {
+        let qemu = if side == Side::Source { &self.source } else { &self.target };
+        let run_state = match (qemu.running, side, &qemu.status) {
+            (true, ..) => RunState::Running,
+            (false, Side::Source, MigrationStatus::Completed) => RunState::PostMigrate,
+            (false, Side::Source, _) => RunState::FinishMigrate,
+            (false, Side::Target, _) => RunState::InMigrate,
+        };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "not negative, far below 2^53"
+        )]
+        let whole = |value: f64| value.max(0.0) as u64;
+        let completed = qemu.status == MigrationStatus::Completed;
+        MigrationSample {
+            status: qemu.status.clone(),
+            run_state,
+            transferred: Bytes::new(whole(self.sent)),
+            remaining: Bytes::new(whole(self.memory.pending())),
+            total: Bytes::new(whole(self.memory.content() + self.memory.zero_bytes)),
+            rate: Bandwidth::from_bytes_per_second(whole(self.rate)),
+            dirty_rate: Bandwidth::ZERO,
+            postcopy_requests: self.faults,
+            downtime: completed.then_some(Duration::ZERO),
+            error: None,
+        }
+    }
+}
