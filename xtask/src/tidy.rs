@@ -10,7 +10,8 @@ use std::{
 };
 
 /// The crates above the line: no clock, entropy, socket, file, thread or async runtime.
-const PURE: [&str; 3] = ["droveway-fleet", "droveway-plan", "droveway-drive"];
+const PURE: [&str; 5] =
+    ["droveway-fleet", "droveway-model", "droveway-plan", "droveway-drive", "droveway-sim"];
 
 /// Everything that the pure crates may depend on, themselves and at any depth. A new name here is a decision: it must not
 /// touch the world.

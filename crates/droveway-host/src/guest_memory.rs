@@ -1,9 +1,10 @@
 //! What a first pass over a guest's memory will send, from outside: how much of it QEMU holds, how much of that is zeroes,
 //! and how well the rest would compress.
 //!
-//! The guest's RAM is the mapping of the QEMU process that has its size. `/proc/PID/pagemap` says which pages exist; pages
-//! that do not exist, and would read as zeroes, are never touched, so looking makes nothing resident. Of those that exist
-//! a random sample is read.
+//! The guest's RAM is the mapping of the QEMU process that has its size (a guest whose RAM is in several, one a NUMA node, is
+//! not found). `/proc/PID/pagemap` says which pages exist; pages that do not exist, and would read as zeroes, are never
+//! touched, so looking makes nothing resident. Of those that exist a random sample is read. RAM that another process filled
+//! through a shared file exists here only as far as QEMU has touched it, too.
 
 use flate2::{Compression, write::DeflateEncoder};
 use std::{
@@ -12,7 +13,10 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
-const PAGE: u64 = 4096;
+const PAGE_LEN: usize = 4096;
+const PAGE: u64 = PAGE_LEN as u64;
+/// Pages that guests' RAM is made of, small and huge.
+const PAGE_SIZES: [u64; 3] = [PAGE, 2 << 20, 1 << 30];
 
 /// `/proc/PID/pagemap`: bits of one entry.
 const PRESENT: u64 = 1 << 63;
@@ -21,7 +25,7 @@ const SWAPPED: u64 = 1 << 62;
 const ENTRIES: usize = 64 << 10;
 
 /// Pages that are compressed to estimate what compression would save: a few milliseconds.
-const COMPRESSED_PAGES_MAX: usize = 256;
+const COMPRESSED_PAGES_MAX: u64 = 256;
 
 /// A guest's memory, seen from outside.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,30 +51,30 @@ pub fn measure(pid: u32, memory_bytes: u64, pages: u32, seed: u64) -> io::Result
             io::Error::new(io::ErrorKind::NotFound, text)
         })?;
     let (present, swapped) = existing(pid, start, memory_bytes)?;
-    let resident_bytes = (present.len() as u64 + swapped) * PAGE;
+    let resident_bytes = (present.count + swapped) * PAGE;
     let memory = File::open(format!("/proc/{pid}/mem"))?;
     let mut random = seed;
     let (mut looked, mut zero) = (0_u32, 0_u32);
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
-    let mut compressed_pages = 0;
-    let mut content = [0; PAGE as usize];
-    let sampled = (pages as usize).min(present.len());
-    for number in 0..sampled {
-        // One page of each of as many equal parts: spread evenly, at random within its part.
-        let (from, to) = (number * present.len() / sampled, (number + 1) * present.len() / sampled);
-        let part = (to - from).max(1) as u64;
-        let offset = usize::try_from(next_random(&mut random) % part).unwrap_or(0);
-        let Some(page) = present.get(from + offset) else { continue };
+    let mut compressed_pages = 0_u64;
+    let mut content = [0; PAGE_LEN];
+    let sampled = u64::from(pages).min(present.count);
+    // One page of each of as many equal parts: spread evenly, at random within its part.
+    let bound = |number: u64| mul_div(number, present.count, sampled);
+    let chosen = (0..sampled).map(|number| {
+        let (from, to) = (bound(number), bound(number + 1));
+        from + next_random(&mut random) % (to - from).max(1)
+    });
+    let compress_every = (sampled / COMPRESSED_PAGES_MAX).max(1);
+    for (number, page) in (0..).zip(present.of_ranks(chosen)) {
         // A page that went meanwhile is none.
-        if memory.read_exact_at(&mut content, start + u64::from(*page) * PAGE).is_err() {
+        if memory.read_exact_at(&mut content, start + page * PAGE).is_err() {
             continue;
         }
         looked += 1;
         if content.iter().all(|byte| *byte == 0) {
             zero += 1;
-        } else if compressed_pages < COMPRESSED_PAGES_MAX
-            && number % (sampled / COMPRESSED_PAGES_MAX).max(1) == 0
-        {
+        } else if compressed_pages < COMPRESSED_PAGES_MAX && number % compress_every == 0 {
             encoder.write_all(&content)?;
             compressed_pages += 1;
         }
@@ -78,11 +82,11 @@ pub fn measure(pid: u32, memory_bytes: u64, pages: u32, seed: u64) -> io::Result
     let squeezed = encoder.finish()?.len();
     // Pages that are swapped out are not read; the kernel does not swap what is zero and clean.
     #[expect(clippy::cast_precision_loss, reason = "page numbers, far below 2^53")]
-    let in_memory = present.len() as f64 / (present.len() as f64 + swapped as f64).max(1.0);
+    let in_memory = present.count as f64 / (present.count + swapped).max(1) as f64;
     let share = f64::from(zero) / f64::from(looked.max(1));
     #[expect(clippy::cast_precision_loss, reason = "some hundred pages")]
-    let compressed_ratio = (compressed_pages > 0)
-        .then(|| squeezed as f64 / (compressed_pages * PAGE as usize) as f64);
+    let compressed_ratio =
+        (compressed_pages > 0).then(|| squeezed as f64 / (compressed_pages * PAGE) as f64);
     Ok(GuestMemory {
         resident_bytes,
         zero_ratio: share * in_memory,
@@ -91,34 +95,80 @@ pub fn measure(pid: u32, memory_bytes: u64, pages: u32, seed: u64) -> io::Result
     })
 }
 
-/// Where the mapping of that size begins. QEMU's RAM is private anonymous memory, a memfd or a file; a mapping may be
-/// longer than asked for by its alignment, so the one nearest in size is taken.
+/// `a * b / c` without overflow; `c` is not 0.
+fn mul_div(a: u64, b: u64, c: u64) -> u64 {
+    // Below `b`, since `a` is at most `c`.
+    u64::try_from(u128::from(a) * u128::from(b) / u128::from(c)).unwrap_or(u64::MAX)
+}
+
+/// Where the mapping of that size begins. QEMU's RAM is private anonymous memory, a memfd or a file, of exactly its size or
+/// filled up to whole pages of the kind it uses; a near miss is something else, like the 1 GiB of translated code.
 fn mapping(maps: &str, size: u64) -> Option<u64> {
+    let sizes = PAGE_SIZES.map(|page| size.next_multiple_of(page));
     let one = |line: &str| {
         let (range, rest) = line.split_once(' ')?;
         let (from, to) = range.split_once('-')?;
         let (from, to) = (u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?);
-        (rest.starts_with("rw") && to - from >= size).then_some((to - from, from))
+        // Readable and writable; what is executable too is code.
+        let fits = rest.starts_with("rw-") && sizes.contains(&to.checked_sub(from)?);
+        fits.then_some((to - from, from))
     };
     maps.lines().filter_map(one).min().map(|(_, from)| from)
 }
 
-/// The pages that are in memory, by number, and how many are swapped out.
-fn existing(pid: u32, start: u64, size: u64) -> io::Result<(Vec<u32>, u64)> {
+/// Which pages are in memory: one bit each, so that a guest of 1 TiB takes 32 MiB.
+#[derive(Debug, Default)]
+struct Present {
+    words: Vec<u64>,
+    count: u64,
+}
+
+impl Present {
+    /// Pages come in order.
+    fn add(&mut self, page: u64) {
+        let word = usize::try_from(page / 64).unwrap_or(usize::MAX);
+        if self.words.len() <= word {
+            self.words.resize(word + 1, 0);
+        }
+        self.words[word] |= 1 << (page % 64);
+        self.count += 1;
+    }
+
+    /// The pages that have these ranks among those that are in memory; the ranks come in order.
+    fn of_ranks(&self, ranks: impl Iterator<Item = u64>) -> impl Iterator<Item = u64> {
+        let mut words = (0_u64..).zip(&self.words).peekable();
+        let mut before = 0;
+        ranks.map_while(move |rank| {
+            loop {
+                let (number, word) = words.peek()?;
+                let here = u64::from(word.count_ones());
+                if rank < before + here {
+                    // Without the lowest bits that are set, as many as come before.
+                    let left = (before..rank).fold(**word, |left, _| left & (left - 1));
+                    return Some(number * 64 + u64::from(left.trailing_zeros()));
+                }
+                before += here;
+                words.next();
+            }
+        })
+    }
+}
+
+/// The pages that are in memory, and how many are swapped out.
+fn existing(pid: u32, start: u64, size: u64) -> io::Result<(Present, u64)> {
     let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
-    let count = size / PAGE;
-    let (mut present, mut swapped) = (Vec::new(), 0);
+    let count = size.div_ceil(PAGE);
+    let (mut present, mut swapped) = (Present::default(), 0);
     let mut buffer = vec![0; ENTRIES * 8];
     let mut first = 0;
     while first < count {
         let entries = usize::try_from(count - first).unwrap_or(usize::MAX).min(ENTRIES);
         let chunk = &mut buffer[..entries * 8];
         pagemap.read_exact_at(chunk, (start / PAGE + first) * 8)?;
-        for (offset, entry) in chunk.chunks_exact(8).enumerate() {
+        for (page, entry) in (first..).zip(chunk.chunks_exact(8)) {
             let entry = u64::from_ne_bytes(entry.try_into().unwrap_or_default());
             if entry & PRESENT != 0 {
-                // 2^32 pages are 16 TiB, more than any guest.
-                present.extend(u32::try_from(first + offset as u64));
+                present.add(page);
             } else if entry & SWAPPED != 0 {
                 swapped += 1;
             }
@@ -161,8 +211,10 @@ mod tests {
         }
         .unwrap();
         // SAFETY: huge pages would make neighbours of touched pages exist.
-        unsafe { nix::sys::mman::madvise(region, SIZE, nix::sys::mman::MmapAdvise::MADV_NOHUGEPAGE) }
-            .unwrap();
+        unsafe {
+            nix::sys::mman::madvise(region, SIZE, nix::sys::mman::MmapAdvise::MADV_NOHUGEPAGE)
+        }
+        .unwrap();
         // SAFETY: the mapping has `SIZE` readable, writable bytes and this is the only reference to it.
         let bytes = unsafe { std::slice::from_raw_parts_mut(region.cast::<u8>().as_ptr(), SIZE) };
         let mut random = 7;
@@ -170,7 +222,9 @@ mod tests {
             match number % 4 {
                 0 => {}
                 1 => page.fill(0),
-                _ => page.iter_mut().for_each(|byte| *byte = next_random(&mut random) as u8),
+                _ => page
+                    .iter_mut()
+                    .for_each(|byte| *byte = next_random(&mut random).to_ne_bytes()[0]),
             }
         }
         let looked = |seed| measure(std::process::id(), SIZE as u64, 4096, seed).unwrap();
@@ -186,11 +240,25 @@ mod tests {
 
     #[test]
     fn a_mapping_is_found_by_its_size() {
-        let maps = "5000-7000 rw-p 0 00:00 0\n10000-30000 r--p 0 00:00 0\n40000-61000 rw-p 0 00:00 0\n\
-                    70000-90000 rw-s 0 00:01 9 /memfd:pc.ram (deleted)\n";
-        assert_eq!(mapping(maps, 0x20000), Some(0x70000));
-        assert_eq!(mapping(maps, 0x20001), Some(0x40000));
-        assert_eq!(mapping(maps, 0x40000), None);
+        let maps = "5000-7000 rw-p 0 00:00 0\n10000-30000 r--p 0 00:00 0\n30000-50000 rwxp 0 00:00 0\n\
+                    60000-81000 rw-p 0 00:00 0\n90000-b0000 rw-s 0 00:01 9 /memfd:pc.ram (deleted)\n\
+                    200000-600000 rw-p 0 00:00 0\n";
+        assert_eq!(mapping(maps, 0x20000), Some(0x90000));
+        assert_eq!(mapping(maps, 0x1fff0), Some(0x90000), "filled up to whole pages");
+        assert_eq!(mapping(maps, 0x200_001), Some(0x20_0000), "filled up to whole huge pages");
+        assert_eq!(mapping(maps, 0x1f000), None, "a near miss");
+        assert_eq!(mapping(maps, 0x700_000), None);
+    }
+
+    #[test]
+    fn pages_are_found_by_their_rank() {
+        let pages = [0, 3, 63, 64, 200, 1000];
+        let mut present = Present::default();
+        pages.iter().for_each(|page| present.add(*page));
+        assert_eq!(present.count, 6);
+        assert_eq!(present.of_ranks(0..6).collect::<Vec<_>>(), pages);
+        assert_eq!(present.of_ranks([1, 1, 4].into_iter()).collect::<Vec<_>>(), [3, 3, 200]);
+        assert_eq!(present.of_ranks(6..9).count(), 0);
     }
 
     #[test]

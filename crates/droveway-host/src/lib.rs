@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod counters;
+mod dump;
 pub mod features;
 pub mod guest_memory;
 pub mod links;

@@ -1,12 +1,14 @@
 //! Who talks to whom at a host: a table of our own in nftables' bridge family counts every forwarded frame by the pair of
 //! hardware addresses, and every IPv4 frame by connection.
 //!
-//! Only frames that the bridge *forwards* are seen: the host's own traffic, migration among it, is not in the matrix. Other
-//! tables are untouched; a table that a crashed process left is replaced. `nft` does the work, as it does in products: a
-//! reading is a process of a few milliseconds, so read at the ends of a window, not in a sampling loop.
+//! Only frames that the bridge *forwards* are seen: the host's own traffic, migration among it, is not in the matrix; nor is
+//! a frame that a filter dropped before. Other tables are untouched; a table that a crashed process left is replaced, and
+//! so is that of another process which still counts: the last one counts alone, and the first is told at its next reading.
+//! `nft` does the work, as it does in products: a reading is a process (measured with 200 entries: 22 ms, of which CPU 12), so
+//! read at the ends of a window, not in a sampling loop.
 //!
 //! What is counted: the network layer's length, and a packet that segmentation offload splits later counts once. Each
-//! counted packet carries one set of headers, so [`payload_bytes`] is exact for TCP with timestamps, offloads or not.
+//! counted packet carries one set of headers, so [`payload_bytes`] needs to know nothing of offloads.
 
 use crate::netns::{Netns, NetnsError};
 use serde::Deserialize;
@@ -19,9 +21,12 @@ use thiserror::Error;
 
 /// The table, in the bridge family.
 const TABLE: &str = "droveway";
-/// Pairs and connections that are counted at most; beyond, the kernel counts no new ones and we say so by their sum.
-const PAIRS_MAX: u32 = 4096;
-const CONNECTIONS_MAX: u32 = 65_535;
+/// Pairs that are counted at most: 64 VMs that all talk to each other. The kernel counts no more, but goes on with those that
+/// it has.
+pub const PAIRS_MAX: u32 = 4096;
+/// Directions of connections that are counted at most: measured, 11 MB of kernel memory and 2.4 s of `nft`'s CPU time to read
+/// them. The kernel counts no more, but goes on with those that it has.
+pub const CONNECTIONS_MAX: u32 = 65_535;
 /// A table that is forgotten after a crash empties itself.
 const FORGET: &str = "1h";
 /// IPv4 and TCP headers with timestamps.
@@ -44,6 +49,9 @@ pub enum MatrixError {
         /// What it said.
         said: String,
     },
+    /// Another process has installed a table in place of ours.
+    #[error("another process counts in place of this one")]
+    Replaced,
     /// `nft` answered something else.
     #[error("nft's answer makes no sense")]
     Malformed(#[source] serde_json::Error),
@@ -90,7 +98,11 @@ pub struct MatrixReading {
     pub connections: Vec<ConnectionCount>,
 }
 
-/// What TCP carried, of what was counted: each packet has one set of headers, an acknowledgement has nothing else.
+/// What TCP over IPv4 with timestamps carried, of what was counted: each packet has one set of headers, an acknowledgement
+/// has nothing else. What was sent again counts again.
+///
+/// Measured with 24 MB one way and 6 MB the other: within 100 bytes of what was sent, with segmentation offload and without;
+/// up to 0.5 % more on a busy machine, by selective acknowledgements (12 bytes and more each) and by what was sent again.
 #[must_use]
 pub const fn payload_bytes(bytes: u64, packets: u64) -> u64 {
     bytes.saturating_sub(packets.saturating_mul(TCP_HEADERS))
@@ -100,7 +112,8 @@ pub const fn payload_bytes(bytes: u64, packets: u64) -> u64 {
 #[derive(Debug)]
 pub struct TrafficMatrix {
     netns: Netns,
-    installed: bool,
+    /// The kernel's number for our table, which no later one will have; `None` once it was removed.
+    handle: Option<u64>,
 }
 
 impl TrafficMatrix {
@@ -123,7 +136,15 @@ impl TrafficMatrix {
              {{ ip saddr . ip daddr . ip protocol . th sport . th dport }}\n}}\n}}\n"
         );
         nft(netns, "install the traffic matrix", &["-f", "-"], &rules)?;
-        Ok(TrafficMatrix { netns: netns.clone(), installed: true })
+        // Read back, so that an `nft` whose answers we cannot read is an error here, and leaves nothing.
+        match list(netns) {
+            Ok((handle, _)) => Ok(TrafficMatrix { netns: netns.clone(), handle: Some(handle) }),
+            Err(error) => {
+                let arguments = ["delete", "table", "bridge", TABLE];
+                let _ = nft(netns, "remove the traffic matrix", &arguments, "");
+                Err(error)
+            }
+        }
     }
 
     /// Reads what was counted since the installation.
@@ -131,9 +152,8 @@ impl TrafficMatrix {
     /// # Errors
     /// [`MatrixError`].
     pub fn read(&mut self) -> Result<MatrixReading, MatrixError> {
-        let arguments = ["-j", "-n", "list", "table", "bridge", TABLE];
-        let text = nft(&self.netns, "read the traffic matrix", &arguments, "")?;
-        reading(&text).map_err(MatrixError::Malformed)
+        let (handle, reading) = list(&self.netns)?;
+        if self.handle == Some(handle) { Ok(reading) } else { Err(MatrixError::Replaced) }
     }
 
     /// Removes the table.
@@ -141,22 +161,29 @@ impl TrafficMatrix {
     /// # Errors
     /// [`MatrixError`].
     pub fn remove(mut self) -> Result<(), MatrixError> {
-        self.installed = false;
-        delete(&self.netns)
+        self.delete()
+    }
+
+    /// By its number: a table that another process installed since stays.
+    fn delete(&mut self) -> Result<(), MatrixError> {
+        let Some(handle) = self.handle.take() else { return Ok(()) };
+        let arguments = ["delete", "table", "bridge", "handle", &handle.to_string()];
+        nft(&self.netns, "remove the traffic matrix", &arguments, "").map(drop)
     }
 }
 
 impl Drop for TrafficMatrix {
     fn drop(&mut self) {
-        if self.installed {
-            // Nobody is left to tell; the next installation replaces it and its entries expire.
-            let _ = delete(&self.netns);
-        }
+        // Nobody is left to tell; the next installation replaces it and its entries expire.
+        let _ = self.delete();
     }
 }
 
-fn delete(netns: &Netns) -> Result<(), MatrixError> {
-    nft(netns, "remove the traffic matrix", &["delete", "table", "bridge", TABLE], "").map(drop)
+/// The installed table's number and content.
+fn list(netns: &Netns) -> Result<(u64, MatrixReading), MatrixError> {
+    let arguments = ["-j", "-n", "list", "table", "bridge", TABLE];
+    let text = nft(netns, "read the traffic matrix", &arguments, "")?;
+    reading(&text).map_err(MatrixError::Malformed)
 }
 
 fn nft(
@@ -188,7 +215,13 @@ struct Listing {
 
 #[derive(Debug, Deserialize)]
 struct Object {
+    table: Option<Table>,
     set: Option<Set>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Table {
+    handle: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -221,10 +254,14 @@ struct Counter {
     bytes: u64,
 }
 
-fn reading(text: &[u8]) -> Result<MatrixReading, serde_json::Error> {
-    let listing: Listing = serde_json::from_slice(text)?;
+/// The table's number and content.
+fn reading(text: &[u8]) -> Result<(u64, MatrixReading), serde_json::Error> {
+    let Listing { nftables } = serde_json::from_slice(text)?;
+    let mut tables = nftables.iter().filter_map(|object| object.table.as_ref());
+    let handle = tables.next().map(|table| table.handle);
+    let handle = handle.ok_or_else(|| serde::de::Error::missing_field("table"))?;
     let mut reading = MatrixReading::default();
-    for set in listing.nftables.into_iter().filter_map(|object| object.set) {
+    for set in nftables.into_iter().filter_map(|object| object.set) {
         for Wrapped { elem } in set.elem {
             // An element that does not read is of a kind that we did not ask for.
             match set.name.as_str() {
@@ -234,7 +271,7 @@ fn reading(text: &[u8]) -> Result<MatrixReading, serde_json::Error> {
             }
         }
     }
-    Ok(reading)
+    Ok((handle, reading))
 }
 
 fn pair(element: &Element) -> Option<PairCount> {
@@ -285,17 +322,19 @@ mod tests {
 
     #[test]
     fn a_listing_is_read() {
-        let text = br#"{"nftables":[{"metainfo":{"version":"1.0.6"}},{"table":{"family":"bridge","name":"droveway"}},
+        let text = br#"{"nftables":[{"metainfo":{"version":"1.0.6"}},{"table":{"family":"bridge","name":"droveway","handle":7}},
             {"set":{"name":"pairs","elem":[{"elem":{"val":{"concat":["52:54:00:00:00:0a","8e:e8:00:00:00:01"]},"expires":3599,"counter":{"packets":2,"bytes":1604}}}]}},
             {"set":{"name":"connections","elem":[{"elem":{"val":{"concat":["10.0.0.1","10.0.0.2",6,40000,"5201"]},"counter":{"packets":2,"bytes":1604}}}]}},
             {"set":{"name":"empty"}},{"rule":{"expr":[]}}]}"#;
-        let read = reading(text).unwrap();
+        let (handle, read) = reading(text).unwrap();
+        assert_eq!((handle, read.pairs.len(), read.connections.len()), (7, 1, 1));
         let pair = read.pairs[0];
         assert_eq!((pair.from[5], pair.to[0], pair.bytes), (10, 0x8e, 1604));
         assert_eq!(payload_bytes(pair.bytes, pair.packets), 1500);
         let connection = read.connections[0];
         assert_eq!((connection.protocol, connection.to_port), (6, 5201));
         assert!(reading(b"nonsense").is_err());
+        assert!(reading(br#"{"nftables":[]}"#).is_err());
     }
 
     #[test]

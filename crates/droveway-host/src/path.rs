@@ -17,8 +17,8 @@ use thiserror::Error;
 
 /// Bytes that a probe sends: 2 ms of a 1 Gbit/s port, enough for a congestion window to open.
 pub const DATA: usize = 256 << 10;
-/// Questions for the round trip: the kernel's estimate settles after a few.
-const QUESTIONS: usize = 10;
+/// Questions for the round trip, an odd number: enough for a median that one or two slow ones do not move.
+const QUESTIONS: usize = 11;
 /// What is read and written at once.
 const CHUNK: usize = 16 << 10;
 
@@ -44,13 +44,15 @@ pub enum PathError {
 /// What a probe saw.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PathReading {
-    /// Round trip, smoothed, of small questions.
+    /// Round trip of small questions on the idle connection, the median. Not the kernel's smoothed one: that begins with the
+    /// handshake, which may have waited a second for the neighbour's address, and takes dozens of round trips to forget.
     pub rtt: Duration,
-    /// The smallest round trip.
+    /// The smallest round trip that the kernel saw, without the programs at both ends.
     pub rtt_min: Duration,
-    /// Segments sent again over segments sent.
+    /// Segments sent again over segments sent, those with payload; 0 to 1.
     pub retransmit_ratio: f64,
-    /// What the kernel saw delivered, at most; a lower bound of what the path can do.
+    /// The last delivery rate that the kernel saw: a hint only. It is noisy, and so few bytes may pass a shaped port as one
+    /// burst, faster than its rate.
     pub delivery_bytes_per_second: f64,
 }
 
@@ -91,12 +93,16 @@ fn remaining(deadline: Instant) -> io::Result<Duration> {
 fn ask(mut stream: TcpStream, deadline: Instant) -> io::Result<PathReading> {
     stream.set_nodelay(true)?;
     let mut byte = [0];
-    for _ in 0..QUESTIONS {
+    let mut trips = [Duration::ZERO; QUESTIONS];
+    for trip in &mut trips {
         stream.set_read_timeout(Some(remaining(deadline)?))?;
+        let asked = Instant::now();
         stream.write_all(&byte)?;
         stream.read_exact(&mut byte)?;
+        *trip = asked.elapsed();
     }
-    let idle = info(&stream)?;
+    trips.sort_unstable();
+    let rtt = trips[QUESTIONS / 2];
     let mut sent = QUESTIONS;
     let chunk = [0x5a; CHUNK];
     while sent < QUESTIONS + DATA {
@@ -114,9 +120,10 @@ fn ask(mut stream: TcpStream, deadline: Instant) -> io::Result<PathReading> {
     #[expect(clippy::cast_precision_loss, reason = "a rate far below 2^53")]
     let delivery = loaded.delivery_bytes_per_second as f64;
     Ok(PathReading {
-        rtt: idle.rtt,
-        rtt_min: loaded.rtt_min.min(idle.rtt),
-        retransmit_ratio: share(loaded.segments_retransmitted, loaded.segments_sent),
+        rtt,
+        // Kernels before 4.6 know no minimum.
+        rtt_min: if loaded.rtt_min.is_zero() { rtt } else { loaded.rtt_min.min(rtt) },
+        retransmit_ratio: share(loaded.segments_retransmitted, loaded.data_segments_sent).min(1.0),
         delivery_bytes_per_second: delivery,
     })
 }
@@ -128,8 +135,10 @@ fn answer(listener: &TcpListener, deadline: Instant) -> io::Result<()> {
         match listener.accept() {
             Ok((stream, _)) => break stream,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let mut ready =
-                    [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(listener), nix::poll::PollFlags::POLLIN)];
+                let mut ready = [nix::poll::PollFd::new(
+                    std::os::fd::AsFd::as_fd(listener),
+                    nix::poll::PollFlags::POLLIN,
+                )];
                 let left = u16::try_from(remaining(deadline)?.as_millis()).unwrap_or(u16::MAX);
                 nix::poll::poll(&mut ready, left.saturating_add(1))?;
             }

@@ -43,7 +43,7 @@ pub fn of_qemu(pid: u32) -> io::Result<Vec<Tap>> {
     Ok(names.into_iter().filter_map(tap).collect())
 }
 
-/// `iff:	tap0` of a fdinfo; absent while the device is not attached.
+/// The line `iff: tap0` of a fdinfo, with a tab; absent while the device is not attached.
 fn interface(info: &str) -> Option<String> {
     let name = info.lines().find_map(|line| line.strip_prefix("iff:"))?.trim();
     (!name.is_empty()).then(|| name.to_owned())

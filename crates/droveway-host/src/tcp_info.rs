@@ -3,9 +3,11 @@
 //! By sock_diag netlink, over one socket that is opened inside the namespace and kept. Kernels differ in how much of
 //! `struct tcp_info` they have: what an older one lacks reads as zero.
 
-use crate::netns::{Netns, NetnsError};
-use netlink_sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_SOCK_DIAG};
-use nix::sys::{socket::setsockopt, time::TimeVal};
+use crate::{
+    dump::{DumpError, DumpSocket, array, attributes, number},
+    netns::{Netns, NetnsError},
+};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -37,10 +39,12 @@ pub struct TcpInfo {
     pub rtt: Duration,
     /// Its mean deviation.
     pub rtt_variation: Duration,
-    /// The smallest round trip of late.
+    /// The smallest round trip of late; zero while there was none.
     pub rtt_min: Duration,
-    /// Segments sent.
+    /// Segments sent, also those without payload and those sent again.
     pub segments_sent: u64,
+    /// Segments sent that have payload, also those sent again.
+    pub data_segments_sent: u64,
     /// Segments that were sent again.
     pub segments_retransmitted: u64,
     /// Segments that count as lost now.
@@ -49,7 +53,7 @@ pub struct TcpInfo {
     pub unacknowledged: u64,
     /// The congestion window, segments.
     pub congestion_window: u64,
-    /// Payload that the other side acknowledged.
+    /// Payload that the other side acknowledged; the side that opened the connection counts one byte more (its SYN).
     pub bytes_acked: u64,
     /// Payload received.
     pub bytes_received: u64,
@@ -68,6 +72,8 @@ pub struct Connection {
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
+    /// The user that owns the socket.
+    pub uid: u32,
     /// The socket's inode: `/proc/PID/fd` links to it.
     pub inode: u32,
     /// What the kernel knows.
@@ -77,28 +83,16 @@ pub struct Connection {
 /// An open view of a namespace's TCP connections.
 #[derive(Debug)]
 pub struct TcpDiag {
-    socket: Socket,
-    sequence: u32,
-    answer: Vec<u8>,
+    socket: DumpSocket,
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-/// `NLM_F_REQUEST | NLM_F_DUMP`.
-const DUMP: u16 = 0x1 | 0x300;
 const INET_DIAG_INFO: u16 = 2;
 /// `TCP_ESTABLISHED` as a bit: others carry nothing.
 const ESTABLISHED: u32 = 1 << 1;
-/// struct nlmsghdr.
-const HEADER: usize = 16;
 /// struct inet_diag_req_v2 and struct inet_diag_msg.
 const REQUEST: usize = 56;
 const MESSAGE: usize = 72;
-/// The kernel fills at most so much a datagram of a dump.
-const ANSWER_LEN: usize = 64 << 10;
-/// The kernel answers at once; a longer silence is a bug.
-const ANSWER_SECONDS_MAX: i64 = 1;
 
 impl TcpDiag {
     /// Opens the view in `netns`.
@@ -106,17 +100,8 @@ impl TcpDiag {
     /// # Errors
     /// [`TcpInfoError`].
     pub fn open(netns: &Netns) -> Result<Self, TcpInfoError> {
-        let socket = netns
-            .run(|| {
-                let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-                socket.bind_auto()?;
-                socket.connect(&NetlinkAddress::new(0, 0))?;
-                let timeout = TimeVal::new(ANSWER_SECONDS_MAX, 0);
-                setsockopt(&socket, nix::sys::socket::sockopt::ReceiveTimeout, &timeout)?;
-                Ok(socket)
-            })?
-            .map_err(failed("open a netlink socket"))?;
-        Ok(TcpDiag { socket, sequence: 0, answer: Vec::with_capacity(ANSWER_LEN) })
+        let socket = DumpSocket::open(netns, NETLINK_SOCK_DIAG)?.map_err(failed)?;
+        Ok(TcpDiag { socket })
     }
 
     /// Every established connection.
@@ -126,54 +111,42 @@ impl TcpDiag {
     pub fn connections(&mut self) -> Result<Vec<Connection>, TcpInfoError> {
         let mut all = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            self.dump(u8::try_from(family).unwrap_or(0), &mut all)?;
+            let question = question(u8::try_from(family).unwrap_or(0));
+            self.socket
+                .ask(SOCK_DIAG_BY_FAMILY, &question, |kind, message| {
+                    if kind == SOCK_DIAG_BY_FAMILY {
+                        all.extend(connection(message));
+                    }
+                })
+                .map_err(failed)?;
         }
         Ok(all)
     }
+}
 
-    fn dump(&mut self, family: u8, all: &mut Vec<Connection>) -> Result<(), TcpInfoError> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut request = [0; HEADER + REQUEST];
-        let length = u32::try_from(request.len()).unwrap_or(0);
-        request[0..4].copy_from_slice(&length.to_ne_bytes());
-        request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        request[6..8].copy_from_slice(&DUMP.to_ne_bytes());
-        request[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
-        // struct inet_diag_req_v2: family, protocol, wanted extensions, padding, states, socket id.
-        request[HEADER] = family;
-        request[HEADER + 1] = u8::try_from(libc::IPPROTO_TCP).unwrap_or(6);
-        request[HEADER + 2] = 1 << (INET_DIAG_INFO - 1);
-        request[HEADER + 4..HEADER + 8].copy_from_slice(&ESTABLISHED.to_ne_bytes());
-        self.socket.send(&request, 0).map_err(failed("ask by netlink"))?;
-        loop {
-            self.answer.clear();
-            self.socket.recv(&mut self.answer, 0).map_err(failed("hear from netlink"))?;
-            let mut rest = self.answer.as_slice();
-            while rest.len() >= HEADER {
-                let length = (number(rest, 0) as usize).clamp(HEADER, rest.len());
-                let message = &rest[..length];
-                rest = rest.get((length + 3) & !3..).unwrap_or_default();
-                if number(message, 8) != self.sequence {
-                    continue;
-                }
-                match short(message, 4) {
-                    NLMSG_DONE => return Ok(()),
-                    NLMSG_ERROR => {
-                        let code = i32::from_ne_bytes(array(message, HEADER));
-                        return Err(failed("list")(io::Error::from_raw_os_error(-code)));
-                    }
-                    SOCK_DIAG_BY_FAMILY => all.extend(connection(&message[HEADER..])),
-                    _ => {}
-                }
-            }
-        }
-    }
+/// struct inet_diag_req_v2: family, protocol, wanted extensions, padding, states (4 bytes), socket id.
+fn question(family: u8) -> [u8; REQUEST] {
+    let mut question = [0; REQUEST];
+    question[0] = family;
+    question[1] = u8::try_from(libc::IPPROTO_TCP).unwrap_or(6);
+    question[2] = 1 << (INET_DIAG_INFO - 1);
+    question[4..8].copy_from_slice(&ESTABLISHED.to_ne_bytes());
+    question
+}
+
+/// Every established connection of a namespace, asked once.
+///
+/// # Errors
+/// [`TcpInfoError`].
+pub fn connections(netns: &Netns) -> Result<Vec<Connection>, TcpInfoError> {
+    TcpDiag::open(netns)?.connections()
 }
 
 /// One connection of a `struct inet_diag_msg` with its attributes.
 fn connection(message: &[u8]) -> Option<Connection> {
     let fixed = message.get(..MESSAGE)?;
-    // Family, state, timer, retransmissions; then ports and addresses in network order, interface and cookie.
+    // Family, state, timer, retransmissions (a byte each); then ports and addresses in network order, interface and cookie;
+    // expiry, queues, user and inode.
     let family = i32::from(fixed[0]);
     let end = |port_at: usize, address_at: usize| {
         let port = u16::from_be_bytes(array(fixed, port_at));
@@ -186,18 +159,12 @@ fn connection(message: &[u8]) -> Option<Connection> {
         };
         SocketAddr::new(ip, port)
     };
-    let mut info = TcpInfo::default();
-    let mut rest = &message[MESSAGE..];
-    while rest.len() >= 4 {
-        let length = usize::from(short(rest, 0));
-        let attribute = rest.get(4..length)?;
-        if short(rest, 2) == INET_DIAG_INFO {
-            info = tcp_info(attribute);
-        }
-        rest = rest.get((length + 3) & !3..).unwrap_or_default();
-    }
-    let inode = number(fixed, MESSAGE - 4);
-    Some(Connection { local: end(4, 8), remote: end(6, 24), inode, info })
+    let info = attributes(&message[MESSAGE..])
+        .find(|(kind, _)| *kind == INET_DIAG_INFO)
+        .map(|(_, raw)| tcp_info(raw))
+        .unwrap_or_default();
+    let (uid, inode) = (number(fixed, MESSAGE - 8), number(fixed, MESSAGE - 4));
+    Some(Connection { local: end(4, 8), remote: end(6, 24), uid, inode, info })
 }
 
 /// `struct tcp_info`; offsets are part of the kernel's ABI.
@@ -216,30 +183,16 @@ pub(crate) fn tcp_info(raw: &[u8]) -> TcpInfo {
         bytes_received: long(128),
         segments_sent: word(136),
         bytes_unsent: word(144),
-        rtt_min: micros(148),
+        // The kernel's "none yet" is the largest number.
+        rtt_min: if number(raw, 148) == u32::MAX { Duration::ZERO } else { micros(148) },
+        data_segments_sent: word(156),
         delivery_bytes_per_second: long(160),
         bytes_retransmitted: long(208),
     }
 }
 
-fn array<const N: usize>(from: &[u8], at: usize) -> [u8; N] {
-    let mut all = [0; N];
-    if let Some(found) = from.get(at..at + N) {
-        all.copy_from_slice(found);
-    }
-    all
-}
-
-fn number(from: &[u8], at: usize) -> u32 {
-    u32::from_ne_bytes(array(from, at))
-}
-
-fn short(from: &[u8], at: usize) -> u16 {
-    u16::from_ne_bytes(array(from, at))
-}
-
-fn failed(action: &'static str) -> impl Fn(io::Error) -> TcpInfoError {
-    move |source| TcpInfoError::Socket { action, source }
+fn failed(error: DumpError) -> TcpInfoError {
+    TcpInfoError::Socket { action: error.action, source: error.source }
 }
 
 #[cfg(test)]
@@ -260,8 +213,7 @@ mod tests {
         server.read_exact(&mut vec![0; 300_000]).unwrap();
         let client = sending.join().unwrap();
         let local = client.local_addr().unwrap();
-        let mut diag = TcpDiag::open(&Netns::own()).unwrap();
-        let all = diag.connections().unwrap();
+        let all = connections(&Netns::own()).unwrap();
         let of_client = all.iter().find(|c| c.local == local).unwrap();
         let of_server = all.iter().find(|c| c.remote == local).unwrap();
         assert_eq!(of_client.remote, server.local_addr().unwrap());
@@ -273,10 +225,16 @@ mod tests {
     }
 
     #[test]
-    fn damaged_answers_are_no_panic() {
+    fn an_older_kernels_answer_is_shorter_and_the_rest_zero() {
         for length in 0..300 {
-            let _ = connection(&vec![0xff; length]);
-            let _ = tcp_info(&vec![0xff; length]);
+            assert_eq!(connection(&vec![0xff; length]).is_some(), length >= MESSAGE);
         }
+        let raw = [1; 216];
+        let (whole, older) = (tcp_info(&raw), tcp_info(&raw[..104]));
+        assert_eq!(older.rtt, whole.rtt);
+        assert_eq!(older.segments_retransmitted, whole.segments_retransmitted);
+        assert!(whole.bytes_acked > 0 && whole.bytes_retransmitted > 0);
+        assert_eq!((older.bytes_acked, older.bytes_retransmitted), (0, 0));
+        assert_eq!(tcp_info(&[0xff; 216]).rtt_min, Duration::ZERO, "none yet");
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! `u(t) = sum S (1 - exp(-w t))` is linear in the sizes `S` once the write rates `w` are fixed, so rates are searched on a
 //! grid of logarithms and refined, and sizes follow by least squares, weighted by each point's standard error and never
-//! below zero. A second class has to earn its two parameters (corrected Akaike criterion).
+//! below zero (variable projection). A second class has to earn its two parameters: the points' errors are known, so what it
+//! takes off the weighted error is chi-squared distributed if it is not there (likelihood ratio, Wilks).
+//!
+//! Every curve of this form rises and bends, whatever the points do: a longer window that shows fewer bytes is averaged away.
 
-use droveway_fleet::{
-    DirtyCurve,
-    curve::PageClass,
-};
+use droveway_fleet::{DirtyCurve, curve::PageClass};
 
 /// One window, and what was dirtied in it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,33 +40,35 @@ const REFINEMENTS: u32 = 3;
 /// A point is never believed to better than this, and never to better than so many bytes (a page).
 const ERROR_RATIO_MIN: f64 = 0.01;
 const ERROR_BYTES_MIN: f64 = 4096.0;
-/// A second class must be better by so much on Akaike's scale; two is "substantially" (Burnham and Anderson).
-const SECOND_CLASS_MARGIN: f64 = 2.0;
+/// A second class must take so much off the weighted squared error: noise does so once in a thousand fits (chi-squared,
+/// two degrees of freedom).
+const SECOND_CLASS_GAIN: f64 = 13.8;
+/// Two classes have four parameters and meet four points whatever they are; the fifth can contradict.
+const SECOND_CLASS_POINTS_MIN: usize = 5;
+/// Windows that differ by less than this part count as one: they say a rate, and nothing of how it saturates.
+const SAME_WINDOW_RATIO: f64 = 0.01;
 
-/// Fits a curve through measured windows of a VM with so much memory.
+/// Fits a curve through measured windows of a VM with so much memory. Windows that are not above zero or not finite are
+/// passed over; without dirty bytes the curve is idle, and a single length of window gives a uniform one.
 #[must_use]
 pub fn fit(points: &[Measured], memory_bytes: f64) -> Fit {
-    let mut points: Vec<Measured> =
-        points.iter().copied().filter(|p| p.seconds > 0.0 && p.bytes.is_finite()).collect();
+    let usable = |p: &Measured| p.seconds > 0.0 && p.seconds.is_finite() && p.bytes.is_finite();
+    let mut points: Vec<Measured> = points.iter().copied().filter(usable).collect();
     points.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     if points.iter().all(|point| point.bytes <= 0.0) {
         return Fit { curve: DirtyCurve::idle(), standard_error_ratio: 0.0, form_name: "idle" };
     }
     let problem = Problem::new(&points);
-    if let [only] = points.as_slice() {
-        let curve = DirtyCurve::Uniform {
-            dirty_bytes_per_second: only.bytes.max(0.0) / only.seconds,
-            memory_bytes,
-        };
+    let (first, last) = (points[0].seconds, points[points.len() - 1].seconds);
+    if last <= first * (1.0 + SAME_WINDOW_RATIO) {
+        let curve = DirtyCurve::Uniform { dirty_bytes_per_second: problem.slope(), memory_bytes };
         // One window says nothing of the others.
         return Fit { curve, standard_error_ratio: 1.0, form_name: "uniform" };
     }
     let one = problem.one_class();
-    let two = problem.two_classes();
-    let (best, form_name) = match two {
-        Some(two) if problem.criterion(two.cost, 4) + SECOND_CLASS_MARGIN < problem.criterion(one.cost, 2) => {
-            (two, "hot-cold")
-        }
+    let enough = points.len() >= SECOND_CLASS_POINTS_MIN;
+    let (best, form_name) = match enough.then(|| problem.two_classes()).flatten() {
+        Some(two) if two.cost + SECOND_CLASS_GAIN < one.cost => (two, "hot-cold"),
         _ => (one, "saturating"),
     };
     let standard_error_ratio = problem.relative_error(&best);
@@ -114,16 +116,20 @@ struct Problem {
 impl Problem {
     fn new(points: &[Measured]) -> Self {
         let error = |point: &Measured| {
-            point
-                .standard_error_bytes
-                .max(ERROR_RATIO_MIN * point.bytes)
-                .max(ERROR_BYTES_MIN)
+            point.standard_error_bytes.max(ERROR_RATIO_MIN * point.bytes).max(ERROR_BYTES_MIN)
         };
         Problem {
             seconds: points.iter().map(|point| point.seconds).collect(),
             scaled: points.iter().map(|point| point.bytes.max(0.0) / error(point)).collect(),
             errors: points.iter().map(error).collect(),
         }
+    }
+
+    /// The rate of a straight line through the origin.
+    fn slope(&self) -> f64 {
+        let basis: Vec<f64> =
+            self.seconds.iter().zip(&self.errors).map(|(t, error)| t / error).collect();
+        (dot(&basis, &self.scaled) / dot(&basis, &basis).max(f64::MIN_POSITIVE)).max(0.0)
     }
 
     /// What a byte of pages written at `rate` contributes to each point.
@@ -145,7 +151,8 @@ impl Problem {
 
     fn single(&self, rate: f64) -> Candidate {
         let basis = self.basis(rate);
-        let size = (dot(&basis, &self.scaled) / dot(&basis, &basis).max(f64::MIN_POSITIVE)).max(0.0);
+        let size =
+            (dot(&basis, &self.scaled) / dot(&basis, &basis).max(f64::MIN_POSITIVE)).max(0.0);
         let cost = self.cost(&[(&basis, size)]);
         Candidate { classes: vec![PageClass { bytes: size, writes_per_second: rate }], cost }
     }
@@ -158,7 +165,8 @@ impl Problem {
         if determinant <= 1e-9 * aa * bb {
             return None;
         }
-        let (first, second) = ((ay * bb - by * ab) / determinant, (by * aa - ay * ab) / determinant);
+        let (first, second) =
+            ((ay * bb - by * ab) / determinant, (by * aa - ay * ab) / determinant);
         if first <= 0.0 || second <= 0.0 {
             return None;
         }
@@ -205,10 +213,12 @@ impl Problem {
         let mut best = best?;
         let mut step = grid_step();
         for _ in 0..REFINEMENTS {
-            let (hot, cold) = (best.classes[0].writes_per_second, best.classes[1].writes_per_second);
+            let (hot, cold) =
+                (best.classes[0].writes_per_second, best.classes[1].writes_per_second);
             for first in -5..=5 {
                 for second in -5..=5 {
-                    let shifted = |rate: f64, offset: i32| rate * step.powf(f64::from(offset) / 5.0);
+                    let shifted =
+                        |rate: f64, offset: i32| rate * step.powf(f64::from(offset) / 5.0);
                     best = better(best, self.pair(shifted(hot, first), shifted(cold, second)));
                 }
             }
@@ -217,17 +227,8 @@ impl Problem {
         Some(best)
     }
 
-    /// Akaike's criterion, corrected for few points; infinite where there are too few for the parameters.
-    #[expect(clippy::cast_precision_loss, reason = "some windows")]
-    fn criterion(&self, cost: f64, parameters: usize) -> f64 {
-        let (n, k) = (self.scaled.len() as f64, parameters as f64);
-        if n - k - 1.0 <= 0.0 {
-            return f64::INFINITY;
-        }
-        cost + 2.0 * k + 2.0 * k * (k + 1.0) / (n - k - 1.0)
-    }
-
-    /// What the points are off the curve, in parts of the curve: their own errors at least, the misfit if it is larger.
+    /// What the curve is off the truth at the points, in parts of it: from the points' own errors, or the misfit if it is
+    /// larger. Least squares with `p` parameters leave `p / n` of a point's variance in the curve (mean leverage).
     #[expect(clippy::cast_precision_loss, reason = "some windows")]
     fn relative_error(&self, best: &Candidate) -> f64 {
         let n = self.scaled.len() as f64;
@@ -242,7 +243,7 @@ impl Problem {
             .map(|squared| 1.0 / squared)
             .sum();
         // Independent points: the weights add up.
-        misfit / relative.sqrt().max(1.0) * (parameters / 2.0).sqrt()
+        misfit / relative.sqrt().max(1.0) * parameters.sqrt()
     }
 }
 
@@ -291,7 +292,10 @@ pub fn saturating_through(first: (f64, f64), second: (f64, f64), memory_bytes: f
     }
     let x = f64::midpoint(low, high);
     let working_set = u1 / -(-x * t1).exp_m1();
-    DirtyCurve::Saturating { dirty_bytes_per_second: x * working_set, working_set_bytes: working_set }
+    DirtyCurve::Saturating {
+        dirty_bytes_per_second: x * working_set,
+        working_set_bytes: working_set,
+    }
 }
 
 /// The curve of a load that writes random pages of a working set at a rate, a share of them (`hot`: share of the set,
@@ -335,37 +339,46 @@ mod tests {
         assert!((flat.limit() - 100.0).abs() < 1e-9);
     }
 
-    /// Points of a known curve, each off by some of its standard error.
-    fn points(truth: &DirtyCurve, noise: f64) -> Vec<Measured> {
-        [0.1, 0.2, 0.3, 0.6, 1.0, 2.0, 3.0, 6.0, 10.0]
-            .into_iter()
-            .enumerate()
-            .map(|(number, seconds)| {
-                let bytes = truth.unique_bytes(seconds);
-                let error = noise * bytes;
-                let off = (f64::from(u32::try_from(number).unwrap()) * 2.399 + 0.7).sin();
-                Measured { seconds, bytes: bytes + off * error, standard_error_bytes: error }
-            })
-            .collect()
+    /// Points of a known curve, each off by up to its standard error and a half; `seed` says how.
+    fn points(truth: &DirtyCurve, windows: &[f64], noise: f64, seed: u32) -> Vec<Measured> {
+        let point = |(number, seconds): (u32, &f64)| {
+            let bytes = truth.unique_bytes(*seconds);
+            let error = noise * bytes;
+            let off = 1.5 * (f64::from(number) * 2.399 + f64::from(seed) * 1.7 + 0.7).sin();
+            Measured { seconds: *seconds, bytes: bytes + off * error, standard_error_bytes: error }
+        };
+        (0..).zip(windows).map(point).collect()
     }
+
+    const FEW: [f64; 5] = [0.1, 0.3, 1.0, 3.0, 10.0];
+    const MANY: [f64; 9] = [0.1, 0.2, 0.3, 0.6, 1.0, 2.0, 3.0, 6.0, 10.0];
 
     #[track_caller]
     fn check(working_set: f64, rate: f64, hot: Option<(f64, f64)>, form: &str) {
         let truth = truth(working_set * MIB, rate * MIB, hot);
-        for noise in [0.0, 0.03] {
-            let fit = fit(&points(&truth, noise), 512.0 * MIB);
+        for (windows, noise, seed) in
+            [(FEW.as_slice(), 0.0), (&MANY, 0.0), (&FEW, 0.03), (&MANY, 0.03)]
+                .into_iter()
+                .flat_map(|(windows, noise)| (0..8).map(move |seed| (windows, noise, seed)))
+        {
+            let fit = fit(&points(&truth, windows, noise, seed), 512.0 * MIB);
             for seconds in [0.1, 0.5, 1.0, 3.0, 10.0] {
-                let (got, expected) = (fit.curve.unique_bytes(seconds), truth.unique_bytes(seconds));
+                let (got, expected) =
+                    (fit.curve.unique_bytes(seconds), truth.unique_bytes(seconds));
                 assert!(
                     (got / expected - 1.0).abs() < 0.1,
-                    "{form} at {seconds} s, noise {noise}: {} MiB, not {}: {fit:?}",
+                    "{form} at {seconds} s, {} windows, noise {noise}, seed {seed}: {} MiB, not {}: {fit:?}",
+                    windows.len(),
                     got / MIB,
                     expected / MIB
                 );
             }
-            if noise == 0.0 {
-                assert_eq!(fit.form_name, form);
-            }
+            assert_eq!(
+                fit.form_name,
+                form,
+                "{} windows, noise {noise}, seed {seed}",
+                windows.len()
+            );
             assert!(fit.standard_error_ratio < 0.1, "{fit:?}");
         }
     }
@@ -380,6 +393,42 @@ mod tests {
         check(300.0, 100.0, Some((0.1, 0.9)), "hot-cold");
     }
 
+    /// Independent and nearly normal (the sum of twelve uniform numbers of `SplitMix64`): the sines of [`points`] cancel one
+    /// another, as errors of measurement do not.
+    fn normal(state: &mut u64) -> f64 {
+        let mut uniform = || {
+            *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            f64::from(u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap()) / f64::from(u32::MAX)
+        };
+        (0..12).map(|_| uniform()).sum::<f64>() - 6.0
+    }
+
+    /// Over many sets of points, the curve is off by its standard error, root mean square.
+    #[test]
+    fn the_standard_error_says_how_far_off_the_curve_is() {
+        for hot in [None, Some((0.1, 0.9))] {
+            let truth = truth(100.0 * MIB, 30.0 * MIB, hot);
+            let (mut off, mut said, mut state) = (0.0, 0.0, 1);
+            for _ in 0..100 {
+                let mut points = points(&truth, &MANY, 0.05, 0);
+                for point in &mut points {
+                    let exact = truth.unique_bytes(point.seconds);
+                    point.bytes = exact + normal(&mut state) * point.standard_error_bytes;
+                }
+                let fit = fit(&points, 512.0 * MIB);
+                for seconds in MANY {
+                    let ratio = fit.curve.unique_bytes(seconds) / truth.unique_bytes(seconds);
+                    off += (ratio - 1.0).powi(2);
+                    said += fit.standard_error_ratio.powi(2);
+                }
+            }
+            let ratio = (off / said).sqrt();
+            assert!((0.75..1.1).contains(&ratio), "{hot:?}: {ratio}");
+        }
+    }
+
     #[test]
     fn little_data_gives_modest_answers() {
         let point = |seconds, bytes| Measured { seconds, bytes, standard_error_bytes: 1.0 };
@@ -387,6 +436,10 @@ mod tests {
         assert_eq!(fit(&[point(1.0, 0.0), point(3.0, 0.0)], 1e9).form_name, "idle");
         let one = fit(&[point(2.0, 2e6)], 1e9);
         assert_eq!((one.form_name, one.standard_error_ratio), ("uniform", 1.0));
+        // Five times the same window: a rate, and nothing else.
+        let same = fit(&[1.9e6, 2e6, 2.1e6, 2e6, 2e6].map(|bytes| point(1.0, bytes)), 1e9);
+        assert_eq!(same.form_name, "uniform");
+        assert!((same.curve.unique_bytes(1.0) / 2e6 - 1.0).abs() < 0.01, "{same:?}");
         // Noise: a longer window that shows less.
         let noisy = fit(&[point(1.0, 2e7), point(3.0, 1.8e7)], 1e9);
         assert!(noisy.curve.unique_bytes(1.0) <= noisy.curve.unique_bytes(3.0));

@@ -8,9 +8,12 @@
 mod postcopy;
 mod precopy;
 
+/// Rates below this count as this, so that even a starved stream has an end: bytes (or any other unit) per second.
+const RATE_MIN: f64 = 1e-3;
+
 pub use postcopy::{
     Brownout, HybridCourse, HybridInput, PostCopyCourse, PostCopyInput, Touch, brownout, hybrid,
-    outage_after_switch, post_copy,
+    outage_after_switch, passes_before_switch, post_copy,
 };
 pub use precopy::{
     AutoConverge, PreCopyCourse, PreCopyInput, StopRule, pre_copy, standstill, stop_and_copy,

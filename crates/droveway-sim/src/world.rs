@@ -2,6 +2,7 @@
 
 use crate::{
     Memory, Physics,
+    chance::Chance,
     qemu::{Emitted, Pair},
 };
 use droveway_drive::{
@@ -17,7 +18,6 @@ use droveway_model::{
     world::payload,
 };
 use droveway_plan::Plan;
-use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
@@ -31,6 +31,8 @@ const TICK: f64 = 0.2;
 const TIME_MAX: f64 = 6.0 * 3600.0;
 /// Events that arrive from a QEMU take so long at most.
 const EVENT_SECONDS_MAX: f64 = 0.002;
+/// A process that is told to end has ended after so long (measured: 10 to 20 ms).
+const PROCESS_END_SECONDS: f64 = 0.012;
 /// An action that nobody answers is given up by the shell after so long.
 const ANSWER_LIMIT: f64 = 3.0;
 /// Against an elastic flow in a FIFO port's full queue a stream gets about a tenth (measured).
@@ -207,7 +209,7 @@ struct Port {
 
 struct World<'a> {
     physics: &'a Physics,
-    random: StdRng,
+    random: Chance,
     now: f64,
     gang: GangDriver,
     machines: Vec<HostId>,
@@ -246,7 +248,7 @@ impl<'a> World<'a> {
     fn new(simulation: &'a Simulation<'_>) -> Result<Self, SimError> {
         let spec = &simulation.scenario.spec;
         let physics = &simulation.physics;
-        let mut random = StdRng::seed_from_u64(simulation.seed);
+        let mut random = Chance::new(simulation.seed);
         // Clients have ports of their own, like hosts.
         let clients = spec.clients.iter().filter_map(|client| client.name.as_str().parse().ok());
         let machines: Vec<HostId> =
@@ -256,7 +258,7 @@ impl<'a> World<'a> {
             machine(name.as_str()).ok_or_else(|| SimError::UnknownHost(name.clone()))
         };
         let plan = &simulation.plan;
-        let mut chance = |noise: f64| (noise * gaussian(&mut random)).exp();
+        let mut chance = |noise: f64| (noise * random.normal()).exp();
         let vms: Vec<Vm> = spec
             .vms
             .iter()
@@ -633,8 +635,12 @@ impl<'a> World<'a> {
 
     /// Events take a moment to arrive, and arrive in order.
     fn emit(&mut self, vm: usize, out: Emitted) {
+        self.emit_after(0.0, vm, out);
+    }
+
+    fn emit_after(&mut self, least: f64, vm: usize, out: Emitted) {
         for (side, event) in out {
-            let delay = self.random.random_range(0.0..EVENT_SECONDS_MAX);
+            let delay = least + self.random.between(0.0, EVENT_SECONDS_MAX);
             let last = &mut self.vms[vm].last_event[usize::from(side == Side::Target)];
             *last = last.max(self.now + delay);
             let at = *last;
@@ -657,10 +663,12 @@ impl<'a> World<'a> {
                 .pair
                 .as_mut()
                 .and_then(|pair| pair.perform(&action, path, self.physics, self.now, &mut out));
-            self.emit(index, out);
+            let ends = matches!(action, Action::DestroySource | Action::DestroyTarget);
+            let takes = if ends { PROCESS_END_SECONDS } else { 0.0 };
+            self.emit_after(takes, index, out);
             let [least, most] = self.physics.answer_seconds;
             let (delay, reply) = match reply {
-                Some(reply) => (self.random.random_range(least..most.max(least + 1e-9)), reply),
+                Some(reply) => (takes + self.random.between(least, most), reply),
                 // A main loop that sits in the stream reads it when it comes out; the shell gives up on it earlier or later.
                 None => {
                     self.held.push(Held { until: self.now + ANSWER_LIMIT, vm: index, id, action });
@@ -787,12 +795,6 @@ impl<'a> World<'a> {
             self.outcome.violations.push(format!("a port is over its capacity at {now:.3} s"));
         }
     }
-}
-
-/// A normal deviate (Box and Muller).
-fn gaussian(random: &mut StdRng) -> f64 {
-    let (a, b): (f64, f64) = (random.random_range(1e-12..1.0), random.random_range(0.0..1.0));
-    (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()
 }
 
 #[cfg(test)]

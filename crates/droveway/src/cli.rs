@@ -25,7 +25,7 @@ pub(crate) struct Cli {
     pub(crate) output: Output,
     /// What was learned of these hosts; else the fleet's own, in /var/lib/droveway/calibration
     #[arg(long, global = true, env = "DROVEWAY_CALIBRATION", value_name = "FILE")]
-    pub(crate) calibration: Option<PathBuf>,
+    pub(crate) calibration_file: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Report(ReportArgs),
     /// Where every VM is, asked of the QEMUs themselves
     Status,
+    /// The same in miniature: a scenario's hosts, VMs and traffic simulated, with the real drivers
+    Simulate(SimulateArgs),
     /// Every policy
     Policies,
     /// Show run reports side by side
@@ -178,6 +180,42 @@ pub(crate) struct CalibrateArgs {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = above_zero)]
     pub(crate) measure: TimeSpan,
     /// The folder of the runs' reports
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    /// The scenario
+    pub(crate) scenario: PathBuf,
+    /// The host to leave [default: the first that has VMs]
+    #[arg(long, value_name = "HOST")]
+    pub(crate) from: Option<String>,
+    /// The host to go to [default: the first other one]
+    #[arg(long, value_name = "HOST")]
+    pub(crate) to: Option<String>,
+    /// How the VMs move: `droveway policies` lists them
+    #[arg(long, default_value = DEFAULT_POLICY, value_name = "NAME")]
+    pub(crate) policy: String,
+    /// The technique of one VM, over the policy's choice (repeatable)
+    #[arg(long, value_name = "VM=NAME", value_parser = vm_technique)]
+    pub(crate) technique: Vec<(String, Technique)>,
+    /// The order in which VMs start: names separated by commas; the rest follow
+    #[arg(long, value_name = "VM,VM,..", value_delimiter = ',')]
+    pub(crate) order: Vec<String>,
+    /// At most so many at once; the next starts as one ends
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) max_parallel: Option<u32>,
+    /// The longest downtime to aim at [default: 300ms]
+    #[arg(long, value_name = "TIME", value_parser = above_zero)]
+    pub(crate) max_downtime: Option<TimeSpan>,
+    /// The ceiling of each VM's stream, like 400Mbit/s
+    #[arg(long, value_name = "RATE", default_value = "unlimited")]
+    pub(crate) bandwidth: RateLimit,
+    /// Chance: the same number gives the same run
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// The folder of report.json, report.md and timeline.svg [default: none is written]
     #[arg(long, value_name = "DIR")]
     pub(crate) report: Option<PathBuf>,
 }

@@ -219,7 +219,7 @@ async fn candidates<'a>(
 }
 
 /// The named ones first, in the order named; the rest behind, as they were.
-fn ordered(names: Vec<VmId>, order: &[String]) -> Result<Vec<VmId>, Failure> {
+pub(crate) fn ordered(names: Vec<VmId>, order: &[String]) -> Result<Vec<VmId>, Failure> {
     let mut first = Vec::new();
     for name in order {
         let vm = cli::known(name, "VM to move", names.iter(), cli::vm_text)?.clone();
@@ -344,6 +344,7 @@ impl Job<'_> {
             run_id: &run_id,
             started_at,
             asked_at,
+            ended_at: clock::now(),
             downtime_limit_asked: self.request.args.max_downtime.is_some(),
             capacity,
         };

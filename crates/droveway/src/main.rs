@@ -18,6 +18,7 @@ mod qemu;
 mod render;
 mod report;
 mod run;
+mod simulate;
 mod state;
 mod status;
 
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
 }
 
 fn run_command(cli: Cli) -> Result<Exit, Failure> {
-    let (fleet, calibration) = (cli.fleet.as_deref(), cli.calibration.as_deref());
+    let (fleet, calibration) = (cli.fleet.as_deref(), cli.calibration_file.as_deref());
     match cli.command {
         Command::Lab(command) => lab::run(command, cli.output),
         Command::LabRunner { spec } => {
@@ -78,6 +79,7 @@ fn run_command(cli: Cli) -> Result<Exit, Failure> {
         Command::Calibrate(args) => calibrate::run(&args, fleet, calibration, cli.output),
         Command::Report(args) => history::run(&args, fleet, calibration, cli.output),
         Command::Measure(args) => measure::run(&args, fleet, cli.output),
+        Command::Simulate(args) => simulate::run(&args, calibration, cli.output),
         Command::Status => status::run(fleet, cli.output),
         Command::Policies => {
             cli::print_policies(cli.output);

@@ -45,6 +45,8 @@ pub(crate) struct Context<'a> {
     pub(crate) run_id: &'a str,
     pub(crate) started_at: String,
     pub(crate) asked_at: Timestamp,
+    /// The last instant of which applications have written.
+    pub(crate) ended_at: Timestamp,
     pub(crate) downtime_limit_asked: bool,
     pub(crate) capacity: Vec<(HostId, u64)>,
 }
@@ -66,7 +68,7 @@ pub(crate) fn build(context: &Context<'_>, ledger: &Ledger) -> RunReport {
         origin,
         before: (context.asked_at - BEFORE, context.asked_at),
         during: (start, end),
-        after: (end, crate::clock::now()),
+        after: (end, context.ended_at),
     };
     let vms: Vec<VmReport> = context
         .plan

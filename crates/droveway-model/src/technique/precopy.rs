@@ -1,5 +1,6 @@
 //! Pre-copy: passes until what is left fits the downtime.
 
+use super::RATE_MIN;
 use droveway_fleet::DirtyCurve;
 
 /// A pre-copy of one VM at one rate.
@@ -103,8 +104,8 @@ pub fn pre_copy(input: &PreCopyInput) -> PreCopyCourse {
 }
 
 fn by_passes(input: &PreCopyInput) -> PreCopyCourse {
-    let rate = input.rate.max(f64::MIN_POSITIVE);
-    let threshold = input.rate * input.downtime_limit;
+    let rate = input.rate.max(RATE_MIN);
+    let threshold = rate * input.downtime_limit;
     let mut throttle = Throttle::default();
     let mut passes = vec![input.send_bytes];
     let mut live = input.setup;
@@ -131,8 +132,8 @@ fn by_passes(input: &PreCopyInput) -> PreCopyCourse {
 }
 
 fn by_slices(input: &PreCopyInput, slice: f64) -> PreCopyCourse {
-    let rate = input.rate.max(f64::MIN_POSITIVE);
-    let threshold = input.rate * input.downtime_limit;
+    let rate = input.rate.max(RATE_MIN);
+    let threshold = rate * input.downtime_limit;
     let mut throttle = Throttle::default();
     let mut passes = vec![input.send_bytes];
     let mut live = input.setup + input.zero_scan * input.zero_bytes;
@@ -178,7 +179,7 @@ fn end(
     left: f64,
     throttle: f64,
 ) -> PreCopyCourse {
-    let rate = input.switchover_rate.max(f64::MIN_POSITIVE);
+    let rate = input.switchover_rate.max(RATE_MIN);
     let downtime = (left + input.state_bytes) / rate + input.switch_time;
     PreCopyCourse {
         passes,
@@ -230,9 +231,7 @@ const STANDSTILL_ITERATIONS: u32 = 10_000;
 /// the downtime.
 #[must_use]
 pub fn standstill(curve: &DirtyCurve, send_bytes: f64, rate: f64) -> f64 {
-    if rate <= 0.0 {
-        return send_bytes;
-    }
+    let rate = rate.max(RATE_MIN);
     let mut left = send_bytes;
     for _ in 0..STANDSTILL_ITERATIONS {
         let next = curve.unique_bytes(left / rate).min(send_bytes);
@@ -248,7 +247,7 @@ pub fn standstill(curve: &DirtyCurve, send_bytes: f64, rate: f64) -> f64 {
 /// Stop-and-copy: duration and downtime, which differ by set-up and resume only.
 #[must_use]
 pub fn stop_and_copy(input: &PreCopyInput) -> PreCopyCourse {
-    let rate = input.switchover_rate.max(f64::MIN_POSITIVE);
+    let rate = input.switchover_rate.max(RATE_MIN);
     let bytes = input.send_bytes + input.state_bytes;
     let downtime = bytes / rate + input.zero_scan * input.zero_bytes + input.switch_time;
     PreCopyCourse {
@@ -300,12 +299,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(
-        input: &PreCopyInput,
-        first: &[f64],
-        passes: u32,
-        [time, downtime, bytes]: [f64; 3],
-    ) {
+    fn check(input: &PreCopyInput, first: &[f64], passes: u32, [time, downtime, bytes]: [f64; 3]) {
         let course = pre_copy(input);
         for (got, printed) in course.passes.iter().zip(first) {
             golden(*got, *printed, 0.1);
@@ -319,6 +313,7 @@ mod tests {
 
     #[test]
     fn p1_p2_uniform() {
+        check(&input(uniform(5.0)), &[2048.0], 2, [19.14, 0.036, 2144.0]);
         check(&input(uniform(20.0)), &[2048.0, 365.71, 65.31, 11.66], 3, [22.238, 0.104, 2490.7]);
         check(&input(uniform(80.0)), &[2048.0, 1462.9, 1044.9], 13, [63.424, 0.230, 7103.5]);
     }
@@ -411,31 +406,85 @@ mod tests {
         golden(course.bytes, 2048.0, 0.1);
     }
 
+    fn curves() -> impl Strategy<Value = DirtyCurve> {
+        let (rate, size) = (0.0..1e10_f64, 0.0..1e12_f64);
+        prop_oneof![
+            (rate.clone(), size.clone()).prop_map(|(d, memory_bytes)| DirtyCurve::Uniform {
+                dirty_bytes_per_second: d,
+                memory_bytes
+            }),
+            (rate.clone(), size.clone()).prop_map(|(d, working_set_bytes)| {
+                DirtyCurve::Saturating { dirty_bytes_per_second: d, working_set_bytes }
+            }),
+            (size.clone(), 0.0..10.0_f64, rate).prop_map(|(hot_bytes, hot_seconds, cold)| {
+                DirtyCurve::HotCold {
+                    hot_bytes,
+                    hot_seconds,
+                    cold_bytes_per_second: cold,
+                    memory_bytes: hot_bytes * 2.0,
+                }
+            }),
+            prop::collection::vec((size, 0.0..100.0_f64), 0..4).prop_map(|classes| {
+                let class = |(bytes, writes_per_second)| PageClass { bytes, writes_per_second };
+                DirtyCurve::Classes { classes: classes.into_iter().map(class).collect() }
+            }),
+        ]
+    }
+
+    /// Rates down to none at all.
+    fn rates() -> impl Strategy<Value = f64> {
+        prop_oneof![Just(0.0), 1e-9..1e3_f64, 1e3..1e10_f64]
+    }
+
     proptest! {
         #[test]
         fn finite_in_finite_out(
-            send in 0.0..1e12_f64, rate in 0.0..1e10_f64, dirty in 0.0..1e10_f64,
-            working_set in 0.0..1e12_f64, limit in 0.0..10.0_f64, slices in any::<bool>(),
+            curve in curves(), send in 0.0..1e12_f64, zero_bytes in 0.0..1e12_f64, rate in rates(),
+            switchover_rate in rates(), downtime_limit in 0.0..10.0_f64, state in 0.0..1e8_f64,
+            slice in prop_oneof![Just(None), (0.0..1.0_f64).prop_map(Some)], throttled in any::<bool>(),
+            max_passes in 0..50_u32,
         ) {
-            let curve = DirtyCurve::Saturating { dirty_bytes_per_second: dirty, working_set_bytes: working_set };
-            let rule = if slices { StopRule::QemuSlices { slice: 0.05 } } else { StopRule::PassBoundary };
-            let course = pre_copy(&PreCopyInput {
-                send_bytes: send, rate: rate + 1.0, switchover_rate: rate + 1.0, downtime_limit: limit,
-                max_passes: 50, rule, throttle: slices.then(AutoConverge::default), ..input(curve.clone())
-            });
-            prop_assert!(course.duration.is_finite() && course.downtime.is_finite() && course.bytes.is_finite());
-            prop_assert!(course.bytes >= send * (1.0 - 1e-9) || slices);
-            prop_assert!(standstill(&curve, send, rate).is_finite());
+            let given = PreCopyInput {
+                send_bytes: send,
+                zero_bytes,
+                zero_scan: 1e-10,
+                rate,
+                switchover_rate,
+                downtime_limit,
+                state_bytes: state,
+                max_passes,
+                rule: slice.map_or(StopRule::PassBoundary, |slice| StopRule::QemuSlices { slice }),
+                throttle: throttled.then(AutoConverge::default),
+                ..input(curve.clone())
+            };
+            for course in [pre_copy(&given), stop_and_copy(&given)] {
+                let all = [course.duration, course.live, course.downtime, course.bytes, course.throttle];
+                prop_assert!(all.iter().chain(&course.passes).all(|x| x.is_finite() && *x >= 0.0), "{course:?}");
+                prop_assert!(course.bytes >= (send + state) * (1.0 - 1e-9));
+                let least = state / switchover_rate.max(RATE_MIN);
+                prop_assert!(course.downtime >= least * (1.0 - 1e-9));
+                prop_assert!(course.duration >= course.downtime);
+                prop_assert!(course.live_passes <= max_passes);
+            }
+            let still = standstill(&curve, send, rate);
+            prop_assert!((0.0..=send).contains(&still));
         }
 
         #[test]
-        fn more_rate_takes_less_and_more_dirtying_takes_more(
-            rate in 10.0..1000.0_f64, dirty in 0.0..0.5_f64, more in 1.0..2.0_f64,
+        fn more_rate_takes_less_and_more_memory_or_dirtying_more(
+            send in 10.0..1e5_f64, rate in 10.0..1000.0_f64, dirty in 0.0..0.9_f64, more in 1.0..2.0_f64,
         ) {
-            let time = |rate: f64, dirty: f64| pre_copy(&PreCopyInput { rate, switchover_rate: rate, ..input(uniform(dirty)) });
-            let (slow, fast) = (time(rate, dirty * rate), time(rate * more, dirty * rate));
-            prop_assert!(fast.duration <= slow.duration * (1.0 + 1e-9));
-            prop_assert!(time(rate, dirty * rate * more).bytes >= slow.bytes * (1.0 - 1e-9));
+            let play = |send_bytes: f64, rate: f64, dirty: f64| {
+                let curve = DirtyCurve::Uniform { dirty_bytes_per_second: dirty, memory_bytes: send_bytes };
+                pre_copy(&PreCopyInput { send_bytes, rate, switchover_rate: rate, ..input(curve) })
+            };
+            let base = play(send, rate, dirty * rate);
+            let enough = 1.0 + 1e-9;
+            prop_assert!(play(send, rate * more, dirty * rate).duration <= base.duration * enough);
+            for larger in [play(send * more, rate, dirty * rate), play(send, rate, dirty * rate * more)] {
+                prop_assert!(larger.duration >= base.duration / enough);
+                prop_assert!(larger.bytes >= base.bytes / enough);
+            }
         }
     }
 }

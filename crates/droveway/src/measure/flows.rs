@@ -31,8 +31,8 @@ const UDP_HEADER_BYTES: u64 = 28;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Less is chatter (address resolution, name services): bytes per second.
-const FLOW_MIN: f64 = 1000.0;
+/// Less is chatter (address resolution, name services, probes): bytes per second.
+const FLOW_MIN: f64 = 10_000.0;
 /// A direction that carries less than this share of the opposite one is acknowledgements with options.
 const ECHO_RATIO: f64 = 0.002;
 /// A connection counts from this share of its flow's bytes on.

@@ -76,7 +76,12 @@ fn predicted(report: &RunReport) -> String {
         let time = report.total_migration_time_seconds;
         row("total migration time, s".to_owned(), gang.total_migration_time_seconds, Some(time));
         #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-        let lost = report.applications.iter().filter_map(|app| app.lost_bytes).sum::<u64>() as f64;
+        let lost = report
+            .applications
+            .iter()
+            .filter(|app| app.from != app.to)
+            .filter_map(|app| app.lost_bytes)
+            .sum::<u64>() as f64;
         row("lost by applications, MiB".to_owned(), mib(gang.lost_bytes), Some(lost / MIB));
     }
     for vm in &report.vms {
@@ -208,7 +213,7 @@ fn ports(report: &RunReport) -> String {
         };
         vec![
             port.host.to_string(),
-            Bandwidth::from_bits_per_second(port.capacity_bits_per_second).to_string(),
+            Bandwidth::from_bits_per_second(port.capacity_bits_per_second).human(),
             figures(|s| s.tx_bits_per_second),
             figures(|s| s.rx_bits_per_second),
         ]

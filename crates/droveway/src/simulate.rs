@@ -1,0 +1,333 @@
+//! `simulate`: a scenario's hosts, VMs and traffic in miniature, the real planner and drivers, and the report that a run in the
+//! laboratory gives. Changes nothing, needs no rights.
+
+use crate::{
+    cli::{self, IntentArgs, Output, SimulateArgs},
+    drain,
+    exit::{Exit, Failure},
+    preflight::Checked,
+    render, report,
+    run::{Ledger, PortReading},
+    state,
+};
+use anyhow::Context as _;
+use droveway_drive::RecordKind;
+use droveway_fleet::{
+    AllowPostcopy, Fleet, HostId, Intent, RunReport, Scenario, TimeSpan, VmId, document,
+    fleet::{Application, ApplicationUnit, FleetSpec, FleetVm, Host, OutageProbe, Port, PortRange},
+    log::{ApplicationSample, ProbeSample},
+    scenario::ScenarioSpec,
+};
+use droveway_host::Counters;
+use droveway_plan::{GangFacts, Note, Plan, VmFacts, check::check, policy};
+use droveway_sim::{Outcome, Physics, Simulation};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+pub(crate) fn run(
+    args: &SimulateArgs,
+    calibration: Option<&Path>,
+    output: Output,
+) -> Result<Exit, Failure> {
+    let origin = args.scenario.display().to_string();
+    let text = fs::read_to_string(&args.scenario)
+        .map_err(|error| Failure::usage(format!("{origin}: {error}")))?;
+    let scenario: Scenario = document::parse::<ScenarioSpec>(&text, &origin)
+        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let (source, target) = ends(&scenario, args)?;
+    let intent = intent(&scenario, args, &source, &target)?;
+    if intent.vms.is_empty() {
+        eprintln!("host '{source}' has no VM: nothing to do");
+        return Ok(Exit::Done);
+    }
+    let (plan, notes) = planned(&scenario, &intent)?;
+    for note in &notes {
+        eprintln!("note: {}: {} instead of {}: {}", note.vm, note.choice, note.instead_of, note.reason);
+    }
+    let mut physics = Physics::default();
+    if let Some(path) = calibration {
+        physics.constants = state::calibration(path)?.constants;
+    }
+    let simulation =
+        Simulation { scenario: &scenario, plan: plan.clone(), physics, seed: args.seed, faults: Vec::new() };
+    let outcome = droveway_sim::simulate(&simulation).map_err(|error| Failure::new(Exit::Usage, error))?;
+    if !outcome.violations.is_empty() {
+        return Err(Failure::says(
+            Exit::Internal,
+            format!("the simulated world broke a law: {}", outcome.violations.join("; ")),
+        ));
+    }
+    let case = Case { scenario: &scenario, intent: &intent, plan: &plan, notes: &notes, args };
+    let report = case.report(&outcome)?;
+    if let Some(folder) = &args.report {
+        report::write(&report, Some(folder))?;
+    }
+    if output == Output::Table {
+        print(&report, args.report.as_deref());
+    } else {
+        cli::print_data(&report, output)?;
+    }
+    Ok(report::exit_of(&report))
+}
+
+#[expect(clippy::print_stdout, reason = "the command's data")]
+fn print(report: &RunReport, folder: Option<&Path>) {
+    println!("{}", render::terminal(report, report::color()));
+    if let Some(folder) = folder {
+        println!("report: {}", folder.display());
+    }
+}
+
+/// The first host that has VMs, and the next; or what was named.
+fn ends(scenario: &Scenario, args: &SimulateArgs) -> Result<(HostId, HostId), Failure> {
+    let hosts = || scenario.spec.hosts.iter().map(|host| &host.name);
+    let named = |name: &str| cli::known(name, "host", hosts(), cli::host_text).cloned();
+    let occupied = || hosts().find(|host| scenario.spec.vms.iter().any(|vm| vm.host == **host));
+    let source = match &args.from {
+        Some(name) => named(name)?,
+        None => occupied().or_else(|| hosts().next()).cloned().ok_or_else(no_hosts)?,
+    };
+    let target = match &args.to {
+        Some(name) => named(name)?,
+        None => hosts().find(|host| **host != source).cloned().ok_or_else(no_hosts)?,
+    };
+    if source == target {
+        return Err(Failure::usage(format!("'{source}' is both source and target")));
+    }
+    Ok((source, target))
+}
+
+fn no_hosts() -> Failure {
+    Failure::usage("the scenario needs two hosts: one to leave and one to go to")
+}
+
+fn intent(
+    scenario: &Scenario,
+    args: &SimulateArgs,
+    source: &HostId,
+    target: &HostId,
+) -> Result<Intent, Failure> {
+    let here = scenario.spec.vms.iter().filter(|vm| vm.host == *source);
+    let names: Vec<VmId> = here.map(|vm| vm.name.clone()).collect();
+    let names = drain::ordered(names, &args.order)?;
+    let mut techniques = BTreeMap::new();
+    for (name, technique) in &args.technique {
+        let vm = cli::known(name, "VM to move", names.iter(), cli::vm_text)?;
+        if techniques.insert(vm.clone(), *technique).is_some() {
+            return Err(Failure::usage(format!("--technique names VM '{name}' twice")));
+        }
+    }
+    let downtime = TimeSpan::from(policy::DOWNTIME_DEFAULT);
+    Ok(Intent {
+        verb: "simulate".to_owned(),
+        source: source.clone(),
+        target: target.clone(),
+        vms: names,
+        policy: args.policy.clone(),
+        techniques,
+        max_parallel: args.max_parallel,
+        max_downtime: args.max_downtime.unwrap_or(downtime),
+        bandwidth: args.bandwidth,
+        allow_postcopy: AllowPostcopy::Fallback,
+        max_passes: IntentArgs::default().max_passes,
+    })
+}
+
+fn planned(scenario: &Scenario, intent: &Intent) -> Result<(Plan, Vec<Note>), Failure> {
+    let facts = |name: &VmId| {
+        scenario.spec.vm(name.as_str()).map(|vm| VmFacts {
+            vm: vm.name.clone(),
+            memory: vm.memory,
+            allow_postcopy: vm.allow_postcopy,
+            max_downtime: vm.max_downtime.map(TimeSpan::duration),
+        })
+    };
+    let facts = GangFacts {
+        port_rate: scenario.spec.link.rate,
+        vms: intent.vms.iter().filter_map(facts).collect(),
+    };
+    let usage = |error| Failure::new(Exit::Usage, error);
+    let (plan, notes) = policy::find(&intent.policy)
+        .and_then(|policy| policy.plan("simulated", intent, &facts))
+        .map_err(usage)?;
+    let violations = check(&plan, &facts);
+    if violations.is_empty() {
+        return Ok((plan, notes));
+    }
+    let text: Vec<_> = violations.iter().map(ToString::to_string).collect();
+    Err(Failure::says(Exit::Blocked, text.join("; ")))
+}
+
+/// Everything that a report needs beside the outcome.
+struct Case<'a> {
+    scenario: &'a Scenario,
+    intent: &'a Intent,
+    plan: &'a Plan,
+    notes: &'a [Note],
+    args: &'a SimulateArgs,
+}
+
+impl Case<'_> {
+    /// The report, made by what makes that of a real run: from a ledger, and from logs as applications write them.
+    fn report(&self, outcome: &Outcome) -> Result<RunReport, Failure> {
+        let logs = Logs::write(outcome)?;
+        let fleet = self.fleet(outcome, &logs)?;
+        let ledger = ledger(self.plan, outcome);
+        let checked = self.plan.moves.iter().map(|step| {
+            let checked = Checked {
+                was_running: true,
+                accelerator: "simulated",
+                qemu_version: "simulated".to_owned(),
+            };
+            (step.vm.clone(), checked)
+        });
+        let checked = checked.collect();
+        let rate = self.scenario.spec.link.rate.bits_per_second();
+        let hosts = [&self.plan.source, &self.plan.target];
+        let run_id = format!("simulated-{}", self.args.seed);
+        let context = report::Context {
+            fleet: &fleet,
+            plan: self.plan,
+            intent: self.intent,
+            notes: self.notes,
+            checked: &checked,
+            run_id: &run_id,
+            started_at: "simulated".to_owned(),
+            asked_at: outcome.began_at,
+            ended_at: outcome.until,
+            downtime_limit_asked: self.args.max_downtime.is_some(),
+            capacity: hosts.map(|host| (host.clone(), rate)).to_vec(),
+        };
+        Ok(report::build(&context, &ledger))
+    }
+
+    /// The fleet that the laboratory would write, as far as a report reads it.
+    fn fleet(&self, outcome: &Outcome, logs: &Logs) -> Result<Fleet, Failure> {
+        let spec = &self.scenario.spec;
+        let host = |host: &droveway_fleet::scenario::ScenarioHost| Host {
+            name: host.name.clone(),
+            port: Port { interface: "nic".to_owned(), rate: spec.link.rate },
+            netns: None,
+            migration_address: std::net::IpAddr::from([127, 0, 0, 1]),
+            migration_ports: PortRange::default(),
+        };
+        let vm = |vm: &droveway_fleet::scenario::ScenarioVm| FleetVm {
+            name: vm.name.clone(),
+            memory: vm.memory,
+            vcpus: vm.vcpus,
+            group: vm.group.clone(),
+            allow_postcopy: vm.allow_postcopy,
+            deadline: vm.deadline,
+            max_downtime: vm.max_downtime,
+            instances: BTreeMap::new(),
+        };
+        let application = |(index, log): (usize, &droveway_sim::ApplicationLog)| Application {
+            name: log.name.clone(),
+            kind: log.kind.clone(),
+            from: log.from.clone(),
+            to: log.to.clone(),
+            unit: if log.requests { ApplicationUnit::Requests } else { ApplicationUnit::Bytes },
+            log: logs.application(index).display().to_string(),
+        };
+        let probe = |vm: &VmId| OutageProbe {
+            vm: vm.clone(),
+            interval: spec.probe.interval,
+            log: logs.probe(vm).display().to_string(),
+        };
+        let probes: Vec<_> = if spec.probe.enabled {
+            outcome.silences.keys().map(probe).collect()
+        } else {
+            Vec::new()
+        };
+        let fleet = FleetSpec {
+            hosts: spec.hosts.iter().map(host).collect(),
+            vms: spec.vms.iter().map(vm).collect(),
+            applications: outcome.applications.iter().enumerate().map(application).collect(),
+            calibration: None,
+            probes,
+        };
+        Ok(Fleet::new(self.scenario.metadata.name.clone(), fleet))
+    }
+}
+
+fn ledger(plan: &Plan, outcome: &Outcome) -> Ledger {
+    let mut ledger = Ledger::new(plan);
+    ledger.began_at = Some(outcome.began_at);
+    ledger.ended_at = Some(outcome.ended_at);
+    for (vm, record) in &outcome.records {
+        let Some(entry) = ledger.vms.get_mut(vm) else { continue };
+        if let RecordKind::Ended { outcome, reason } = &record.kind {
+            entry.outcome = Some(*outcome);
+            entry.reason.clone_from(reason);
+        }
+        entry.records.push(record.clone());
+    }
+    for (vm, progress) in &outcome.progress {
+        if let Some(entry) = ledger.vms.get_mut(vm) {
+            entry.progress = *progress;
+        }
+    }
+    // What lies within the run, as a real one would have sampled.
+    let within = |at| at >= outcome.began_at && at <= outcome.ended_at;
+    for sample in outcome.ports.iter().filter(|sample| within(sample.at)) {
+        let counters = sample.counters.iter().map(|(host, tx, rx)| {
+            let counters = Counters { tx_bytes: *tx, rx_bytes: *rx, ..Counters::default() };
+            (host.clone(), counters)
+        });
+        ledger.ports.push(PortReading { at: sample.at, counters: counters.collect() });
+    }
+    ledger
+}
+
+/// The logs of a simulation, as files: they go with this value.
+struct Logs(PathBuf);
+
+impl Logs {
+    fn write(outcome: &Outcome) -> Result<Self, Failure> {
+        let folder = std::env::temp_dir().join(format!("droveway-simulated-{}", std::process::id()));
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let logs = Logs(folder);
+        for (index, log) in outcome.applications.iter().enumerate() {
+            lines::<ApplicationSample>(&logs.application(index), &log.samples)?;
+        }
+        for (vm, silences) in &outcome.silences {
+            let whole = ProbeSample {
+                start: droveway_fleet::Timestamp::ZERO,
+                end: outcome.until,
+                sent: 1,
+                heard: 1,
+                silences: silences.clone(),
+            };
+            lines(&logs.probe(vm), &[whole])?;
+        }
+        Ok(logs)
+    }
+
+    fn application(&self, index: usize) -> PathBuf {
+        self.0.join(format!("application-{index}.log"))
+    }
+
+    fn probe(&self, vm: &VmId) -> PathBuf {
+        self.0.join(format!("probe-{vm}.log"))
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        // Left files are small and the next start of this number replaces them.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn lines<T: serde::Serialize>(path: &Path, samples: &[T]) -> Result<(), Failure> {
+    let mut text = String::new();
+    for sample in samples {
+        text.push_str(&serde_json::to_string(sample).map_err(anyhow::Error::from)?);
+        text.push('\n');
+    }
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    Ok(())
+}
