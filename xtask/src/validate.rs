@@ -20,34 +20,80 @@ const HELD_OUT: [(&str, Option<f64>, &[&str]); 8] = [
     (
         "one-idle",
         None,
-        &["pre-copy-serial", "post-copy-serial", "hybrid-serial", "stop-and-copy", "pre-copy-serial", "post-copy-serial"],
+        &[
+            "pre-copy-serial",
+            "post-copy-serial",
+            "hybrid-serial",
+            "stop-and-copy",
+            "pre-copy-serial",
+            "post-copy-serial",
+        ],
     ),
     (
         "one-writer",
         None,
-        &["pre-copy-serial", "hybrid-serial", "post-copy-serial", "hybrid-serial", "pre-copy-serial", "stop-and-copy"],
+        &[
+            "pre-copy-serial",
+            "hybrid-serial",
+            "post-copy-serial",
+            "hybrid-serial",
+            "pre-copy-serial",
+            "stop-and-copy",
+        ],
     ),
     (
         "two-limited",
         None,
-        &["pre-copy-serial", "pre-copy-parallel", "post-copy-serial", "hybrid-parallel", "post-copy-parallel", "hybrid-serial"],
+        &[
+            "pre-copy-serial",
+            "pre-copy-parallel",
+            "post-copy-serial",
+            "hybrid-parallel",
+            "post-copy-parallel",
+            "hybrid-serial",
+        ],
     ),
     (
         "two-elastic",
         None,
-        &["pre-copy-serial", "post-copy-serial", "pre-copy-parallel", "post-copy-parallel", "hybrid-serial", "hybrid-parallel"],
+        &[
+            "pre-copy-serial",
+            "post-copy-serial",
+            "pre-copy-parallel",
+            "post-copy-parallel",
+            "hybrid-serial",
+            "hybrid-parallel",
+        ],
     ),
     (
         "two-elastic",
         Some(0.6),
-        &["pre-copy-serial", "hybrid-serial", "pre-copy-parallel", "post-copy-serial", "pre-copy-serial", "hybrid-parallel"],
+        &[
+            "pre-copy-serial",
+            "hybrid-serial",
+            "pre-copy-parallel",
+            "post-copy-serial",
+            "pre-copy-serial",
+            "hybrid-parallel",
+        ],
     ),
     (
         "four-mixed",
         None,
-        &["pre-copy-serial", "pre-copy-parallel", "post-copy-parallel", "hybrid-parallel", "post-copy-serial", "hybrid-serial"],
+        &[
+            "pre-copy-serial",
+            "pre-copy-parallel",
+            "post-copy-parallel",
+            "hybrid-parallel",
+            "post-copy-serial",
+            "hybrid-serial",
+        ],
     ),
-    ("six-idle", None, &["pre-copy-parallel", "post-copy-serial", "hybrid-parallel", "pre-copy-serial"]),
+    (
+        "six-idle",
+        None,
+        &["pre-copy-parallel", "post-copy-serial", "hybrid-parallel", "pre-copy-serial"],
+    ),
     ("one-idle", None, &["hybrid-serial", "pre-copy-serial", "post-copy-serial", "stop-and-copy"]),
 ];
 
@@ -136,12 +182,24 @@ impl Validation {
         }
         for (index, policy) in policies.iter().enumerate() {
             let (from, to) = if index % 2 == 0 { ("alpha", "beta") } else { ("beta", "alpha") };
-            let report = self.work.join("reports").join(format!("{number}-{name}-{index}-{policy}"));
+            let report =
+                self.work.join("reports").join(format!("{number}-{name}-{index}-{policy}"));
             let report = report.display().to_string();
             let fleet = fleet(name);
             let mut arguments = vec![
-                "--fleet", &fleet, "drain", from, "--to", to, "--policy", policy, "--hold-out", "--measure", MEASURE,
-                "--report", &report,
+                "--fleet",
+                &fleet,
+                "drain",
+                from,
+                "--to",
+                to,
+                "--policy",
+                policy,
+                "--hold-out",
+                "--measure",
+                MEASURE,
+                "--report",
+                &report,
             ];
             let share = reserved.map(|share| share.to_string());
             if let Some(share) = &share {

@@ -40,8 +40,10 @@ pub fn score(quantity: Quantity, pairs: &[Pair]) -> Option<Score> {
     if pairs.is_empty() {
         return None;
     }
-    let mut errors: Vec<f64> =
-        pairs.iter().map(|pair| (pair.said.p50 - pair.outcome).abs() / pair.outcome.max(1e-9)).collect();
+    let mut errors: Vec<f64> = pairs
+        .iter()
+        .map(|pair| (pair.said.p50 - pair.outcome).abs() / pair.outcome.max(1e-9))
+        .collect();
     errors.sort_by(f64::total_cmp);
     let share = |holds: &dyn Fn(&Pair) -> bool| {
         pairs.iter().filter(|pair| holds(pair)).count() as f64 / pairs.len() as f64
@@ -89,7 +91,8 @@ mod tests {
             said: Quantiles { p10: p50 / 1.2, p50, p90: p50 * 1.2 },
             outcome,
         };
-        let pairs = [pair(1.0, 1.0), pair(1.1, 1.0), pair(1.6, 1.0), pair(0.4, 1.0), pair(1.0, 1.1)];
+        let pairs =
+            [pair(1.0, 1.0), pair(1.1, 1.0), pair(1.6, 1.0), pair(0.4, 1.0), pair(1.0, 1.1)];
         let got = score(Quantity::Total, &pairs).unwrap();
         assert_eq!(got.count, 5);
         assert!((got.median_error - 0.1).abs() < 1e-9);

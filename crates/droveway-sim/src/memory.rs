@@ -26,12 +26,9 @@ impl Memory {
     /// The memory of a scenario's VM: an idle guest, and the load that it was given.
     #[must_use]
     pub fn of(vm: &ScenarioVm, physics: &Physics) -> Self {
-        let still = PageClass {
-            bytes: physics.guest_bytes - physics.idle_bytes,
-            writes_per_second: 0.0,
-        };
-        let idle =
-            PageClass { bytes: physics.idle_bytes, writes_per_second: physics.idle_writes };
+        let still =
+            PageClass { bytes: physics.guest_bytes - physics.idle_bytes, writes_per_second: 0.0 };
+        let idle = PageClass { bytes: physics.idle_bytes, writes_per_second: physics.idle_writes };
         let mut pages = vec![still, idle];
         if let Some(load) = &vm.memory_load {
             let hot = load.hot_share.zip(load.hot_weight).map(|(s, w)| (s.get(), w.get()));
@@ -122,7 +119,8 @@ mod tests {
         memory.send(content);
         assert!(memory.pending() < 1.0);
         let dirtied = memory.sync(2.0, 1.0) / 1_048_576.0;
-        let expected = 100.0 * (1.0 - (-0.6_f64).exp()) + 1.5e6 / 1_048_576.0 * (1.0 - (-2.0_f64).exp());
+        let expected =
+            100.0 * (1.0 - (-0.6_f64).exp()) + 1.5e6 / 1_048_576.0 * (1.0 - (-2.0_f64).exp());
         assert!((dirtied - expected).abs() < 0.1, "{dirtied}, not {expected}");
     }
 

@@ -1,13 +1,13 @@
 //! The event loop: pairs of QEMUs, ports, applications and faults on one side, the gang's driver on the other.
 
+mod parts;
+
 use crate::{
     Memory, Physics,
     chance::Chance,
     qemu::{Emitted, Pair},
 };
-use droveway_drive::{
-    Action, ActionError, ActionId, FailureClass, GangDriver, Progress, QemuEvent, Record, Reply, Side,
-};
+use droveway_drive::{Action, ActionError, FailureClass, GangDriver, Progress, Record, Side};
 use droveway_fleet::{
     Bandwidth, EndpointId, HostId, Scenario, Timestamp, VmId,
     log::{ApplicationSample, Silence},
@@ -18,6 +18,7 @@ use droveway_model::{
     world::payload,
 };
 use droveway_plan::Plan;
+use parts::{End, Flow, Held, Input, Load, Port, Vm};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
@@ -153,60 +154,6 @@ pub fn simulate(simulation: &Simulation<'_>) -> Result<Outcome, SimError> {
     Ok(world.outcome)
 }
 
-#[derive(Debug, Clone)]
-enum Input {
-    Event { vm: VmId, side: Side, event: QemuEvent },
-    Reply { vm: VmId, id: ActionId, reply: Result<Reply, ActionError> },
-}
-
-/// An end of traffic.
-#[derive(Debug, Clone, Copy)]
-enum End {
-    Vm(usize),
-    Machine(usize),
-}
-
-struct Flow {
-    from: End,
-    to: End,
-    demand: f64,
-    weight: f64,
-    /// Bytes of one unit of the log: a request's answer, or one.
-    unit: f64,
-    log: usize,
-    carried: f64,
-}
-
-/// A load inside a VM.
-struct Load {
-    vm: usize,
-    rate: f64,
-    log: usize,
-    done: f64,
-}
-
-struct Vm {
-    name: VmId,
-    host: usize,
-    /// Only of VMs that move.
-    pair: Option<Pair>,
-    last_event: [f64; 2],
-}
-
-struct Held {
-    until: f64,
-    vm: usize,
-    id: ActionId,
-    action: Action,
-}
-
-struct Port {
-    rate: f64,
-    down_until: f64,
-    tx: f64,
-    rx: f64,
-}
-
 struct World<'a> {
     physics: &'a Physics,
     random: Chance,
@@ -338,9 +285,9 @@ impl<'a> World<'a> {
             let Some((from, to)) = ends else { continue };
             let memcached = traffic.kind == TrafficKind::Memcached;
             let demand = match (&traffic.rate, &traffic.requests) {
-                (Some(rate), _) => rate.bandwidth().map_or(f64::INFINITY, |rate| {
-                    Physics::bytes(rate.bytes_per_second())
-                }),
+                (Some(rate), _) => rate
+                    .bandwidth()
+                    .map_or(f64::INFINITY, |rate| Physics::bytes(rate.bytes_per_second())),
                 (None, Some(requests)) => f64::from(requests.get()) * self.physics.request_bytes,
                 (None, None) => continue,
             };
@@ -517,10 +464,8 @@ impl<'a> World<'a> {
             }
             for load in &mut self.loads {
                 let vm = &self.vms[load.vm];
-                let runs = vm
-                    .pair
-                    .as_ref()
-                    .is_none_or(|pair| pair.source.running || pair.target.running);
+                let runs =
+                    vm.pair.as_ref().is_none_or(|pair| pair.source.running || pair.target.running);
                 if runs {
                     load.done += load.rate * elapsed;
                 }
@@ -580,9 +525,10 @@ impl<'a> World<'a> {
     fn inject(&mut self) -> bool {
         let now = self.now;
         // A port that comes back changes what is shared.
-        let mut any = self.ports.iter().any(|port| {
-            port.down_until > 0.0 && (port.down_until - now).abs() < 1e-9
-        });
+        let mut any = self
+            .ports
+            .iter()
+            .any(|port| port.down_until > 0.0 && (port.down_until - now).abs() < 1e-9);
         let (due, later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.faults).into_iter().partition(|(at, _)| *at <= now);
         self.faults = later;
@@ -688,8 +634,9 @@ impl<'a> World<'a> {
             let path = self.path_is_up();
             let mut out = Emitted::new();
             let pair = self.vms[held.vm].pair.as_mut();
-            let reply = pair
-                .and_then(|pair| pair.perform(&held.action, path, self.physics, self.now, &mut out));
+            let reply = pair.and_then(|pair| {
+                pair.perform(&held.action, path, self.physics, self.now, &mut out)
+            });
             self.emit(held.vm, out);
             let vm = self.vms[held.vm].name.clone();
             if let Some(reply) = reply {
@@ -754,11 +701,8 @@ impl<'a> World<'a> {
                 End::Vm(vm) => self.vms[vm].pair.as_ref().is_none_or(|pair| pair.answers(now)),
             };
             let (from, to) = (self.place(flow.from), self.place(flow.to));
-            let crosses = if from == to {
-                Crosses::default()
-            } else {
-                Crosses::of(&[2 * from, 2 * to + 1])
-            };
+            let crosses =
+                if from == to { Crosses::default() } else { Crosses::of(&[2 * from, 2 * to + 1]) };
             let demand = if answers(flow.from) && answers(flow.to) { flow.demand } else { 0.0 };
             let (weight, class) = (flow.weight, Class::Application);
             self.claims.push(Claim { weight, demand, class, crosses });
@@ -790,7 +734,10 @@ impl<'a> World<'a> {
                 used[resource] += rate;
             }
         }
-        let over = used.iter().zip(&self.resources).any(|(used, of)| *used > of.capacity * 1.000_001 + 1.0);
+        let over = used
+            .iter()
+            .zip(&self.resources)
+            .any(|(used, of)| *used > of.capacity * 1.000_001 + 1.0);
         if over {
             self.outcome.violations.push(format!("a port is over its capacity at {now:.3} s"));
         }

@@ -73,7 +73,10 @@ pub(crate) fn run(
                 Exit::Done | Exit::LimitMissed => {}
                 // Whatever went wrong, more of it teaches nothing.
                 other => {
-                    eprintln!("the last run ended with exit {}: calibration stops here", other.code());
+                    eprintln!(
+                        "the last run ended with exit {}: calibration stops here",
+                        other.code()
+                    );
                     worst = other;
                     break;
                 }

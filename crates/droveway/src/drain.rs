@@ -308,10 +308,7 @@ impl Job<'_> {
         }
         if let Some(outlook) = &outlook {
             let time = outlook.forecast.total_seconds;
-            eprintln!(
-                "forecast: {:.1} s in all ({:.1} to {:.1} s)",
-                time.p50, time.p10, time.p90
-            );
+            eprintln!("forecast: {:.1} s in all ({:.1} to {:.1} s)", time.p50, time.p10, time.p90);
         }
         let asked_at = clock::now();
         let (pairs, checked) = self.prepare(&plan, target).await?;
@@ -369,8 +366,7 @@ impl Job<'_> {
     fn outlook(&self, plan: &Plan) -> Result<Option<Outlook>, Failure> {
         let Some(snapshot) = &self.snapshot else { return Ok(None) };
         let reserved = self.request.args.reserved.map(Ratio::get);
-        let outlook =
-            Outlook::of(plan, snapshot, self.fleet, self.request.calibration, reserved)?;
+        let outlook = Outlook::of(plan, snapshot, self.fleet, self.request.calibration, reserved)?;
         Ok(Some(outlook))
     }
 

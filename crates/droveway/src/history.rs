@@ -106,8 +106,7 @@ fn rows(record: &RunRecord) -> Vec<Row> {
         held_out: record.held_out,
         cpu_busy_ratio: record.cpu_busy_ratio,
     };
-    let mut rows =
-        vec![row("", "", Quantity::Total, said.total_seconds, record.total_seconds)];
+    let mut rows = vec![row("", "", Quantity::Total, said.total_seconds, record.total_seconds)];
     let moves = record.vms.iter().zip(&record.outcomes).zip(&record.gang.moves).zip(&said.moves);
     for (((vm, outcome), step), said) in moves {
         let (vm, technique) = (vm.as_str(), step.technique.name());
@@ -223,12 +222,8 @@ fn csv(rows: &[Row]) -> String {
 }
 
 /// Colours that the colour-blind can tell apart (Okabe and Ito).
-const COLOURS: [RGBColor; 4] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-];
+const COLOURS: [RGBColor; 4] =
+    [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
 
 /// Outcome against forecast, both logarithmic, with each forecast's p10 to p90 as a bar: what is on the line was right.
 fn figure(rows: &[Row]) -> Result<String, Box<dyn std::error::Error>> {
@@ -270,8 +265,9 @@ fn figure(rows: &[Row]) -> Result<String, Box<dyn std::error::Error>> {
                 PathElement::new(ends, colour.mix(0.25))
             });
             chart.draw_series(bars)?;
-            let points =
-                own.iter().map(|row| Circle::new((positive(row.p50), positive(row.outcome)), 3, colour.filled()));
+            let points = own.iter().map(|row| {
+                Circle::new((positive(row.p50), positive(row.outcome)), 3, colour.filled())
+            });
             chart
                 .draw_series(points)?
                 .label(words(quantity))

@@ -126,9 +126,8 @@ fn predict(
     let mut source = None;
     let mut indexes = Vec::new();
     for vm in vms {
-        let index = world
-            .vm(vm)
-            .ok_or_else(|| missing(format!("the snapshot does not know VM '{vm}'")))?;
+        let index =
+            world.vm(vm).ok_or_else(|| missing(format!("the snapshot does not know VM '{vm}'")))?;
         let host = &snapshot.vms[index].host;
         if host == target {
             return Err(Failure::says(
@@ -193,9 +192,8 @@ impl Case<'_> {
             .args
             .max_downtime
             .map_or(policy::DOWNTIME_DEFAULT, droveway_fleet::TimeSpan::duration);
-        let limit = own
-            .and_then(|vm| vm.max_downtime)
-            .map_or(asked, |own| own.duration().min(asked));
+        let limit =
+            own.and_then(|vm| vm.max_downtime).map_or(asked, |own| own.duration().min(asked));
         MoveModel {
             vm: index,
             target: self.target,
@@ -328,10 +326,7 @@ fn mebibytes(range: Quantiles) -> String {
 fn print(prediction: &Prediction) {
     println!(
         "{} -> {}; snapshot of {}; learned from {} runs; p50 (p10-p90)",
-        prediction.source,
-        prediction.target,
-        prediction.snapshot_taken_at,
-        prediction.learned_from
+        prediction.source, prediction.target, prediction.snapshot_taken_at, prediction.learned_from
     );
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header([

@@ -45,15 +45,24 @@ pub(crate) fn run(
     }
     let (plan, notes) = planned(&scenario, &intent)?;
     for note in &notes {
-        eprintln!("note: {}: {} instead of {}: {}", note.vm, note.choice, note.instead_of, note.reason);
+        eprintln!(
+            "note: {}: {} instead of {}: {}",
+            note.vm, note.choice, note.instead_of, note.reason
+        );
     }
     let mut physics = Physics::default();
     if let Some(path) = calibration {
         physics.constants = state::calibration(path)?.constants;
     }
-    let simulation =
-        Simulation { scenario: &scenario, plan: plan.clone(), physics, seed: args.seed, faults: Vec::new() };
-    let outcome = droveway_sim::simulate(&simulation).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let simulation = Simulation {
+        scenario: &scenario,
+        plan: plan.clone(),
+        physics,
+        seed: args.seed,
+        faults: Vec::new(),
+    };
+    let outcome =
+        droveway_sim::simulate(&simulation).map_err(|error| Failure::new(Exit::Usage, error))?;
     if !outcome.violations.is_empty() {
         return Err(Failure::says(
             Exit::Internal,
@@ -287,7 +296,8 @@ struct Logs(PathBuf);
 
 impl Logs {
     fn write(outcome: &Outcome) -> Result<Self, Failure> {
-        let folder = std::env::temp_dir().join(format!("droveway-simulated-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("droveway-simulated-{}", std::process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let logs = Logs(folder);
         for (index, log) in outcome.applications.iter().enumerate() {

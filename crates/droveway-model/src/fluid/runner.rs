@@ -1,10 +1,10 @@
 //! One move in the fluid model: QEMU's course and the driver's rules, without their events.
 
-use crate::technique::outage_after_switch;
 use super::{
     course::{MoveCourse, MoveEnd},
     problem::{Gang, MoveModel},
 };
+use crate::technique::outage_after_switch;
 use droveway_fleet::Technique;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,6 @@
 use super::*;
 use droveway_drive::{Outcome as Ended, RecordKind};
-use droveway_fleet::{
-    AllowPostcopy, Bytes, Intent, RateLimit, Technique, TimeSpan, document,
-};
+use droveway_fleet::{AllowPostcopy, Bytes, Intent, RateLimit, Technique, TimeSpan, document};
 use droveway_plan::{GangFacts, VmFacts, policy};
 use proptest::prelude::*;
 
@@ -87,9 +85,10 @@ fn an_elastic_flow_halves_the_stream_and_is_halved() {
     let ratio = took(&beside) / took(&alone);
     assert!((1.8..2.1).contains(&ratio), "{ratio}");
     let rate = |from: f64, to: f64| {
-        let inside = beside.applications[0].samples.iter().filter(|sample| {
-            sample.start.seconds() >= from && sample.end.seconds() <= to
-        });
+        let inside = beside.applications[0]
+            .samples
+            .iter()
+            .filter(|sample| sample.start.seconds() >= from && sample.end.seconds() <= to);
         inside.map(|sample| Physics::bytes(sample.amount)).sum::<f64>() / (to - from)
     };
     let began = beside.began_at.seconds();
@@ -140,7 +139,8 @@ fn faults_end_as_they_do_in_the_laboratory() {
     let (end, time) = with("pre-copy-serial", 1.0, down(2.0));
     assert_eq!(end, [Ended::Completed]);
     assert!((6.5..8.5).contains(&time), "{time}");
-    let slower = Fault::PortRate { host: "beta".parse().unwrap(), rate: "100Mbit/s".parse().unwrap() };
+    let slower =
+        Fault::PortRate { host: "beta".parse().unwrap(), rate: "100Mbit/s".parse().unwrap() };
     let (end, time) = with("pre-copy-serial", 1.0, slower);
     assert_eq!(end, [Ended::Completed]);
     assert!((8.0..11.0).contains(&time), "{time}");

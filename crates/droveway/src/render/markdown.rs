@@ -47,7 +47,8 @@ pub(crate) fn markdown(report: &RunReport) -> String {
 
 /// What was said before the run, and what came.
 fn predicted(report: &RunReport) -> String {
-    let said = |range: Quantiles| format!("{:.2} ({:.2} to {:.2})", range.p50, range.p10, range.p90);
+    let said =
+        |range: Quantiles| format!("{:.2} ({:.2} to {:.2})", range.p50, range.p10, range.p90);
     let hit = |range: Quantiles, outcome: f64| {
         if outcome < range.p10 {
             "below"

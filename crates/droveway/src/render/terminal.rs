@@ -63,9 +63,16 @@ fn vms(report: &RunReport, color: bool) -> Table {
     let took = if foretold { "took (forecast)" } else { "took" };
     let downtime = if foretold { "downtime (forecast)" } else { "downtime" };
     let outage = if foretold { "outage (forecast)" } else { "outage" };
-    table
-        .load_style(NOTHING)
-        .set_header(["VM", "technique", "result", took, downtime, outage, "migrated", "exposed"]);
+    table.load_style(NOTHING).set_header([
+        "VM",
+        "technique",
+        "result",
+        took,
+        downtime,
+        outage,
+        "migrated",
+        "exposed",
+    ]);
     for vm in &report.vms {
         let shade = match vm.result {
             MoveResult::Completed => Color::Green,
