@@ -194,6 +194,10 @@ impl Pair {
             }
         };
         let wakes = self.silent_until.filter(|until| *until > now).unwrap_or(f64::INFINITY);
+        // Where one process is dead the stage stands still: what was due then never comes.
+        if !self.source.alive || !self.target.alive {
+            return wakes.max(now);
+        }
         let own = match self.stage {
             Stage::Idle => f64::INFINITY,
             Stage::Setup | Stage::Load | Stage::Switch => self.until,

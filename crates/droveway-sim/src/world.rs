@@ -30,6 +30,8 @@ const AFTER: f64 = 3.0;
 const TICK: f64 = 0.2;
 /// A run that takes longer in simulated time has gone wrong.
 const TIME_MAX: f64 = 6.0 * 3600.0;
+/// So many turns of the loop at one instant: the clock stands still.
+const TURNS_MAX: u32 = 100_000;
 /// Events that arrive from a QEMU take so long at most.
 const EVENT_SECONDS_MAX: f64 = 0.002;
 /// A process that is told to end has ended after so long (measured: 10 to 20 ms).
@@ -344,6 +346,7 @@ impl<'a> World<'a> {
         let mut next_tick = 0.0;
         let mut started = false;
         let mut over_at: Option<f64> = None;
+        let mut turns = 0;
         self.share();
         while self.now < TIME_MAX && self.outcome.violations.is_empty() {
             self.drain();
@@ -370,6 +373,11 @@ impl<'a> World<'a> {
                 break;
             }
             let next = self.next_time(next_tick, started, over_at);
+            turns = if next > self.now { 0 } else { turns + 1 };
+            if turns > TURNS_MAX {
+                let text = format!("the clock stands still at {:.9} s", self.now);
+                self.outcome.violations.push(text);
+            }
             self.advance(next);
             let mut stale = started && self.inject();
             stale |= self.step_pairs();

@@ -148,6 +148,29 @@ fn faults_end_as_they_do_in_the_laboratory() {
 }
 
 #[test]
+fn a_process_that_dies_behind_a_dead_path_ends_the_attempt_whenever_it_dies() {
+    // What was due in the stage that it died in never comes; waiting for it once stood the clock still.
+    let scenario = scenario("rate: 400Mbit/s", IDLE, "");
+    for policy in ["pre-copy-serial", "post-copy-serial", "hybrid-serial"] {
+        for step in 0..400 {
+            let at = f64::from(step) * 0.0005;
+            let down = Fault::PortDown { host: "alpha".parse().unwrap(), seconds: 4.0 };
+            let kill = Fault::KillQemu { vm: "one".parse().unwrap(), side: Side::Target };
+            let simulation = Simulation {
+                scenario: &scenario,
+                plan: plan(&scenario, policy),
+                physics: quiet(),
+                seed: 5,
+                faults: vec![(at, down), (at + 0.0001, kill)],
+            };
+            let outcome = simulate(&simulation).unwrap();
+            assert_eq!(outcome.violations, Vec::<String>::new(), "{policy} at {at}");
+            assert_eq!(ends(&outcome).len(), 1, "{policy} at {at}");
+        }
+    }
+}
+
+#[test]
 fn what_the_scenario_does_not_have_is_said() {
     let scenario = scenario("rate: 1Gbit/s", IDLE, "");
     let mut plan = plan(&scenario, "pre-copy-serial");
