@@ -4,6 +4,7 @@
 mod demo;
 mod guest_image;
 mod prerequisites;
+mod simulator;
 mod tests_of_all;
 mod tidy;
 mod validate;

@@ -3,7 +3,7 @@
 //! Learns from some laboratories, then makes runs in others that are held out: forecast, moved, compared, not learned from.
 //! Leaves the score as a table, the raw data as CSV and a figure. Takes about half an hour of a quiet machine.
 
-use crate::{guest_image, prerequisites, run, target_dir, workspace_root};
+use crate::{guest_image, prerequisites, run, simulator, target_dir, workspace_root};
 use anyhow::{Context as _, Result, bail};
 use std::{
     path::PathBuf,
@@ -145,6 +145,11 @@ pub(crate) fn run_it(yes: bool, docs: bool, built: Option<PathBuf>) -> Result<()
     let (csv, figure) = (data.join("forecasts.csv"), data.join("forecasts.svg"));
     let (csv, figure) = (csv.display().to_string(), figure.display().to_string());
     validation.droveway(&["report", "--calibration", "--csv", &csv, "--figure", &figure])?;
+    let pairs = validation.simulated()?;
+    let file = data.join("simulator.csv");
+    std::fs::write(&file, simulator::csv(&pairs))
+        .with_context(|| format!("writing {}", file.display()))?;
+    println!("{}", simulator::summary(&pairs));
     println!("The validation took {:.0} s.", began.elapsed().as_secs_f64());
     Ok(())
 }
@@ -182,9 +187,7 @@ impl Validation {
         }
         for (index, policy) in policies.iter().enumerate() {
             let (from, to) = if index % 2 == 0 { ("alpha", "beta") } else { ("beta", "alpha") };
-            let report =
-                self.work.join("reports").join(format!("{number}-{name}-{index}-{policy}"));
-            let report = report.display().to_string();
+            let report = self.report(number, name, index, policy).display().to_string();
             let fleet = fleet(name);
             let mut arguments = vec![
                 "--fleet",
@@ -208,6 +211,30 @@ impl Validation {
             self.droveway(&arguments)?;
         }
         Ok(())
+    }
+
+    /// Every held-out run without classes on the ports, which the simulator does not have, beside its simulation.
+    fn simulated(&self) -> Result<Vec<simulator::Pair>> {
+        let mut pairs = Vec::new();
+        for (number, (name, reserved, policies)) in HELD_OUT.iter().enumerate() {
+            for (index, policy) in policies.iter().enumerate().filter(|_| reserved.is_none()) {
+                let scenario = self.scenarios.join(format!("{name}.yaml"));
+                let report = self.report(number, name, index, policy);
+                let calibration = self.work.join("calibration.json");
+                pairs.push(simulator::pair(
+                    &self.droveway,
+                    &calibration,
+                    &scenario,
+                    policy,
+                    &report,
+                )?);
+            }
+        }
+        Ok(pairs)
+    }
+
+    fn report(&self, number: usize, name: &str, index: usize, policy: &str) -> PathBuf {
+        self.work.join("reports").join(format!("{number}-{name}-{index}-{policy}"))
     }
 
     fn droveway(&self, arguments: &[&str]) -> Result<()> {

@@ -98,6 +98,16 @@ pub struct MatrixReading {
     pub connections: Vec<ConnectionCount>,
 }
 
+impl MatrixReading {
+    /// Whether the kernel had no room for more: what came later was not counted. Its bound is not exact to the entry,
+    /// because entries are counted per processor.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let full = |entries: usize, most: u32| entries * 100 >= most as usize * 99;
+        full(self.pairs.len(), PAIRS_MAX) || full(self.connections.len(), CONNECTIONS_MAX)
+    }
+}
+
 /// What TCP over IPv4 with timestamps carried, of what was counted: each packet has one set of headers, an acknowledgement
 /// has nothing else. What was sent again counts again.
 ///
@@ -326,7 +336,8 @@ mod tests {
             {"set":{"name":"pairs","elem":[{"elem":{"val":{"concat":["52:54:00:00:00:0a","8e:e8:00:00:00:01"]},"expires":3599,"counter":{"packets":2,"bytes":1604}}}]}},
             {"set":{"name":"connections","elem":[{"elem":{"val":{"concat":["10.0.0.1","10.0.0.2",6,40000,"5201"]},"counter":{"packets":2,"bytes":1604}}}]}},
             {"set":{"name":"empty"}},{"rule":{"expr":[]}}]}"#;
-        let (handle, read) = reading(text).unwrap();
+        let (handle, mut read) = reading(text).unwrap();
+        assert!(!read.is_full());
         assert_eq!((handle, read.pairs.len(), read.connections.len()), (7, 1, 1));
         let pair = read.pairs[0];
         assert_eq!((pair.from[5], pair.to[0], pair.bytes), (10, 0x8e, 1604));
@@ -335,6 +346,8 @@ mod tests {
         assert_eq!((connection.protocol, connection.to_port), (6, 5201));
         assert!(reading(b"nonsense").is_err());
         assert!(reading(br#"{"nftables":[]}"#).is_err());
+        read.pairs = vec![pair; PAIRS_MAX as usize - 1];
+        assert!(read.is_full());
     }
 
     #[test]

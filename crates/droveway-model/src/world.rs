@@ -95,14 +95,29 @@ pub fn payload(rate: Bandwidth) -> f64 {
     rate.tcp_payload().bytes_per_second() as f64
 }
 
+/// A guest's page on every architecture that is in scope.
+const PAGE_BYTES: f64 = 4_096.0;
+/// Before each page QEMU 10.0 writes its offset and flags.
+const PAGE_HEADER_BYTES: f64 = 8.0;
+/// A page of zeroes is a header and one byte.
+const ZERO_PAGE_BYTES: f64 = 9.0;
+
+/// What a first pass puts into the stream for so many bytes of content and of zeroes. Measured: QEMU's count of what it
+/// sent was 1.0 to 1.9 % above the content, most of it zero pages of guests that are nearly empty.
+#[must_use]
+pub fn stream_bytes(content: f64, zero_bytes: f64) -> f64 {
+    content * (1.0 + PAGE_HEADER_BYTES / PAGE_BYTES) + zero_bytes / PAGE_BYTES * ZERO_PAGE_BYTES
+}
+
 #[expect(clippy::cast_precision_loss, reason = "memory sizes far below 2^53")]
 fn vm_model(vm: &VmSnapshot, host: usize) -> VmModel {
     let memory = vm.memory_bytes as f64;
-    let (send_bytes, curve) = match &vm.memory {
+    let (content, curve) = match &vm.memory {
         Some(known) => (known.send_bytes.p50, known.curve.clone()),
         None => (memory * UNKNOWN_FULL_RATIO, DirtyCurve::idle()),
     };
-    let zero_bytes = (memory - send_bytes).max(0.0);
+    let zero_bytes = (memory - content).max(0.0);
+    let send_bytes = stream_bytes(content, zero_bytes);
     VmModel { host, send_bytes, zero_bytes, curve, state_bytes: STATE_BYTES }
 }
 

@@ -6,7 +6,7 @@
 
 use crate::Physics;
 use droveway_fleet::{DirtyCurve, curve::PageClass, scenario::ScenarioVm};
-use droveway_model::fit::truth;
+use droveway_model::{fit::truth, world::stream_bytes};
 
 /// A guest's memory while it migrates.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,14 +33,23 @@ impl Memory {
         if let Some(load) = &vm.memory_load {
             let hot = load.hot_share.zip(load.hot_weight).map(|(s, w)| (s.get(), w.get()));
             let rate = Physics::bytes(load.write_rate.bytes_per_second());
-            if let DirtyCurve::Classes { classes } = truth(load.working_set.as_f64(), rate, hot) {
+            let working_set = load.working_set.as_f64();
+            if let DirtyCurve::Classes { classes } = truth(working_set, rate, hot) {
                 pages.extend(classes);
             }
+            // Some of it lies where the guest's start had left something: that was to be sent anyway.
+            let again = working_set * (physics.reused_bytes / vm.memory.as_f64()).min(1.0);
+            pages[0].bytes = (pages[0].bytes - again).max(0.0);
         }
         let used: f64 = pages.iter().map(|class| class.bytes).sum();
+        let zero_bytes = (vm.memory.as_f64() - used).max(0.0);
+        // What the stream spends on pages of zeroes is sent once, like a class that nobody writes to.
+        let headers =
+            PageClass { bytes: stream_bytes(used, zero_bytes) - used, writes_per_second: 0.0 };
+        pages.push(headers);
         let classes =
             pages.into_iter().map(|pages| Class { pages, pending: pages.bytes }).collect();
-        Memory { classes, zero_bytes: (vm.memory.as_f64() - used).max(0.0) }
+        Memory { classes, zero_bytes }
     }
 
     /// What is to be sent.
@@ -49,7 +58,7 @@ impl Memory {
         self.classes.iter().map(|class| class.pending).sum()
     }
 
-    /// Everything, each page once.
+    /// Everything, each page once, as the stream carries it.
     #[must_use]
     pub fn content(&self) -> f64 {
         self.classes.iter().map(|class| class.pages.bytes).sum()
@@ -125,9 +134,17 @@ mod tests {
     }
 
     #[test]
+    fn a_load_lies_partly_where_the_start_left_something() {
+        // Measured: 512 MiB with 80 MiB sent 180.6 MB; the share is measured within a fifth.
+        let content = memory(", memoryLoad: { workingSet: 80MiB, writeRate: 15MiB/s }").content();
+        assert!((175e6..186e6).contains(&content), "{content}");
+    }
+
+    #[test]
     fn an_idle_guest_sends_little_of_its_memory() {
         let memory = memory("");
-        assert!((memory.content() - 116e6).abs() < 1.0);
-        assert!((memory.zero_bytes + memory.content() - 536_870_912.0).abs() < 1.0);
+        assert!((memory.zero_bytes + 116e6 - 536_870_912.0).abs() < 1.0);
+        let headers = memory.content() - 116e6;
+        assert!((1.0e6..1.3e6).contains(&headers), "{headers}: 9 bytes a zero page, 8 a full one");
     }
 }

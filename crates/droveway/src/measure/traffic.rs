@@ -246,7 +246,10 @@ impl<'a> HostWatch<'a> {
                 }
                 let first = base.get().unwrap_or(sum);
                 base.set(Some(first));
-                let payload = payload_bytes(sum.0 - first.0, sum.1 - first.1, header);
+                // A tap that was made anew under its old number counts from zero.
+                let (bytes, packets) =
+                    (sum.0.saturating_sub(first.0), sum.1.saturating_sub(first.1));
+                let payload = payload_bytes(bytes, packets, header);
                 // A stretch of short packets must not count backwards.
                 highest.set(highest.get().max(payload));
                 Some(highest.get())
@@ -325,6 +328,13 @@ impl<'a> HostWatch<'a> {
             }
         };
         let seconds = features::monotonic_now().seconds_from(*since);
+        if last.is_full() {
+            remarks.push(format!(
+                "host '{}' has more pairs or connections than are counted apart: what each VM sends is known, to whom \
+                 only in part",
+                self.plan.host.name
+            ));
+        }
         let before: BTreeMap<_, _> =
             first.pairs.iter().map(|p| ((p.from, p.to), (p.packets, p.bytes))).collect();
         let pairs = last.pairs.iter().map(|p| {
