@@ -1,7 +1,7 @@
 //! The simulated world: the scenario's hosts, ports, VMs and traffic in miniature, in which the real drivers move VMs.
 //!
 //! What is simulated is what the driver cannot tell from the real thing: QEMUs that answer its actions with QEMU's replies,
-//! events and delays ([`qemu`]), memory whose pages are dirtied and sent ([`memory`]), ports that streams and applications
+//! events and delays (`qemu`), memory whose pages are dirtied and sent ([`Memory`]), ports that streams and applications
 //! share as the model says ([`droveway_model::share`]), and faults. The drivers themselves run unchanged.
 //!
 //! Time jumps from event to event; between two events every rate is constant. Everything that is random comes from the
