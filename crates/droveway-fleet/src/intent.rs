@@ -6,7 +6,7 @@ use crate::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 /// How one VM's memory moves.
 #[derive(
@@ -74,6 +74,66 @@ pub enum AllowPostcopy {
     Fallback,
 }
 
+/// How much a move matters beside the applications' traffic.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Urgency {
+    /// Applications first: the move takes what they leave.
+    Low,
+    /// A balance.
+    #[default]
+    Medium,
+    /// Time, but applications are not forgotten.
+    High,
+    /// Time alone.
+    Critical,
+}
+
+impl Urgency {
+    /// All of them, the least urgent first.
+    pub const ALL: [Urgency; 4] = [Urgency::Low, Urgency::Medium, Urgency::High, Urgency::Critical];
+
+    /// The name as written.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Urgency::Low => "low",
+            Urgency::Medium => "medium",
+            Urgency::High => "high",
+            Urgency::Critical => "critical",
+        }
+    }
+}
+
+impl fmt::Display for Urgency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Urgency {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Urgency::ALL.into_iter().find(|urgency| urgency.name() == text).ok_or_else(|| {
+            let names = Urgency::ALL.map(Urgency::name).join(", ");
+            format!("unknown urgency '{text}': use one of {names}")
+        })
+    }
+}
+
 /// One request to move VMs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -100,6 +160,45 @@ pub struct Intent {
     pub allow_postcopy: AllowPostcopy,
     /// Pre-copy passes before a VM counts as not converging.
     pub max_passes: u32,
+    /// How urgent it is.
+    #[serde(default)]
+    pub urgency: Urgency,
+    /// When the last VM has to have arrived, from the start of the run.
+    #[serde(default)]
+    pub deadline: Option<TimeSpan>,
+    /// At most so many VMs have their memory split between two hosts at once.
+    #[serde(default)]
+    pub max_exposed: Option<u32>,
+}
+
+/// Pre-copy passes before a VM counts as not converging. Idle and moderately busy guests need 2 to 8 (measured); each
+/// further pass of a guest that dirties as fast as the stream sends buys nothing.
+pub const MAX_PASSES_DEFAULT: u32 = 20;
+
+/// The downtime aimed at unless asked otherwise: QEMU's own default, which operators know.
+pub const DOWNTIME_DEFAULT: Duration = Duration::from_millis(300);
+
+impl Intent {
+    /// To drain `source` of `vms` by `policy`, with nothing else asked for.
+    #[must_use]
+    pub fn drain(source: HostId, target: HostId, vms: Vec<VmId>, policy: &str) -> Self {
+        Intent {
+            verb: "drain".to_owned(),
+            source,
+            target,
+            vms,
+            policy: policy.to_owned(),
+            techniques: BTreeMap::new(),
+            max_parallel: None,
+            max_downtime: TimeSpan::from(DOWNTIME_DEFAULT),
+            bandwidth: RateLimit::Unlimited,
+            allow_postcopy: AllowPostcopy::Fallback,
+            max_passes: MAX_PASSES_DEFAULT,
+            urgency: Urgency::default(),
+            deadline: None,
+            max_exposed: None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -112,5 +211,9 @@ mod tests {
             assert_eq!(technique.name().parse(), Ok(technique));
         }
         assert!("precopy".parse::<Technique>().unwrap_err().contains("pre-copy"));
+        for urgency in Urgency::ALL {
+            assert_eq!(urgency.name().parse(), Ok(urgency));
+        }
+        assert!("hihg".parse::<Urgency>().unwrap_err().contains("critical"));
     }
 }

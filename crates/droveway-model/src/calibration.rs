@@ -5,7 +5,10 @@
 //! the priors keeps a constant that no record speaks of where it was). What is left over is the model's error, by quantity
 //! and technique: its median corrects forecasts, its spread makes their intervals. With few records both lean on priors.
 
-use crate::fluid::{Constants, Course, Fluid, Gang, MoveCourse};
+use crate::{
+    ensemble,
+    fluid::{Constants, Course, Fluid, Gang, MoveCourse},
+};
 use droveway_fleet::{Technique, VmId, report::Quantiles};
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +59,17 @@ pub struct MoveOutcome {
     pub bytes: f64,
     /// Passes.
     pub passes: u32,
+    /// Its memory was split between two hosts, if that is known.
+    #[serde(default)]
+    pub exposure_seconds: Option<f64>,
+}
+
+impl MoveOutcome {
+    /// Whether a play ended as the move did: by pre-copy or by post-copy. If not, its silences say nothing about the
+    /// model's.
+    fn ended_like(&self, course: &MoveCourse) -> bool {
+        self.exposure_seconds.is_none_or(|seen| (seen > 0.0) == (course.exposure_seconds > 0.0))
+    }
 }
 
 /// What was forecast for a run.
@@ -165,11 +179,15 @@ const HUBER: f64 = 1.5;
 /// Errors are weighed as parts of these standard deviations while fitting.
 const FIT_SD: [f64; 3] = [0.05, 0.3, 0.4];
 
+/// What it costs that a play ended by post-copy where the move did not, or the other way round: its silences cannot be
+/// compared, and that must be no way out.
+const OTHER_END: f64 = 4.0;
+
 /// A constant of the prior moves by a factor of e at the cost of this many standard deviations.
 const PRIOR_SD: f64 = 1.0;
 
 /// Rounds of coordinate descent; constants act on different outcomes, so few are needed.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 6;
 
 /// The first step of a search, as a logarithm, and how often it is halved.
 const FIRST_STEP: f64 = 0.7;
@@ -384,6 +402,10 @@ impl<'a> Plays<'a> {
             for (outcome, course) in record.outcomes.iter().zip(&course.moves) {
                 let duration = log_ratio(outcome.duration_seconds, course.duration_seconds());
                 cost += huber(duration / time);
+                if !outcome.ended_like(course) {
+                    cost += OTHER_END;
+                    continue;
+                }
                 if let Some(seen) = outcome.downtime_seconds {
                     cost += huber(log_ratio(seen, course.downtime_seconds) / downtime);
                 }
@@ -427,27 +449,33 @@ impl<'a> Plays<'a> {
         let mut logs: std::collections::BTreeMap<(Quantity, Option<Technique>), Vec<f64>> =
             std::collections::BTreeMap::new();
         for index in 0..self.records.len() {
-            let course = self.play(index, constants);
+            self.gangs[index].constants = *constants;
+            let courses = ensemble::courses(&self.gangs[index], &[], &mut self.fluid);
             let record = self.records[index];
             let mut note = |quantity, technique, seen: Option<f64>, played| {
                 if let Some(seen) = seen {
                     logs.entry((quantity, technique)).or_default().push(log_ratio(seen, played));
                 }
             };
-            note(Quantity::Total, None, Some(record.total_seconds), course.total_seconds);
-            for ((outcome, played), step) in
-                record.outcomes.iter().zip(&course.moves).zip(&record.gang.moves)
-            {
-                let technique = Some(effective_technique(step.technique, played));
+            let (total, _) = ensemble::centre(&courses, |course| course.total_seconds);
+            note(Quantity::Total, None, Some(record.total_seconds), total);
+            for (step, outcome) in record.outcomes.iter().enumerate() {
+                let planned = record.gang.moves[step].technique;
+                let alike: Vec<Course> = courses
+                    .iter()
+                    .filter(|course| outcome.ended_like(&course.moves[step]))
+                    .cloned()
+                    .collect();
+                let Some(first) = alike.first() else { continue };
+                let technique = Some(effective_technique(planned, &first.moves[step]));
+                let centre = |of: fn(&MoveCourse) -> f64| {
+                    ensemble::centre(&alike, |course| of(&course.moves[step])).0
+                };
                 let duration = Some(outcome.duration_seconds);
-                note(Quantity::Duration, technique, duration, played.duration_seconds());
-                note(
-                    Quantity::Downtime,
-                    technique,
-                    outcome.downtime_seconds,
-                    played.downtime_seconds,
-                );
-                note(Quantity::Outage, technique, outcome.outage_seconds, played.outage_seconds);
+                note(Quantity::Duration, technique, duration, centre(MoveCourse::duration_seconds));
+                let (downtime, outage) = (outcome.downtime_seconds, outcome.outage_seconds);
+                note(Quantity::Downtime, technique, downtime, centre(|c| c.downtime_seconds));
+                note(Quantity::Outage, technique, outage, centre(|c| c.outage_seconds));
             }
         }
         let residual =

@@ -1,15 +1,16 @@
 //! Forecasts with intervals: what a set of moves will take, as p10, p50 and p90.
 //!
-//! The centre is one play of the fluid model, corrected by the median error of the past. The width has two sources, added
-//! as variances of logarithms: what the model gets wrong (the spread of its past errors, see [`crate::calibration`]) and
-//! what is not known of the VMs (the play repeated with dirty curves and sizes one standard error up and down).
+//! The centre is the median of an [ensemble](crate::ensemble) of plays of the fluid model, corrected by the median error of
+//! the past. The width is what the model got wrong before (the spread of its past errors, see [`crate::calibration`]), or
+//! what the ensemble's plays differ by where that is more: then little is known of these VMs.
 
 use crate::{
     calibration::{Calibration, Quantity, Said, SaidOfMove, effective_technique},
-    fluid::{Course, Fluid, Gang, MoveCourse, MoveEnd, MoveModel},
-    world::{Uncertainty, World},
+    ensemble,
+    fluid::{Course, Fluid, MoveCourse, MoveEnd, MoveModel},
+    world::World,
 };
-use droveway_fleet::report::Quantiles;
+use droveway_fleet::{Technique, report::Quantiles};
 use serde::{Deserialize, Serialize};
 
 /// What a gang's moves will take.
@@ -82,84 +83,67 @@ pub fn forecast(
     gang.moves = moves.to_vec();
     gang.windows = windows.to_vec();
     gang.constants = calibration.constants;
-    let central = fluid.play(&gang);
-    let above = fluid.play(&shifted(&gang, &world.uncertain, 1.0));
-    let below = fluid.play(&shifted(&gang, &world.uncertain, -1.0));
-    let unknown = |of: fn(&Course) -> f64| half_log_width(of(&below), of(&above));
+    let courses = ensemble::courses(&gang, &world.uncertain, fluid);
+    let central = &courses[courses.len() / 2];
     let (bias, spread) = calibration.error(Quantity::Total, None);
-    let total_spread = spread.hypot(unknown(|course| course.total_seconds));
-    let total = around(central.total_seconds * bias.exp(), total_spread);
-    let loss_spread = total_spread.hypot(unknown(|course| course.lost_bytes));
-    let moves = (0..moves.len())
-        .map(|index| {
-            let of = |course: &Course| course.moves[index];
-            let all = [of(&below), of(&central), of(&above)];
-            move_forecast(&moves[index], &all, calibration)
-        })
-        .collect();
+    let (total, differs) = ensemble::centre(&courses, |course| course.total_seconds);
+    let total = around(total * bias.exp(), spread.max(differs));
+    let (lost, differs) = ensemble::centre(&courses, |course| course.lost_bytes);
+    let flows = 0..central.flows.len();
     Forecast {
         total_seconds: total,
-        lost_bytes: around(central.lost_bytes, loss_spread),
-        moves,
-        flow_lost_bytes: central.flows.iter().map(|flow| flow.lost_bytes).collect(),
+        lost_bytes: around(lost, spread.max(differs)),
+        moves: (0..moves.len())
+            .map(|index| move_forecast(&moves[index], index, &courses, calibration))
+            .collect(),
+        flow_lost_bytes: flows
+            .map(|flow| ensemble::centre(&courses, |course| course.flows[flow].lost_bytes).0)
+            .collect(),
     }
 }
 
 fn move_forecast(
     step: &MoveModel,
-    [below, central, above]: &[MoveCourse; 3],
+    index: usize,
+    courses: &[Course],
     calibration: &Calibration,
 ) -> MoveForecast {
-    let technique = effective_technique(step.technique, central);
+    let central = &courses[courses.len() / 2].moves[index];
+    let technique = likely_technique(step, index, courses);
+    let centre = |of: fn(&MoveCourse) -> f64| ensemble::centre(courses, |c| of(&c.moves[index]));
     let quantiles = |quantity, of: fn(&MoveCourse) -> f64| {
         let (bias, spread) = calibration.error(quantity, Some(technique));
-        let unknown = half_log_width(of(below), of(above));
-        around(of(central) * bias.exp(), spread.hypot(unknown))
+        let (middle, differs) = centre(of);
+        around(middle * bias.exp(), spread.max(differs))
     };
     let ends = match (central.end, central.fell_back) {
         (MoveEnd::Completed, false) => Ends::AsPlanned,
         (MoveEnd::Completed, true) => Ends::ByFallback,
         _ => Ends::NotAtAll,
     };
-    let duration = quantiles(Quantity::Duration, MoveCourse::duration_seconds);
     // Bytes are the best known of all: what a first pass sends, and what is dirtied meanwhile.
-    let bytes_spread = BYTES_SPREAD.hypot(half_log_width(below.bytes, above.bytes));
-    let exposure = quantiles(Quantity::Duration, |course| course.exposure_seconds);
+    let (bytes, differs) = centre(|course| course.bytes);
     MoveForecast {
         ends,
         start_seconds: central.start_seconds,
-        duration_seconds: duration,
+        duration_seconds: quantiles(Quantity::Duration, MoveCourse::duration_seconds),
         downtime_seconds: quantiles(Quantity::Downtime, |course| course.downtime_seconds),
         outage_seconds: quantiles(Quantity::Outage, |course| course.outage_seconds),
-        bytes: around(central.bytes, bytes_spread),
-        exposure_seconds: exposure,
+        bytes: around(bytes, BYTES_SPREAD.max(differs)),
+        exposure_seconds: quantiles(Quantity::Duration, |course| course.exposure_seconds),
         passes: central.passes,
     }
 }
 
+/// What the move turns out to be in most plays: a hybrid that converges is a pre-copy.
+fn likely_technique(step: &MoveModel, index: usize, courses: &[Course]) -> Technique {
+    let of = |course: &Course| effective_technique(step.technique, &course.moves[index]);
+    let same = |technique: Technique| courses.iter().filter(|c| of(c) == technique).count();
+    Technique::ALL.into_iter().max_by_key(|technique| same(*technique)).unwrap_or(step.technique)
+}
+
 /// How far a stream's bytes are off when everything else is known: headers of pages, retransmitted control messages.
 const BYTES_SPREAD: f64 = 0.02;
-
-/// Half the distance of two results as logarithms: one standard deviation, since they are one standard error either way.
-fn half_log_width(below: f64, above: f64) -> f64 {
-    const LEAST: f64 = 1e-3;
-    ((above.max(LEAST)).ln() - (below.max(LEAST)).ln()).abs() / 2.0
-}
-
-/// The gang with every curve and size so many standard errors off.
-fn shifted(gang: &Gang, uncertain: &[Uncertainty], errors: f64) -> Gang {
-    let mut gang = gang.clone();
-    for (vm, uncertain) in gang.vms.iter_mut().zip(uncertain) {
-        vm.curve = vm.curve.sped_up((errors * uncertain.curve.min(CURVE_ERROR_MAX)).exp());
-        let sent = vm.send_bytes * (errors * uncertain.send).exp();
-        vm.zero_bytes = (vm.zero_bytes + vm.send_bytes - sent).max(0.0);
-        vm.send_bytes = sent;
-    }
-    gang
-}
-
-/// A curve that is less certain than this is unknown: a factor of e either way.
-const CURVE_ERROR_MAX: f64 = 1.0;
 
 impl Forecast {
     /// What is kept of it beside the outcome.

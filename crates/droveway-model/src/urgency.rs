@@ -3,33 +3,17 @@
 
 use crate::gangs::earliest_deadline_first;
 use crate::technique::{PreCopyInput, StopRule, pre_copy};
-use droveway_fleet::DirtyCurve;
+use droveway_fleet::{DirtyCurve, Urgency};
 use serde::{Deserialize, Serialize};
 
-/// How much a move matters beside the applications' traffic.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Urgency {
-    /// Take what applications leave.
-    Low,
-    /// Share.
-    #[default]
-    Medium,
-    /// Take nearly all.
-    High,
-}
-
-impl Urgency {
-    /// The largest share of a port that a reservation takes (attributed to `SOLive`).
-    #[must_use]
-    pub const fn share_max(self) -> f64 {
-        match self {
-            Urgency::Low => 0.55,
-            Urgency::Medium => 0.75,
-            Urgency::High => 0.95,
-        }
+/// The largest share of a port that a reservation takes (attributed to `SOLive`; nothing takes more than the highest, so
+/// that hosts can still be reached).
+#[must_use]
+pub const fn share_max(urgency: Urgency) -> f64 {
+    match urgency {
+        Urgency::Low => 0.55,
+        Urgency::Medium => 0.75,
+        Urgency::High | Urgency::Critical => 0.95,
     }
 }
 
@@ -45,7 +29,7 @@ pub struct Reservation {
 /// The smallest reservation that gives the rate that a deadline needs; the urgency is its upper bound.
 #[must_use]
 pub fn reservation(needed_rate: f64, capacity: f64, urgency: Urgency) -> Reservation {
-    let share_max = urgency.share_max();
+    let share_max = share_max(urgency);
     // Also false for no capacity at all, or no number.
     let enough = needed_rate <= share_max * capacity;
     let share = if enough && capacity > 0.0 { needed_rate.max(0.0) / capacity } else { share_max };

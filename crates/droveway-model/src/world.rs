@@ -75,6 +75,12 @@ impl World {
         World { hosts, vms, gang, uncertain }
     }
 
+    /// The world of a gang that was planned before, for a forecast made again: nothing in it has a name.
+    #[must_use]
+    pub fn again(gang: Gang) -> Self {
+        World { hosts: Vec::new(), vms: Vec::new(), uncertain: Vec::new(), gang }
+    }
+
     /// The index of a host.
     #[must_use]
     pub fn host(&self, name: &HostId) -> Option<usize> {

@@ -6,11 +6,14 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod adaptive;
 pub mod check;
 mod plan;
 pub mod play;
 pub mod policy;
+pub mod search;
 
+pub use adaptive::{Known, Reasoning};
 pub use check::Violation;
 pub use plan::{Fallback, Move, Plan, SwitchRule};
-pub use policy::{GangFacts, Note, PolicyError, VmFacts};
+pub use policy::{GangFacts, Made, Note, PolicyError, VmFacts};

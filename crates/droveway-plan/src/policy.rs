@@ -1,10 +1,15 @@
 //! The registry of policies. A policy has a name, the stages that it fills and a source; it turns [`GangFacts`] and an
 //! [`Intent`] into a [`Plan`] and the notes of what it chose.
 //!
-//! Here are the plain ones: one technique for all, serially or in parallel, in the order given. They are what tools do
-//! today, and the baselines of every comparison.
+//! The plain ones are one technique for all, serially or in parallel, in the order given. They are what tools do today, and
+//! the baselines of every comparison. [`adaptive`](crate::adaptive) decides from measurements.
 
-use crate::plan::{Fallback, Move, Plan, SwitchRule};
+use crate::{
+    adaptive::{Known, Reasoning, propose},
+    plan::{Fallback, Move, Plan, SwitchRule},
+    play,
+};
+pub use droveway_fleet::intent::{DOWNTIME_DEFAULT, MAX_PASSES_DEFAULT};
 use droveway_fleet::{AllowPostcopy, Bandwidth, Bytes, Intent, Technique, VmId, ids::nearest};
 use std::time::Duration;
 use thiserror::Error;
@@ -29,6 +34,8 @@ pub struct VmFacts {
     pub allow_postcopy: bool,
     /// The longest downtime that it bears.
     pub max_downtime: Option<Duration>,
+    /// When it has to have arrived, from the start of the run.
+    pub deadline: Option<Duration>,
 }
 
 /// How many move at once.
@@ -49,8 +56,27 @@ pub struct Policy {
     pub source: &'static str,
     /// What it does, in a line.
     pub summary: &'static str,
-    technique: Technique,
-    concurrency: Concurrency,
+    kind: Kind,
+}
+
+/// How a policy decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The same for every VM.
+    Plain(Technique, Concurrency),
+    /// By searching.
+    Adaptive,
+}
+
+/// A plan, and what there is to say about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Made {
+    /// The plan.
+    pub plan: Plan,
+    /// Where it differs from what the policy's name says.
+    pub notes: Vec<Note>,
+    /// Why it is as it is, of a policy that decides from measurements.
+    pub reasoning: Option<Reasoning>,
 }
 
 const fn plain(
@@ -59,11 +85,12 @@ const fn plain(
     concurrency: Concurrency,
     summary: &'static str,
 ) -> Policy {
-    Policy { name, stages: "technique, order", source: "plain", summary, technique, concurrency }
+    let kind = Kind::Plain(technique, concurrency);
+    Policy { name, stages: "technique, order", source: "plain", summary, kind }
 }
 
 /// Every policy, by name.
-pub const POLICIES: [Policy; 7] = [
+pub const POLICIES: [Policy; 8] = [
     plain(
         "pre-copy-serial",
         Technique::PreCopy,
@@ -101,17 +128,17 @@ pub const POLICIES: [Policy; 7] = [
         Concurrency::One,
         "each VM pauses while it is copied, one after the other",
     ),
+    Policy {
+        name: "adaptive",
+        stages: "technique, order",
+        source: "ours",
+        summary: "technique, order and how many at once, together, from measurements and urgency",
+        kind: Kind::Adaptive,
+    },
 ];
 
 /// The policy that is used when none is named.
 pub const DEFAULT_POLICY: &str = "pre-copy-serial";
-
-/// Pre-copy passes before a VM counts as not converging. Idle and moderately busy guests need 2 to 8 (measured); each
-/// further pass of a guest that dirties as fast as the stream sends buys nothing.
-pub const MAX_PASSES_DEFAULT: u32 = 20;
-
-/// The downtime aimed at unless asked otherwise: QEMU's own default, which operators know.
-pub const DOWNTIME_DEFAULT: Duration = Duration::from_millis(300);
 
 /// A hybrid's rule: one pass moves what is not rewritten; a pass that leaves half of what the one before left has stalled
 /// (Altahat 2020; the ratio is our reading).
@@ -137,6 +164,12 @@ pub enum PolicyError {
     /// The request contradicts itself or a VM's permission.
     #[error("{0}")]
     Contradiction(String),
+    /// It decides from measurements, and there are none.
+    #[error("policy '{0}' decides from measurements: add `--measure 5s` or `--snapshot FILE`")]
+    Unmeasured(&'static str),
+    /// What was measured is about other VMs.
+    #[error(transparent)]
+    Play(#[from] play::PlayError),
 }
 
 /// A choice that differs from what the policy's name says, and why.
@@ -165,30 +198,51 @@ pub fn find(name: &str) -> Result<&'static Policy, PolicyError> {
 }
 
 impl Policy {
-    /// The technique that it gives every VM that allows it.
+    /// The technique that it gives every VM that allows it, and whether all move at once; `None`: it decides by VM.
     #[must_use]
-    pub const fn technique(&self) -> Technique {
-        self.technique
+    pub const fn plainly(&self) -> Option<(Technique, bool)> {
+        match self.kind {
+            Kind::Plain(technique, concurrency) => {
+                Some((technique, matches!(concurrency, Concurrency::All)))
+            }
+            Kind::Adaptive => None,
+        }
     }
 
-    /// Whether all VMs move at once.
-    #[must_use]
-    pub const fn is_parallel(&self) -> bool {
-        matches!(self.concurrency, Concurrency::All)
-    }
-
-    /// Plans the gang: techniques by the policy, over it the operator's, under both each VM's permission.
+    /// Plans the gang: techniques by the policy, over it the operator's, under both each VM's permission. `known` is what
+    /// was measured, if anything was.
     ///
     /// # Errors
-    /// [`PolicyError::Contradiction`] when a VM is told to use post-copy although that is forbidden.
+    /// [`PolicyError::Contradiction`] when a VM is told to use post-copy although that is forbidden;
+    /// [`PolicyError::Unmeasured`] when the policy needs to know more than is known.
     pub fn plan(
         &self,
         id: &str,
         intent: &Intent,
         facts: &GangFacts,
-    ) -> Result<(Plan, Vec<Note>), PolicyError> {
+        known: Option<Known<'_>>,
+    ) -> Result<Made, PolicyError> {
+        match self.kind {
+            Kind::Plain(technique, concurrency) => {
+                self.plan_plain(id, intent, facts, technique, concurrency)
+            }
+            Kind::Adaptive => {
+                let known = known.ok_or(PolicyError::Unmeasured(self.name))?;
+                self.plan_adaptive(id, intent, facts, known)
+            }
+        }
+    }
+
+    fn plan_plain(
+        &self,
+        id: &str,
+        intent: &Intent,
+        facts: &GangFacts,
+        technique: Technique,
+        concurrency: Concurrency,
+    ) -> Result<Made, PolicyError> {
         let count = u32::try_from(facts.vms.len()).unwrap_or(u32::MAX);
-        let by_policy = match self.concurrency {
+        let by_policy = match concurrency {
             Concurrency::One => 1,
             Concurrency::All => count.max(1),
         };
@@ -196,10 +250,40 @@ impl Policy {
         let mut notes = Vec::new();
         let mut moves = Vec::new();
         for fact in &facts.vms {
-            let technique = self.technique_of(intent, fact, &mut notes)?;
+            let technique = technique_of(intent, fact, technique, &mut notes)?;
             moves.push(plan_move(intent, facts, fact, technique, concurrency));
         }
-        let plan = Plan {
+        let plan = self.plan_of(id, intent, concurrency, moves);
+        Ok(Made { plan, notes, reasoning: None })
+    }
+
+    fn plan_adaptive(
+        &self,
+        id: &str,
+        intent: &Intent,
+        facts: &GangFacts,
+        known: Known<'_>,
+    ) -> Result<Made, PolicyError> {
+        let mut alone = Vec::new();
+        for fact in &facts.vms {
+            let technique = technique_of(intent, fact, Technique::PreCopy, &mut Vec::new())?;
+            alone.push(plan_move(intent, facts, fact, technique, 1));
+        }
+        let serial = self.plan_of(id, intent, 1, alone);
+        let (models, _) = play::moves(&serial, known.world)?;
+        let Some(proposal) = propose(intent, facts, known, &serial.moves, models) else {
+            return Ok(Made { plan: serial, notes: Vec::new(), reasoning: None });
+        };
+        let mut moves = proposal.moves;
+        for step in &mut moves {
+            step.switchover_bandwidth = facts.port_rate.tcp_payload().divided(proposal.concurrency);
+        }
+        let plan = self.plan_of(id, intent, proposal.concurrency, moves);
+        Ok(Made { plan, notes: Vec::new(), reasoning: Some(proposal.reasoning) })
+    }
+
+    fn plan_of(&self, id: &str, intent: &Intent, concurrency: u32, moves: Vec<Move>) -> Plan {
+        Plan {
             id: id.to_owned(),
             parent: None,
             generation: 0,
@@ -208,44 +292,44 @@ impl Policy {
             target: intent.target.clone(),
             concurrency,
             moves,
-        };
-        Ok((plan, notes))
+        }
     }
+}
 
-    fn technique_of(
-        &self,
-        intent: &Intent,
-        fact: &VmFacts,
-        notes: &mut Vec<Note>,
-    ) -> Result<Technique, PolicyError> {
-        let forbidden = if !fact.allow_postcopy {
-            Some("the VM forbids post-copy (allowPostcopy: false)")
-        } else if intent.allow_postcopy == AllowPostcopy::Never {
-            Some("post-copy is not allowed (--allow-postcopy never)")
-        } else {
-            None
+/// The operator's choice, else the policy's, if the VM permits it.
+fn technique_of(
+    intent: &Intent,
+    fact: &VmFacts,
+    policy: Technique,
+    notes: &mut Vec<Note>,
+) -> Result<Technique, PolicyError> {
+    let forbidden = if !fact.allow_postcopy {
+        Some("the VM forbids post-copy (allowPostcopy: false)")
+    } else if intent.allow_postcopy == AllowPostcopy::Never {
+        Some("post-copy is not allowed (--allow-postcopy never)")
+    } else {
+        None
+    };
+    if let Some(&asked) = intent.techniques.get(&fact.vm) {
+        return match forbidden {
+            Some(reason) if asked.exposes() => Err(PolicyError::Contradiction(format!(
+                "--technique {}={asked}: {reason}; choose pre-copy or stop-and-copy",
+                fact.vm
+            ))),
+            _ => Ok(asked),
         };
-        if let Some(&asked) = intent.techniques.get(&fact.vm) {
-            return match forbidden {
-                Some(reason) if asked.exposes() => Err(PolicyError::Contradiction(format!(
-                    "--technique {}={asked}: {reason}; choose pre-copy or stop-and-copy",
-                    fact.vm
-                ))),
-                _ => Ok(asked),
-            };
+    }
+    match forbidden {
+        Some(reason) if policy.exposes() => {
+            notes.push(Note {
+                vm: fact.vm.clone(),
+                choice: Technique::PreCopy,
+                instead_of: policy,
+                reason: reason.to_owned(),
+            });
+            Ok(Technique::PreCopy)
         }
-        match forbidden {
-            Some(reason) if self.technique.exposes() => {
-                notes.push(Note {
-                    vm: fact.vm.clone(),
-                    choice: Technique::PreCopy,
-                    instead_of: self.technique,
-                    reason: reason.to_owned(),
-                });
-                Ok(Technique::PreCopy)
-            }
-            _ => Ok(self.technique),
-        }
+        _ => Ok(policy),
     }
 }
 

@@ -2,12 +2,10 @@
 #![allow(clippy::disallowed_methods, reason = "it measures time")]
 #![allow(clippy::print_stdout, reason = "it prints what it measures")]
 
-use droveway_fleet::{
-    AllowPostcopy, Intent, RateLimit, Scenario, TimeSpan, document, scenario::ScenarioSpec,
-};
+use droveway_fleet::{Intent, Scenario, document, scenario::ScenarioSpec};
 use droveway_plan::{GangFacts, VmFacts, policy};
 use droveway_sim::{Physics, Simulation, simulate};
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let text = include_str!("../../../scenarios/mixed-8.yaml");
@@ -17,23 +15,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         memory: vm.memory,
         allow_postcopy: vm.allow_postcopy,
         max_downtime: None,
+        deadline: None,
     });
     let facts = GangFacts { port_rate: scenario.spec.link.rate, vms: vms.collect() };
     for name in ["pre-copy-serial", "pre-copy-parallel", "hybrid-serial", "post-copy-parallel"] {
-        let intent = Intent {
-            verb: "simulate".to_owned(),
-            source: "alpha".parse()?,
-            target: "beta".parse()?,
-            vms: facts.vms.iter().map(|vm| vm.vm.clone()).collect(),
-            policy: name.to_owned(),
-            techniques: BTreeMap::new(),
-            max_parallel: None,
-            max_downtime: TimeSpan::from_millis(300),
-            bandwidth: RateLimit::Unlimited,
-            allow_postcopy: AllowPostcopy::Fallback,
-            max_passes: 20,
-        };
-        let (plan, _) = policy::find(name)?.plan("speed", &intent, &facts)?;
+        let names = facts.vms.iter().map(|vm| vm.vm.clone()).collect();
+        let intent = Intent::drain("alpha".parse()?, "beta".parse()?, names, name);
+        let plan = policy::find(name)?.plan("speed", &intent, &facts, None)?.plan;
         let (mut simulated, began, runs) = (0.0, Instant::now(), 200);
         for seed in 0..runs {
             let simulation = Simulation {

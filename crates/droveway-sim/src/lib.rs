@@ -12,9 +12,11 @@
 mod chance;
 mod memory;
 mod qemu;
+mod snapshot;
 mod world;
 
 pub use memory::Memory;
+pub use snapshot::snapshot;
 pub use world::{ApplicationLog, Fault, Outcome, PortSample, SimError, Simulation, simulate};
 
 use droveway_model::fluid::Constants;

@@ -14,6 +14,8 @@ pub struct Memory {
     classes: Vec<Class>,
     /// Pages of zeroes: looked at, not sent.
     pub zero_bytes: f64,
+    /// What the stream spends on headers.
+    header_bytes: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,12 +46,11 @@ impl Memory {
         let used: f64 = pages.iter().map(|class| class.bytes).sum();
         let zero_bytes = (vm.memory.as_f64() - used).max(0.0);
         // What the stream spends on pages of zeroes is sent once, like a class that nobody writes to.
-        let headers =
-            PageClass { bytes: stream_bytes(used, zero_bytes) - used, writes_per_second: 0.0 };
-        pages.push(headers);
+        let header_bytes = stream_bytes(used, zero_bytes) - used;
+        pages.push(PageClass { bytes: header_bytes, writes_per_second: 0.0 });
         let classes =
             pages.into_iter().map(|pages| Class { pages, pending: pages.bytes }).collect();
-        Memory { classes, zero_bytes }
+        Memory { classes, zero_bytes, header_bytes }
     }
 
     /// What is to be sent.
@@ -62,6 +63,19 @@ impl Memory {
     #[must_use]
     pub fn content(&self) -> f64 {
         self.classes.iter().map(|class| class.pages.bytes).sum()
+    }
+
+    /// The guest's pages that are not zeroes.
+    #[must_use]
+    pub fn guest_bytes(&self) -> f64 {
+        self.content() - self.header_bytes
+    }
+
+    /// How it is dirtied.
+    #[must_use]
+    pub fn curve(&self) -> DirtyCurve {
+        let written = self.classes.iter().map(|class| class.pages);
+        DirtyCurve::Classes { classes: written.filter(|c| c.writes_per_second > 0.0).collect() }
     }
 
     /// Sends so much of what is pending, a little of every class.

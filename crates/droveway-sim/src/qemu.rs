@@ -70,7 +70,12 @@ pub(crate) struct Pair {
     faults: u64,
     /// Chance of this attempt: on its rate, its times, its dirtying.
     chance: [f64; 3],
+    /// And on where in a slice its passes end: 0 to 1.
+    phase: f64,
 }
+
+/// Multiples of it fall as evenly as can be.
+const GOLDEN: f64 = 0.618_034;
 
 /// Below so many bytes nothing is left: rounding.
 const NOTHING: f64 = 0.5;
@@ -78,7 +83,7 @@ const NOTHING: f64 = 0.5;
 const QUEUE_FREE_SHARE: f64 = 0.5;
 
 impl Pair {
-    pub(crate) fn new(memory: Memory, chance: [f64; 3]) -> Self {
+    pub(crate) fn new(memory: Memory, chance: [f64; 3], phase: f64) -> Self {
         let qemu = |running| Qemu { alive: true, running, status: MigrationStatus::None };
         Pair {
             source: qemu(true),
@@ -100,6 +105,7 @@ impl Pair {
             listening: false,
             faults: 0,
             chance,
+            phase,
         }
     }
 
@@ -179,7 +185,11 @@ impl Pair {
     }
 
     fn leaves(&self, physics: &Physics) -> f64 {
-        (self.threshold() - self.rate * physics.constants.slice_seconds / 2.0).max(0.0)
+        let constants = &physics.constants;
+        let slice = (self.rate * constants.slice_seconds).max(constants.burst_bytes);
+        // Each pass ends elsewhere in its last slice.
+        let part = (self.phase + GOLDEN * f64::from(self.pass)).fract();
+        (self.threshold() - slice * part).max(0.0)
     }
 
     /// When something happens next if nothing else does.

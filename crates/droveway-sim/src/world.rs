@@ -207,18 +207,19 @@ impl<'a> World<'a> {
             machine(name.as_str()).ok_or_else(|| SimError::UnknownHost(name.clone()))
         };
         let plan = &simulation.plan;
-        let mut chance = |noise: f64| (noise * random.normal()).exp();
         let vms: Vec<Vm> = spec
             .vms
             .iter()
             .map(|vm| {
                 let moves = plan.moves.iter().any(|step| step.vm == vm.name);
                 let noise = physics.noise;
+                let mut chance = |noise: f64| (noise * random.normal()).exp();
                 let chances = [chance(noise).min(1.0), chance(10.0 * noise), chance(2.0 * noise)];
+                let phase = random.between(0.0, 1.0);
                 Vm {
                     name: vm.name.clone(),
                     host: machine(vm.host.as_str()).unwrap_or(0),
-                    pair: moves.then(|| Pair::new(Memory::of(vm, physics), chances)),
+                    pair: moves.then(|| Pair::new(Memory::of(vm, physics), chances, phase)),
                     last_event: [0.0; 2],
                 }
             })

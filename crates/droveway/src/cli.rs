@@ -6,7 +6,7 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use droveway_fleet::{
-    AllowPostcopy, RateLimit, Ratio, Technique, TimeSpan,
+    AllowPostcopy, RateLimit, Ratio, Technique, TimeSpan, Urgency,
     ids::{HostId, VmId, nearest},
     schema,
 };
@@ -212,6 +212,12 @@ pub(crate) struct SimulateArgs {
     /// The ceiling of each VM's stream, like 400Mbit/s
     #[arg(long, value_name = "RATE", default_value = "unlimited")]
     pub(crate) bandwidth: RateLimit,
+    /// How much the move matters beside the applications: critical, high, medium or low; `adaptive` weighs by it
+    #[arg(long, value_name = "NAME", default_value_t = Urgency::Medium)]
+    pub(crate) urgency: Urgency,
+    /// When the last VM has to have arrived; `adaptive` plans by it
+    #[arg(long, value_name = "TIME", value_parser = above_zero)]
+    pub(crate) deadline: Option<TimeSpan>,
     /// Chance: the same number gives the same run
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
@@ -263,6 +269,15 @@ pub(crate) struct IntentArgs {
     #[arg(long, value_name = "N", default_value_t = MAX_PASSES_DEFAULT,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) max_passes: u32,
+    /// How much the move matters beside the applications: critical, high, medium or low; `adaptive` weighs by it
+    #[arg(long, value_name = "NAME", default_value_t = Urgency::Medium)]
+    pub(crate) urgency: Urgency,
+    /// When the last VM has to have arrived, from the start of the run; `adaptive` plans by it
+    #[arg(long, value_name = "TIME", value_parser = above_zero)]
+    pub(crate) deadline: Option<TimeSpan>,
+    /// At most so many VMs may have their memory split between two hosts at once; `adaptive` plans by it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) max_exposed: Option<u32>,
     #[command(flatten)]
     pub(crate) source: Source,
     /// The share of both ports that somebody already reserves for migration, like 0.6: for the forecast
@@ -292,6 +307,9 @@ impl Default for IntentArgs {
             bandwidth: RateLimit::Unlimited,
             allow_postcopy: AllowPostcopyArg::Fallback,
             max_passes: MAX_PASSES_DEFAULT,
+            urgency: Urgency::default(),
+            deadline: None,
+            max_exposed: None,
             source: Source::default(),
             reserved: None,
             hold_out: false,

@@ -6,7 +6,7 @@ use crate::{
     exit::{Exit, Failure},
     fleet::{self, RunLock},
     measure::{self, Sought},
-    outlook::Outlook,
+    outlook::{Knowledge, Outlook},
     preflight::{self, Checked},
     qemu::{self, Qemu},
     render, report,
@@ -17,7 +17,7 @@ use droveway_fleet::{
     Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, TimeSpan, VmId, report::Quantiles,
 };
 use droveway_model::forecast::MoveForecast;
-use droveway_plan::{GangFacts, Note, Plan, VmFacts, check::check, policy};
+use droveway_plan::{GangFacts, Made, Note, Plan, VmFacts, check::check, policy};
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -265,6 +265,9 @@ fn intent(
         bandwidth: args.bandwidth,
         allow_postcopy: args.allow_postcopy.into(),
         max_passes: args.max_passes,
+        urgency: args.urgency,
+        deadline: args.deadline,
+        max_exposed: args.max_exposed,
     })
 }
 
@@ -286,10 +289,12 @@ impl Job<'_> {
             port_rate: source.port.rate.min(target.port.rate),
             vms: self.candidates.iter().map(|candidate| vm_facts(candidate.vm)).collect(),
         };
+        let knowledge = self.knowledge()?;
         let policy =
             policy::find(&self.intent.policy).map_err(|error| Failure::new(Exit::Usage, error))?;
-        let (plan, notes) = policy
-            .plan(&run_id, &self.intent, &facts)
+        let known = knowledge.as_ref().map(Knowledge::known);
+        let Made { plan, notes, reasoning } = policy
+            .plan(&run_id, &self.intent, &facts, known)
             .map_err(|error| Failure::new(Exit::Usage, error))?;
         let violations = check(&plan, &facts);
         if !violations.is_empty() {
@@ -302,7 +307,7 @@ impl Job<'_> {
                 note.vm, note.choice, note.instead_of, note.reason
             );
         }
-        let outlook = self.outlook(&plan)?;
+        let outlook = knowledge.map(|knowledge| knowledge.outlook(&plan)).transpose()?;
         if self.request.args.dry_run {
             return self.show(&plan, outlook.as_ref());
         }
@@ -362,12 +367,13 @@ impl Job<'_> {
         Ok(report::exit_of(&report))
     }
 
-    /// The plan's forecast, if there is a snapshot to make one from.
-    fn outlook(&self, plan: &Plan) -> Result<Option<Outlook>, Failure> {
+    /// What is known of the VMs, if there is a snapshot to know it from.
+    fn knowledge(&self) -> Result<Option<Knowledge>, Failure> {
         let Some(snapshot) = &self.snapshot else { return Ok(None) };
+        let vms = self.candidates.iter().map(|candidate| &candidate.vm.name);
         let reserved = self.request.args.reserved.map(Ratio::get);
-        let outlook = Outlook::of(plan, snapshot, self.fleet, self.request.calibration, reserved)?;
-        Ok(Some(outlook))
+        let (source, calibration) = (&self.intent.source, self.request.calibration);
+        Knowledge::of(vms, source, snapshot, self.fleet, calibration, reserved).map(Some)
     }
 
     fn host(&self, name: &HostId) -> Result<&Host, Failure> {
@@ -420,7 +426,11 @@ impl Job<'_> {
         let mut pairs = BTreeMap::new();
         let mut checked = BTreeMap::new();
         let mut obstacles = Vec::new();
-        for ((candidate, target), step) in self.candidates.iter().zip(targets).zip(&plan.moves) {
+        for (candidate, target) in self.candidates.iter().zip(targets) {
+            // The plan has an order of its own.
+            let Some(step) = plan.moves.iter().find(|step| step.vm == candidate.vm.name) else {
+                continue;
+            };
             match preflight::check(step, &candidate.source, target).await? {
                 Ok(facts) => {
                     tracing::debug!(vm = %step.vm, runs = candidate.runs, "pre-flight check passed");
@@ -524,6 +534,7 @@ fn vm_facts(vm: &FleetVm) -> VmFacts {
         memory: vm.memory,
         allow_postcopy: vm.allow_postcopy,
         max_downtime: vm.max_downtime.map(TimeSpan::duration),
+        deadline: vm.deadline.map(TimeSpan::duration),
     }
 }
 

@@ -11,8 +11,55 @@ use droveway_model::{
     forecast::{Forecast, forecast},
     world::World,
 };
-use droveway_plan::{Plan, play};
+use droveway_plan::{Known, Plan, play};
 use std::path::{Path, PathBuf};
+
+/// What is known before a plan is made: the world of a snapshot, and what earlier runs taught.
+#[derive(Debug)]
+pub(crate) struct Knowledge {
+    calibration: Calibration,
+    path: PathBuf,
+    world: World,
+}
+
+impl Knowledge {
+    /// What is known of these VMs, which are on `source` now.
+    pub(crate) fn of<'a>(
+        vms: impl Iterator<Item = &'a VmId>,
+        source: &HostId,
+        snapshot: &Snapshot,
+        fleet: &Fleet,
+        calibration: Option<&Path>,
+        reserved: Option<f64>,
+    ) -> Result<Self, Failure> {
+        let path = state::calibration_path(fleet, calibration);
+        let calibration = state::calibration(&path)?;
+        let snapshot = relocated(snapshot, vms, source);
+        let mut world = World::of(&snapshot, calibration.constants);
+        if let Some(share) = reserved {
+            reserve(&mut world, share);
+        }
+        Ok(Knowledge { calibration, path, world })
+    }
+
+    /// For a planner.
+    pub(crate) fn known(&self) -> Known<'_> {
+        Known { world: &self.world, calibration: &self.calibration }
+    }
+
+    /// The forecast of `plan`; an error says why there can be none.
+    pub(crate) fn outlook(self, plan: &Plan) -> Result<Outlook, Failure> {
+        let Knowledge { calibration, path, world } = self;
+        let (moves, windows) = play::moves(plan, &world).map_err(|error| {
+            Failure::usage(error.to_string()).hint("measure again: `droveway measure`")
+        })?;
+        let forecast = forecast(&world, &moves, &windows, &calibration, &mut Fluid::default());
+        let mut gang = world.gang;
+        gang.moves = moves;
+        gang.windows = windows;
+        Ok(Outlook { calibration, path, gang, forecast })
+    }
+}
 
 /// A plan's forecast, and what it was made from.
 #[derive(Debug)]
@@ -25,32 +72,6 @@ pub(crate) struct Outlook {
 }
 
 impl Outlook {
-    /// The forecast of `plan`; an error says why there can be none.
-    pub(crate) fn of(
-        plan: &Plan,
-        snapshot: &Snapshot,
-        fleet: &Fleet,
-        calibration: Option<&Path>,
-        reserved: Option<f64>,
-    ) -> Result<Self, Failure> {
-        let path = state::calibration_path(fleet, calibration);
-        let calibration = state::calibration(&path)?;
-        let names = plan.moves.iter().map(|step| &step.vm);
-        let snapshot = relocated(snapshot, names, &plan.source);
-        let mut world = World::of(&snapshot, calibration.constants);
-        if let Some(share) = reserved {
-            reserve(&mut world, share);
-        }
-        let (moves, windows) = play::moves(plan, &world).map_err(|error| {
-            Failure::usage(error.to_string()).hint("measure again: `droveway measure`")
-        })?;
-        let forecast = forecast(&world, &moves, &windows, &calibration, &mut Fluid::default());
-        let mut gang = world.gang;
-        gang.moves = moves;
-        gang.windows = windows;
-        Ok(Outlook { calibration, path, gang, forecast })
-    }
-
     /// Puts the forecast beside the outcome.
     pub(crate) fn tell(&self, report: &mut RunReport) {
         report.predicted = Some(GangPrediction {
@@ -80,6 +101,7 @@ impl Outlook {
             #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
             bytes: vm.migrated_bytes as f64,
             passes: vm.passes,
+            exposure_seconds: Some(vm.exposure_seconds),
         };
         self.calibration.learn(RunRecord {
             run_id: report.run_id.clone(),

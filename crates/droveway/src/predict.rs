@@ -258,11 +258,11 @@ impl Case<'_> {
     fn together(&mut self, vms: &[VmId], indexes: &[usize]) -> Vec<GangCost> {
         let mut costs = Vec::new();
         for one in &policy::POLICIES {
-            if self.args.technique.is_some_and(|wanted| wanted != one.technique()) {
+            let Some((technique, parallel)) = one.plainly() else { continue };
+            if self.args.technique.is_some_and(|wanted| wanted != technique) {
                 continue;
             }
-            let technique = one.technique();
-            let at_once = if one.is_parallel() { vms.len() } else { 1 };
+            let at_once = if parallel { vms.len() } else { 1 };
             let forbidden = vms.iter().find_map(|vm| self.forbidden(vm, technique));
             if forbidden.is_some() {
                 costs.push(GangCost {

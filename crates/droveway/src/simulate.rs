@@ -2,7 +2,7 @@
 //! laboratory gives. Changes nothing, needs no rights.
 
 use crate::{
-    cli::{self, IntentArgs, Output, SimulateArgs},
+    cli::{self, Output, SimulateArgs},
     drain,
     exit::{Exit, Failure},
     preflight::Checked,
@@ -13,13 +13,14 @@ use crate::{
 use anyhow::Context as _;
 use droveway_drive::RecordKind;
 use droveway_fleet::{
-    AllowPostcopy, Fleet, HostId, Intent, RunReport, Scenario, TimeSpan, VmId, document,
+    Fleet, HostId, Intent, RunReport, Scenario, TimeSpan, VmId, document,
     fleet::{Application, ApplicationUnit, FleetSpec, FleetVm, Host, OutageProbe, Port, PortRange},
     log::{ApplicationSample, ProbeSample},
     scenario::ScenarioSpec,
 };
 use droveway_host::Counters;
-use droveway_plan::{GangFacts, Note, Plan, VmFacts, check::check, policy};
+use droveway_model::{calibration::Calibration, world::World};
+use droveway_plan::{GangFacts, Known, Made, Note, Plan, VmFacts, check::check, policy};
 use droveway_sim::{Outcome, Physics, Simulation};
 use std::{
     collections::BTreeMap,
@@ -43,16 +44,16 @@ pub(crate) fn run(
         eprintln!("host '{source}' has no VM: nothing to do");
         return Ok(Exit::Done);
     }
-    let (plan, notes) = planned(&scenario, &intent)?;
+    let mut physics = Physics::default();
+    if let Some(path) = calibration {
+        physics.constants = state::calibration(path)?.constants;
+    }
+    let (plan, notes) = planned(&scenario, &intent, &physics)?;
     for note in &notes {
         eprintln!(
             "note: {}: {} instead of {}: {}",
             note.vm, note.choice, note.instead_of, note.reason
         );
-    }
-    let mut physics = Physics::default();
-    if let Some(path) = calibration {
-        physics.constants = state::calibration(path)?.constants;
     }
     let simulation = Simulation {
         scenario: &scenario,
@@ -129,29 +130,31 @@ fn intent(
             return Err(Failure::usage(format!("--technique names VM '{name}' twice")));
         }
     }
-    let downtime = TimeSpan::from(policy::DOWNTIME_DEFAULT);
-    Ok(Intent {
-        verb: "simulate".to_owned(),
-        source: source.clone(),
-        target: target.clone(),
-        vms: names,
-        policy: args.policy.clone(),
-        techniques,
-        max_parallel: args.max_parallel,
-        max_downtime: args.max_downtime.unwrap_or(downtime),
-        bandwidth: args.bandwidth,
-        allow_postcopy: AllowPostcopy::Fallback,
-        max_passes: IntentArgs::default().max_passes,
-    })
+    let mut intent = Intent::drain(source.clone(), target.clone(), names, &args.policy);
+    "simulate".clone_into(&mut intent.verb);
+    intent.techniques = techniques;
+    intent.max_parallel = args.max_parallel;
+    intent.bandwidth = args.bandwidth;
+    intent.urgency = args.urgency;
+    intent.deadline = args.deadline;
+    if let Some(limit) = args.max_downtime {
+        intent.max_downtime = limit;
+    }
+    Ok(intent)
 }
 
-fn planned(scenario: &Scenario, intent: &Intent) -> Result<(Plan, Vec<Note>), Failure> {
+fn planned(
+    scenario: &Scenario,
+    intent: &Intent,
+    physics: &Physics,
+) -> Result<(Plan, Vec<Note>), Failure> {
     let facts = |name: &VmId| {
         scenario.spec.vm(name.as_str()).map(|vm| VmFacts {
             vm: vm.name.clone(),
             memory: vm.memory,
             allow_postcopy: vm.allow_postcopy,
             max_downtime: vm.max_downtime.map(TimeSpan::duration),
+            deadline: vm.deadline.map(TimeSpan::duration),
         })
     };
     let facts = GangFacts {
@@ -159,8 +162,11 @@ fn planned(scenario: &Scenario, intent: &Intent) -> Result<(Plan, Vec<Note>), Fa
         vms: intent.vms.iter().filter_map(facts).collect(),
     };
     let usage = |error| Failure::new(Exit::Usage, error);
-    let (plan, notes) = policy::find(&intent.policy)
-        .and_then(|policy| policy.plan("simulated", intent, &facts))
+    let calibration = Calibration { constants: physics.constants, ..Calibration::default() };
+    let world = World::of(&droveway_sim::snapshot(scenario, physics), physics.constants);
+    let known = Known { world: &world, calibration: &calibration };
+    let Made { plan, notes, .. } = policy::find(&intent.policy)
+        .and_then(|policy| policy.plan("simulated", intent, &facts, Some(known)))
         .map_err(usage)?;
     let violations = check(&plan, &facts);
     if violations.is_empty() {

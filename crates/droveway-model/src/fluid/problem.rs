@@ -181,7 +181,7 @@ pub struct Constants {
     pub setup_seconds: f64,
     /// Pre-copy: fixed part of the downtime, beyond sending the rest.
     pub switch_seconds: f64,
-    /// Post-copy: STOP to RESUME.
+    /// Post-copy: fixed part of STOP to RESUME, beyond sending the state of CPU and devices.
     pub postcopy_switch_seconds: f64,
     /// Pre-copy: RESUME until clients hear the guest again.
     pub announce_seconds: f64,
@@ -195,6 +195,9 @@ pub struct Constants {
     pub dirty_inflation: f64,
     /// QEMU looks at what is left after sending for so long.
     pub slice_seconds: f64,
+    /// And never after less than this: the kernel takes a stream's bytes in bursts. With it 60 real runs' total times are
+    /// met within 3.1 % (median) instead of 5.0 %.
+    pub burst_bytes: f64,
     /// Reverse traffic per forward byte.
     pub acknowledgement_ratio: f64,
     /// Pages that a post-copied guest has to fetch before it answers anybody.
@@ -221,6 +224,7 @@ impl Constants {
         postcopy_zero_scan_seconds_per_byte: 0.0,
         dirty_inflation: 1.0,
         slice_seconds: 0.0,
+        burst_bytes: 0.0,
         acknowledgement_ratio: 0.0,
         essential_pages: 0.0,
         essential_pages_hybrid: 0.0,
@@ -237,13 +241,14 @@ impl Constants {
         stream_weight: 1.0,
         setup_seconds: 0.015,
         switch_seconds: 0.03,
-        postcopy_switch_seconds: 0.035,
+        postcopy_switch_seconds: 0.015,
         announce_seconds: 0.06,
         finish_seconds: 0.01,
         zero_scan_seconds_per_byte: 0.28 / 1_073_741_824.0,
         postcopy_zero_scan_seconds_per_byte: 0.12 / 1_073_741_824.0,
         dirty_inflation: 1.0,
         slice_seconds: 0.05,
+        burst_bytes: 2e6,
         acknowledgement_ratio: 0.031,
         essential_pages: 800.0,
         essential_pages_hybrid: 300.0,

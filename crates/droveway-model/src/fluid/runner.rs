@@ -76,6 +76,9 @@ const QUEUE_FREE_SHARE: f64 = 0.5;
 /// It judges at most once a second.
 const THROTTLE_PERIOD: f64 = 1.0;
 
+/// Where in its last slice each pass ends: multiples of the golden ratio from the middle on, as even as can be.
+const IN_SLICE: [f64; 8] = [0.5, 0.118, 0.736, 0.354, 0.972, 0.590, 0.208, 0.826];
+
 impl Runner {
     pub(super) fn new(gang: &Gang, step: &MoveModel) -> Self {
         let vm = &gang.vms[step.vm];
@@ -113,7 +116,7 @@ impl Runner {
     }
 
     pub(super) fn sends(&self) -> bool {
-        matches!(self.stage, Stage::Pass | Stage::Rest | Stage::PostCopy)
+        matches!(self.stage, Stage::Pass | Stage::Rest | Stage::PostcopySwitch | Stage::PostCopy)
     }
 
     /// Whether others that wait for it have something new to look at.
@@ -152,6 +155,10 @@ impl Runner {
     pub(super) fn granted(&mut self, rate: f64, step: &MoveModel, gang: &Gang, now: f64) {
         let wire = rate * gang.constants.efficiency;
         self.rate = if wire > 0.0 { 1.0 / (1.0 / wire + self.scan_per_byte) } else { 0.0 };
+        if self.stage == Stage::PostcopySwitch && self.until.is_infinite() && self.rate > 0.0 {
+            let state = gang.vms[step.vm].state_bytes;
+            self.until = now + gang.constants.postcopy_switch_seconds + state / self.rate;
+        }
         if self.stage == Stage::PostCopy && self.silent_until.is_some_and(f64::is_infinite) {
             // Only now is it known at what rate the pages come.
             self.be_silent_until(now + self.silence(step, gang), now);
@@ -163,10 +170,18 @@ impl Runner {
         self.outage = until - self.stopped.unwrap_or(now);
     }
 
-    /// What a pass leaves unsent because the rest fits the downtime. QEMU looks once a slice, so on average half a slice's
-    /// bytes below the threshold.
+    /// What a pass leaves unsent because the rest fits the downtime. QEMU looks once a slice, so anything up to a slice's
+    /// bytes below the threshold; each pass ends elsewhere in its last slice, or one that always ended in the middle would
+    /// go on for ever where a real one is through after some.
     fn leaves(&self, step: &MoveModel, gang: &Gang) -> f64 {
-        (self.threshold(step) - self.rate * gang.constants.slice_seconds / 2.0).max(0.0)
+        let slice = self.slice(gang);
+        let part = IN_SLICE[self.passes as usize % IN_SLICE.len()];
+        (self.threshold(step) - slice * part).max(0.0)
+    }
+
+    /// What QEMU sends between two looks at what is left.
+    fn slice(&self, gang: &Gang) -> f64 {
+        (self.rate * gang.constants.slice_seconds).max(gang.constants.burst_bytes)
     }
 
     /// What fits the downtime: the driver tells QEMU the rate that the stream gets, but not more than planned.
@@ -202,7 +217,8 @@ impl Runner {
     }
 
     pub(super) fn send(&mut self, elapsed: f64) {
-        if self.sends() {
+        // The state of CPU and devices is not part of what is left of memory.
+        if self.sends() && self.stage != Stage::PostcopySwitch {
             let sent = (self.rate * elapsed).min(self.left);
             self.left -= sent;
             self.sent += sent;
@@ -295,12 +311,14 @@ impl Runner {
         self.scan_per_byte = zero_per_byte * gang.constants.postcopy_zero_scan_seconds_per_byte;
         self.stopped = Some(now);
         self.stage = Stage::PostcopySwitch;
-        self.until = now + gang.constants.postcopy_switch_seconds;
+        // How long it takes is known with the rate that the state is sent at.
+        self.until = f64::INFINITY;
     }
 
     fn end_pass(&mut self, step: &MoveModel, gang: &Gang, now: f64) -> bool {
         let vm = &gang.vms[step.vm];
-        let speed = gang.constants.dirty_inflation * (1.0 - self.throttle.share);
+        let constants = &gang.constants;
+        let speed = constants.dirty_inflation * (1.0 - self.throttle.share);
         let dirtied = vm.curve.unique_bytes((now - self.pass_began) * speed);
         self.passes += 1;
         self.judge_convergence(step, dirtied, now);
@@ -314,6 +332,12 @@ impl Runner {
             return true;
         }
         if step.technique == Technique::Hybrid && self.passes >= step.switch_after_pass {
+            // The request to switch comes after the pass's end and is obeyed after one more slice; a VM that is nearly
+            // done by then ends as a pre-copy.
+            let one_more = self.left - self.slice(gang) < self.threshold(step);
+            if self.passes == step.switch_after_pass && one_more {
+                return false;
+            }
             self.switch_to_postcopy(gang, now, 0.0);
             return true;
         }

@@ -1,6 +1,6 @@
 use super::*;
 use droveway_drive::{Outcome as Ended, RecordKind};
-use droveway_fleet::{AllowPostcopy, Bytes, Intent, RateLimit, Technique, TimeSpan, document};
+use droveway_fleet::{Bytes, Intent, Technique, document};
 use droveway_plan::{GangFacts, VmFacts, policy};
 use proptest::prelude::*;
 
@@ -19,22 +19,12 @@ fn plan(scenario: &Scenario, policy: &str) -> Plan {
         memory: vm.memory,
         allow_postcopy: vm.allow_postcopy,
         max_downtime: None,
+        deadline: None,
     });
     let facts = GangFacts { port_rate: scenario.spec.link.rate, vms: vms.collect() };
-    let intent = Intent {
-        verb: "drain".to_owned(),
-        source: "alpha".parse().unwrap(),
-        target: "beta".parse().unwrap(),
-        vms: facts.vms.iter().map(|vm| vm.vm.clone()).collect(),
-        policy: policy.to_owned(),
-        techniques: BTreeMap::new(),
-        max_parallel: None,
-        max_downtime: TimeSpan::from_millis(300),
-        bandwidth: RateLimit::Unlimited,
-        allow_postcopy: AllowPostcopy::Fallback,
-        max_passes: 20,
-    };
-    policy::find(policy).unwrap().plan("sim", &intent, &facts).unwrap().0
+    let names = facts.vms.iter().map(|vm| vm.vm.clone()).collect();
+    let intent = Intent::drain("alpha".parse().unwrap(), "beta".parse().unwrap(), names, policy);
+    policy::find(policy).unwrap().plan("sim", &intent, &facts, None).unwrap().plan
 }
 
 fn quiet() -> Physics {

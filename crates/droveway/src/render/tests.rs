@@ -1,6 +1,6 @@
 use super::*;
 use droveway_fleet::{
-    AllowPostcopy, Intent, RateLimit, RunReport, Technique, TimeSpan,
+    Intent, RunReport, Technique,
     report::{
         ApplicationReport, ControllerCost, Decision, MoveResult, PhaseSpan, PortPoint, PortSeries,
         SeriesPoint, VmReport,
@@ -47,19 +47,12 @@ fn report() -> RunReport {
         run_id: "run-1".to_owned(),
         started_at: "2026-01-01T00:00:00Z".to_owned(),
         policy: "pre-copy-parallel".to_owned(),
-        intent: Intent {
-            verb: "drain".to_owned(),
-            source: "alpha".parse().unwrap(),
-            target: "beta".parse().unwrap(),
-            vms: Vec::new(),
-            policy: "pre-copy-parallel".to_owned(),
-            techniques: std::collections::BTreeMap::new(),
-            max_parallel: None,
-            max_downtime: TimeSpan::from_millis(300),
-            bandwidth: RateLimit::Unlimited,
-            allow_postcopy: AllowPostcopy::Fallback,
-            max_passes: 20,
-        },
+        intent: Intent::drain(
+            "alpha".parse().unwrap(),
+            "beta".parse().unwrap(),
+            Vec::new(),
+            "pre-copy-parallel",
+        ),
         accelerator: "tcg".to_owned(),
         qemu_version: "10.0.2".to_owned(),
         kernel_version: "6.1".to_owned(),

@@ -1,0 +1,398 @@
+//! The policy `adaptive`: technique, order and concurrency chosen together for what was measured and how urgent it is.
+//!
+//! 1. The [`search`](crate::search) finds the schedule with the least cost under the urgency's [`weights`].
+//! 2. The plain policies are played under the same weights. If the best of them is not worse by more than the model's own
+//!    error, it is chosen: cleverness that gains less than it is sure of is none.
+//! 3. The same search under the weights of every urgency gives the frontier: what could be had instead.
+//! 4. For every VM every other way is played with all else unchanged: why it goes this way, and by what margin.
+
+use crate::{
+    plan::{Fallback, Move},
+    policy::{GangFacts, VmFacts},
+    search::{Cost, Found, Judge, Mover, Schedule, Task, Way, Weights, search},
+};
+use droveway_fleet::{AllowPostcopy, Intent, Technique, Urgency, VmId};
+use droveway_model::{
+    calibration::{Calibration, Quantity},
+    fluid::{Course, MoveModel},
+    urgency::gains_enough,
+    world::World,
+};
+use serde::Serialize;
+
+/// What a planner that decides from measurements knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// The hosts, VMs and their traffic.
+    pub world: &'a World,
+    /// What earlier runs taught.
+    pub calibration: &'a Calibration,
+}
+
+/// What counts how much, by urgency. One second of total time against: a second in which one VM is silent; the bytes that
+/// applications lose, as seconds of the port; a second of exposure. Missing a deadline outweighs everything.
+///
+/// - critical: time alone; the rest only decides between equals;
+/// - high: time, but ten seconds of silence or of a lost port are as bad as one second more;
+/// - medium: a lost second of the port is as bad as a second more, a silent VM half of that;
+/// - low: applications first; ten seconds more are as bad as one second of silence.
+#[must_use]
+pub const fn weights(urgency: Urgency) -> Weights {
+    let missed = 1_000.0;
+    match urgency {
+        Urgency::Critical => {
+            Weights { time: 1.0, outage: 0.001, loss: 0.001, exposure: 0.000_1, missed }
+        }
+        Urgency::High => Weights { time: 1.0, outage: 0.1, loss: 0.1, exposure: 0.01, missed },
+        Urgency::Medium => Weights { time: 1.0, outage: 0.5, loss: 1.0, exposure: 0.02, missed },
+        Urgency::Low => Weights { time: 0.1, outage: 1.0, loss: 2.0, exposure: 0.02, missed },
+    }
+}
+
+/// Plays that a plan may cost: at 10 to 30 microseconds each, some hundredths of a second.
+const PLAYS: usize = 2_500;
+/// A larger gang's plays are longer and more of them are needed: in all about a second for 64 VMs.
+const PLAYS_LARGE: usize = 6_000;
+/// Gangs beyond this size count as large.
+const LARGE: usize = 16;
+
+/// The background stream's ceiling as a share of the port, where a guest's page waits count: what is left lets requested
+/// pages pass an empty queue (measured at 200 Mbit/s: silence of 0.7 s instead of 4.7 s).
+const GENTLE_SHARE: f64 = 0.2;
+
+/// What the planner found, beside the plan itself.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reasoning {
+    /// The urgency that was planned for.
+    pub urgency: Urgency,
+    /// The chosen schedule's cost.
+    pub cost: Cost,
+    /// No schedule costs less than this, seconds.
+    pub bound: f64,
+    /// What a better schedule could gain at most, as a share of the cost; 0 if all were considered.
+    pub gap: f64,
+    /// Schedules that were played.
+    pub plays: usize,
+    /// `search`, or the plain policy that the never-worse rule preferred.
+    pub chosen: String,
+    /// The best schedule's cost, when a plain policy was preferred to it.
+    pub preferred_to: Option<Cost>,
+    /// The model's error that a gain has to exceed, seconds.
+    pub error: f64,
+    /// What was not chosen, the least cost first.
+    pub alternatives: Vec<Alternative>,
+    /// What could be had for another urgency, fastest first; none is worse than another in everything.
+    pub frontier: Vec<Alternative>,
+    /// Why each VM goes the way it goes, in the plan's order.
+    pub why: Vec<Why>,
+}
+
+/// A schedule that was not chosen.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Alternative {
+    /// What it is: a plain policy, or the best for an urgency.
+    pub name: String,
+    /// What it costs under the urgency that was planned for.
+    pub cost: Cost,
+    /// By how much it lost, as a share of the chosen one's cost.
+    pub margin: f64,
+    /// The longest silence of a VM, seconds.
+    pub worst_outage_seconds: f64,
+}
+
+/// Why a VM goes the way it goes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Why {
+    /// The VM.
+    pub vm: VmId,
+    /// How it goes.
+    pub technique: Technique,
+    /// The other technique that comes nearest, with all else unchanged.
+    pub runner_up: Option<RunnerUp>,
+    /// In a sentence.
+    pub reason: String,
+}
+
+/// The way that a VM nearly went.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunnerUp {
+    /// How.
+    pub technique: Technique,
+    /// What the whole schedule would cost more, seconds.
+    pub costs_more: f64,
+    /// Of that: total time, seconds.
+    pub seconds: f64,
+    /// Silences, seconds.
+    pub outage_seconds: f64,
+    /// Lost bytes.
+    pub lost_bytes: f64,
+}
+
+/// What was chosen: moves in their order, how many at once, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proposal {
+    /// The moves.
+    pub moves: Vec<Move>,
+    /// At most so many at once.
+    pub concurrency: u32,
+    /// Why.
+    pub reasoning: Reasoning,
+}
+
+/// Chooses how `facts`' VMs move. `steps` are their moves as far as nothing is to be chosen, in the facts' order, `models`
+/// the same as the fluid model plays them.
+#[must_use]
+pub fn propose(
+    intent: &Intent,
+    facts: &GangFacts,
+    known: Known<'_>,
+    steps: &[Move],
+    models: Vec<MoveModel>,
+) -> Option<Proposal> {
+    let task = task(intent, facts, known, models);
+    let plays = if facts.vms.len() > LARGE { PLAYS_LARGE } else { PLAYS };
+    let found = search(&task, plays, SEED)?;
+    let mut judge = Judge::new(&task);
+    let plain = plain(&task, &mut judge);
+    let (_, spread) = known.calibration.error(Quantity::Total, None);
+    let best_plain = plain.iter().min_by(|a, b| a.1.value.total_cmp(&b.1.value))?;
+    // The error is one of predictions; both sides share most of it, so what a gain must exceed is a part.
+    let error = ERROR_SHARE * spread * found.cost.value;
+    let clever = gains_enough(best_plain.1.value, found.cost.value, error);
+    let (chosen, schedule, cost) = if clever || best_plain.1.value <= found.cost.value {
+        ("search".to_owned(), found.schedule.clone(), found.cost)
+    } else {
+        (best_plain.0.clone(), best_plain.2.clone(), best_plain.1)
+    };
+    let course = judge.course(&schedule);
+    let context = Context { facts, task: &task, schedule: &schedule, cost, course: &course };
+    let mut alternatives: Vec<Alternative> = plain
+        .iter()
+        .filter(|(name, ..)| *name != chosen)
+        .map(|(name, _, schedule)| context.alternative(name, schedule, &mut judge))
+        .collect();
+    alternatives.sort_by(|a, b| a.cost.value.total_cmp(&b.cost.value));
+    let frontier = frontier(&context, &mut judge, plays);
+    let why = context.why(&mut judge);
+    let reasoning = Reasoning {
+        urgency: intent.urgency,
+        cost,
+        bound: found.bound,
+        gap: if chosen == "search" { found.gap() } else { gap(cost, &found) },
+        plays: found.plays + judge.plays,
+        preferred_to: (chosen != "search").then_some(found.cost),
+        chosen,
+        error,
+        alternatives,
+        frontier,
+        why,
+    };
+    let moves = schedule.order.iter().map(|index| {
+        let way = task.movers[*index].ways[schedule.ways[*index]];
+        moved(&steps[*index], way)
+    });
+    let concurrency = u32::try_from(schedule.window).unwrap_or(u32::MAX);
+    Some(Proposal { moves: moves.collect(), concurrency, reasoning })
+}
+
+/// The same question has the same answer.
+const SEED: u64 = 1;
+/// Two forecasts of the same gang by the same model err in the same direction: half of the error is about their difference.
+const ERROR_SHARE: f64 = 0.5;
+
+fn gap(cost: Cost, found: &Found) -> f64 {
+    if cost.value <= 0.0 { 0.0 } else { ((cost.value - found.bound) / cost.value).clamp(0.0, 1.0) }
+}
+
+/// The step, one way.
+fn moved(step: &Move, way: Way) -> Move {
+    let mut step = step.clone();
+    step.technique = way.technique;
+    if way.technique == Technique::StopAndCopy {
+        step.fallback = Fallback::Abort;
+    }
+    if let Some(rate) = way.postcopy_bandwidth {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a port's rate"
+        )]
+        let rate = droveway_fleet::Bandwidth::from_bytes_per_second(rate.max(1.0) as u64);
+        step.postcopy_bandwidth = droveway_fleet::RateLimit::At(rate);
+    }
+    step
+}
+
+fn task(intent: &Intent, facts: &GangFacts, known: Known<'_>, models: Vec<MoveModel>) -> Task {
+    let mut gang = known.world.gang.clone();
+    gang.constants = known.calibration.constants;
+    let (source, target) =
+        models.first().map_or((0, 0), |step| (known.world.gang.vms[step.vm].host, step.target));
+    let capacity = gang.ports[source].tx.min(gang.ports[target].rx);
+    let seconds =
+        |time: Option<std::time::Duration>| time.map_or(f64::INFINITY, |time| time.as_secs_f64());
+    let mover = |(fact, step): (&VmFacts, MoveModel)| Mover {
+        ways: ways(intent, fact, capacity),
+        deadline: seconds(fact.deadline),
+        priority: 1.0,
+        step,
+    };
+    let count = facts.vms.len().max(1);
+    Task {
+        movers: facts.vms.iter().zip(models).map(mover).collect(),
+        weights: weights(intent.urgency),
+        parallel_max: intent.max_parallel.map_or(count, |most| most as usize).min(count),
+        exposed_max: intent.max_exposed.map_or(count, |most| most as usize),
+        deadline: seconds(intent.deadline.map(droveway_fleet::TimeSpan::duration)),
+        gang,
+        capacity,
+    }
+}
+
+/// How a VM may move: what the operator named, or everything that is allowed and not beyond what it bears.
+fn ways(intent: &Intent, fact: &VmFacts, capacity: f64) -> Vec<Way> {
+    let way = |technique| Way { technique, postcopy_bandwidth: None };
+    if let Some(technique) = intent.techniques.get(&fact.vm) {
+        return vec![way(*technique)];
+    }
+    let mut ways = vec![way(Technique::PreCopy)];
+    if fact.allow_postcopy && intent.allow_postcopy != AllowPostcopy::Never {
+        let gentle = Some(GENTLE_SHARE * capacity);
+        ways.push(way(Technique::Hybrid));
+        ways.push(way(Technique::PostCopy));
+        ways.push(Way { technique: Technique::PostCopy, postcopy_bandwidth: gentle });
+    }
+    ways
+}
+
+/// The plain policies' schedules, under the task's limits.
+fn plain(task: &Task, judge: &mut Judge<'_>) -> Vec<(String, Cost, Schedule)> {
+    let mut plain = Vec::new();
+    let most = task.movers.len().min(task.parallel_max).max(1);
+    for technique in [Technique::PreCopy, Technique::PostCopy, Technique::Hybrid] {
+        for (window, order) in [(1, "serial"), (most, "parallel")] {
+            // A single VM has no order.
+            if order == "parallel" && most == 1 {
+                continue;
+            }
+            let schedule = task.plain(technique, window);
+            plain.push((format!("{technique}-{order}"), judge.cost(&schedule), schedule));
+        }
+    }
+    plain
+}
+
+/// The best schedules for every urgency; of those none that is worse than another in time, loss and silence.
+fn frontier(context: &Context<'_>, judge: &mut Judge<'_>, plays: usize) -> Vec<Alternative> {
+    let mut points = Vec::new();
+    for urgency in Urgency::ALL {
+        let task = Task { weights: weights(urgency), ..context.task.clone() };
+        let Some(found) = search(&task, plays, SEED) else { continue };
+        points.push(context.alternative(urgency.name(), &found.schedule, judge));
+    }
+    let worse = |a: &Alternative, b: &Alternative| {
+        let parts = |of: &Alternative| {
+            [of.cost.parts.total_seconds, of.cost.parts.lost_bytes, of.worst_outage_seconds]
+        };
+        let pairs: Vec<_> = parts(a).into_iter().zip(parts(b)).collect();
+        pairs.iter().all(|(a, b)| a >= b) && pairs.iter().any(|(a, b)| a > b)
+    };
+    let kept = |point: &&Alternative| !points.iter().any(|other| worse(point, other));
+    let mut frontier: Vec<Alternative> = points.iter().filter(kept).cloned().collect();
+    frontier.sort_by(|a, b| a.cost.parts.total_seconds.total_cmp(&b.cost.parts.total_seconds));
+    frontier.dedup_by(|later, first| {
+        let same = first.cost == later.cost;
+        if same {
+            first.name = format!("{}, {}", first.name, later.name);
+        }
+        same
+    });
+    frontier
+}
+
+/// The chosen schedule and what it is compared in.
+struct Context<'a> {
+    facts: &'a GangFacts,
+    task: &'a Task,
+    schedule: &'a Schedule,
+    cost: Cost,
+    course: &'a Course,
+}
+
+impl Context<'_> {
+    fn alternative(&self, name: &str, schedule: &Schedule, judge: &mut Judge<'_>) -> Alternative {
+        let course = judge.course(schedule);
+        let cost = self.task.cost(&course, &schedule.order);
+        let worst = course.moves.iter().map(|step| step.outage_seconds).fold(0.0, f64::max);
+        Alternative {
+            name: name.to_owned(),
+            cost,
+            margin: (cost.value - self.cost.value) / self.cost.value.max(1e-9),
+            worst_outage_seconds: worst,
+        }
+    }
+
+    fn why(&self, judge: &mut Judge<'_>) -> Vec<Why> {
+        let one = |(place, index): (usize, &usize)| {
+            let mover = &self.task.movers[*index];
+            let own = mover.ways[self.schedule.ways[*index]];
+            let mut runner_up: Option<RunnerUp> = None;
+            for (way, of) in mover.ways.iter().enumerate() {
+                if of.technique == own.technique {
+                    continue;
+                }
+                let mut other = self.schedule.clone();
+                other.ways[*index] = way;
+                let cost = judge.cost(&other);
+                let candidate = RunnerUp {
+                    technique: of.technique,
+                    costs_more: cost.value - self.cost.value,
+                    seconds: cost.parts.total_seconds - self.cost.parts.total_seconds,
+                    outage_seconds: cost.parts.outage_seconds - self.cost.parts.outage_seconds,
+                    lost_bytes: cost.parts.lost_bytes - self.cost.parts.lost_bytes,
+                };
+                if runner_up.is_none_or(|held| candidate.costs_more < held.costs_more) {
+                    runner_up = Some(candidate);
+                }
+            }
+            let vm = self.facts.vms[*index].vm.clone();
+            let reason = self.reason(place, *index, own, runner_up);
+            Why { vm, technique: own.technique, runner_up, reason }
+        };
+        self.schedule.order.iter().enumerate().map(one).collect()
+    }
+
+    fn reason(&self, place: usize, index: usize, own: Way, runner_up: Option<RunnerUp>) -> String {
+        let vm = self.task.movers[index].step.vm;
+        let flows = &self.task.gang.flows;
+        let rate = |of: &dyn Fn(&droveway_model::fluid::FlowModel) -> bool| -> f64 {
+            let flows = flows.iter().filter(|flow| of(flow));
+            flows.map(|flow| flow.demand.min(self.task.capacity)).sum()
+        };
+        let this = droveway_model::fluid::End::Vm(vm);
+        let share = |rate: f64| 100.0 * rate / self.task.capacity.max(1.0);
+        let (tx, rx) = (share(rate(&|f| f.from == this)), share(rate(&|f| f.to == this)));
+        let step = &self.course.moves[place];
+        let mut text = format!(
+            "sends {tx:.0} % and receives {rx:.0} % of the port; {}: {:.1} s, silent for {:.2} s",
+            own.technique,
+            step.duration_seconds(),
+            step.outage_seconds
+        );
+        match runner_up {
+            None => text.push_str("; nothing else is allowed"),
+            Some(other) => text.push_str(&format!(
+                "; {} instead: {:+.1} s in all, {:+.2} s of silence, {:+.1} MB lost",
+                other.technique,
+                other.seconds,
+                other.outage_seconds,
+                other.lost_bytes / 1e6
+            )),
+        }
+        text
+    }
+}

@@ -1,0 +1,491 @@
+//! The search for the best schedule of a gang: technique by VM, order and how many at once, judged by the fluid model.
+//!
+//! A *schedule* is an order, a *way* (technique, ceiling of the background stream) for each VM, and a window: so many move
+//! at once, the next starts as one leaves the port. Every schedule that is considered is played; nothing is decided by a
+//! formula alone. Small gangs are enumerated, so that the best schedule is known to be the best; larger ones begin from the
+//! best serial schedule (dynamic programme over who has moved already), from the plain policies and from the split by
+//! direction, and are improved step by step until no single change helps or the plays are used up. The same task, budget
+//! and seed give the same answer.
+//!
+//! Costs are seconds: see [`Weights`].
+
+mod bound;
+mod serial;
+
+pub use bound::lower_bound;
+
+use droveway_fleet::Technique;
+use droveway_model::{
+    fluid::{Course, Fluid, Gang, MoveCourse, MoveEnd, MoveModel, Start},
+    urgency::Objective,
+};
+use serde::{Deserialize, Serialize};
+
+/// Gangs up to this size are enumerated: five VMs in three ways are 146,000 schedules at most, about a second.
+pub const EXACT_MAX: usize = 5;
+/// Gangs up to this size begin from the best serial schedule: 2^10 sets of moved VMs.
+pub const SERIAL_MAX: usize = 10;
+
+/// What a second of each part of a schedule's cost weighs. Lost bytes count as the seconds in which the port would have
+/// carried them, so that all parts are seconds and a weight of one means "as bad as a second of migration".
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Weights {
+    /// Total migration time.
+    pub time: f64,
+    /// Silence of a VM (and a part of its brownout), summed over VMs by their priority.
+    pub outage: f64,
+    /// What applications lose.
+    pub loss: f64,
+    /// Memory split between two hosts, VM-seconds.
+    pub exposure: f64,
+    /// A deadline that is missed, or a VM that does not arrive.
+    pub missed: f64,
+}
+
+/// A guest that waits for pages is this much of a silent one.
+const BROWNOUT_WEIGHT: f64 = 0.25;
+
+/// One way of moving a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Way {
+    /// The technique.
+    pub technique: Technique,
+    /// Ceiling of post-copy's background stream, bytes per second; `None`: none.
+    pub postcopy_bandwidth: Option<f64>,
+}
+
+/// A VM to move.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mover {
+    /// Everything about its move that is not searched; its switchover has the port to itself.
+    pub step: MoveModel,
+    /// How it may move; at least one.
+    pub ways: Vec<Way>,
+    /// When it has to have arrived, seconds; infinite: whenever.
+    pub deadline: f64,
+    /// What its silence weighs against others'.
+    pub priority: f64,
+}
+
+/// What is searched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    /// Ports, VMs and flows; no moves.
+    pub gang: Gang,
+    /// The VMs to move.
+    pub movers: Vec<Mover>,
+    /// What counts.
+    pub weights: Weights,
+    /// At most so many move at once.
+    pub parallel_max: usize,
+    /// At most so many have their memory split at once.
+    pub exposed_max: usize,
+    /// When the last VM has to have arrived, seconds; infinite: whenever.
+    pub deadline: f64,
+    /// Bytes a second that a lost byte is counted against: the slower port's.
+    pub capacity: f64,
+}
+
+/// One answer of the search.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Schedule {
+    /// Indexes of movers, in the order in which they start.
+    pub order: Vec<usize>,
+    /// By mover, the index of its way.
+    pub ways: Vec<usize>,
+    /// So many at once.
+    pub window: usize,
+}
+
+/// What a schedule costs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cost {
+    /// Its parts: seconds, bytes, counts.
+    pub parts: Objective,
+    /// Their weighted sum, seconds.
+    pub value: f64,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// The best schedule.
+    pub schedule: Schedule,
+    /// What it costs.
+    pub cost: Cost,
+    /// No schedule costs less than this.
+    pub bound: f64,
+    /// True if every schedule was considered.
+    pub exact: bool,
+    /// Schedules that were played.
+    pub plays: usize,
+}
+
+impl Found {
+    /// How much better a schedule might be at most, as a share of this one's cost.
+    #[must_use]
+    pub fn gap(&self) -> f64 {
+        if self.exact || self.cost.value <= 0.0 {
+            return 0.0;
+        }
+        ((self.cost.value - self.bound) / self.cost.value).clamp(0.0, 1.0)
+    }
+}
+
+/// Plays schedules of one task; counts them.
+#[derive(Debug)]
+pub struct Judge<'a> {
+    task: &'a Task,
+    gang: Gang,
+    fluid: Fluid,
+    /// Schedules that were played.
+    pub plays: usize,
+}
+
+impl<'a> Judge<'a> {
+    /// A judge of `task`'s schedules.
+    #[must_use]
+    pub fn new(task: &'a Task) -> Self {
+        Judge { task, gang: task.gang.clone(), fluid: Fluid::default(), plays: 0 }
+    }
+
+    /// How a schedule goes.
+    pub fn course(&mut self, schedule: &Schedule) -> Course {
+        self.plays += 1;
+        self.gang.windows.clear();
+        self.gang.windows.push(schedule.window.max(1));
+        self.gang.moves.clear();
+        self.gang.moves.extend(moves(self.task, schedule));
+        self.fluid.play(&self.gang)
+    }
+
+    /// What a schedule costs.
+    pub fn cost(&mut self, schedule: &Schedule) -> Cost {
+        let course = self.course(schedule);
+        self.task.cost(&course, &schedule.order)
+    }
+}
+
+/// A schedule as the fluid model plays it, in the schedule's order.
+pub fn moves<'a>(
+    task: &'a Task,
+    schedule: &'a Schedule,
+) -> impl Iterator<Item = MoveModel> + use<'a> {
+    #[expect(clippy::cast_precision_loss, reason = "some VMs")]
+    let share = 1.0 / schedule.window.clamp(1, task.movers.len().max(1)) as f64;
+    schedule.order.iter().map(move |index| {
+        let mover = &task.movers[*index];
+        let mut step = mover.moved(mover.ways[schedule.ways[*index]]);
+        // What each may count on at its switchover while so many share the port.
+        step.switchover_bandwidth *= share;
+        step
+    })
+}
+
+impl Mover {
+    /// Its move, one way.
+    fn moved(&self, way: Way) -> MoveModel {
+        let ceiling = way.postcopy_bandwidth.unwrap_or(self.step.postcopy_bandwidth);
+        MoveModel {
+            technique: way.technique,
+            postcopy_bandwidth: ceiling,
+            start: Start::InWindow(0),
+            ..self.step.clone()
+        }
+    }
+}
+
+impl Task {
+    /// What a course costs; `order` says whose its moves are.
+    #[must_use]
+    pub fn cost(&self, course: &Course, order: &[usize]) -> Cost {
+        let mut outage = 0.0;
+        let mut exposure = 0.0;
+        let mut missed = 0.0;
+        let mut last = 0.0_f64;
+        for (step, index) in course.moves.iter().zip(order) {
+            let mover = &self.movers[*index];
+            outage +=
+                mover.priority * (step.outage_seconds + BROWNOUT_WEIGHT * step.brownout_seconds);
+            exposure += step.exposure_seconds;
+            last = last.max(step.end_seconds);
+            let late = step.end_seconds > mover.deadline;
+            missed += f64::from(u8::from(late || step.end != MoveEnd::Completed));
+        }
+        missed += f64::from(u8::from(last > self.deadline));
+        // A schedule that exposes more than is allowed is no better than one that does not arrive.
+        if most_exposed(&course.moves) > self.exposed_max {
+            missed += 1.0;
+        }
+        let parts = Objective {
+            total_seconds: last,
+            outage_seconds: outage,
+            lost_bytes: course.lost_bytes,
+            exposure_seconds: exposure,
+            missed,
+        };
+        Cost { parts, value: parts.weighted(&self.objective()) }
+    }
+
+    /// The weights, per unit of each part.
+    #[must_use]
+    pub fn objective(&self) -> Objective {
+        Objective {
+            total_seconds: self.weights.time,
+            outage_seconds: self.weights.outage,
+            lost_bytes: self.weights.loss / self.capacity.max(1.0),
+            exposure_seconds: self.weights.exposure,
+            missed: self.weights.missed,
+        }
+    }
+
+    fn window_max(&self) -> usize {
+        self.movers.len().min(self.parallel_max).max(1)
+    }
+
+    /// Every VM by the first of its ways that has this technique, else by its first way.
+    #[must_use]
+    pub fn plain(&self, technique: Technique, window: usize) -> Schedule {
+        let way = |mover: &Mover| {
+            mover.ways.iter().position(|way| way.technique == technique).unwrap_or(0)
+        };
+        Schedule {
+            order: (0..self.movers.len()).collect(),
+            ways: self.movers.iter().map(way).collect(),
+            window,
+        }
+    }
+}
+
+/// How many VMs have their memory split at once, at most. A VM is exposed until it ends.
+fn most_exposed(moves: &[MoveCourse]) -> usize {
+    let exposed = |step: &&MoveCourse| step.exposure_seconds > 0.0;
+    let begins = |step: &MoveCourse| step.end_seconds - step.exposure_seconds;
+    let at_begin_of = |one: &MoveCourse| {
+        let began = begins(one);
+        let split = |other: &&MoveCourse| begins(other) <= began && began < other.end_seconds;
+        moves.iter().filter(exposed).filter(split).count()
+    };
+    moves.iter().filter(exposed).map(at_begin_of).max().unwrap_or(0)
+}
+
+/// The best schedule of `task` that at most `plays` plays find; of those that cost the same, the first in the order of
+/// [`Schedule`]. `None` for no VM.
+#[must_use]
+pub fn search(task: &Task, plays: usize, seed: u64) -> Option<Found> {
+    if task.movers.is_empty() {
+        return None;
+    }
+    let mut search = Search { judge: Judge::new(task), task, best: None, plays };
+    let exact = task.movers.len() <= EXACT_MAX;
+    if exact {
+        search.enumerate();
+    } else {
+        search.from_known_starts();
+        search.shaken(seed);
+    }
+    let bound = lower_bound(task);
+    let plays = search.judge.plays;
+    search.best.map(|(cost, schedule)| Found { schedule, cost, bound, exact, plays })
+}
+
+struct Search<'a> {
+    judge: Judge<'a>,
+    task: &'a Task,
+    best: Option<(Cost, Schedule)>,
+    plays: usize,
+}
+
+/// Costs that differ by less are the same: rounding of the plays.
+const SAME: f64 = 1e-9;
+
+impl Search<'_> {
+    /// Keeps the schedule if it is the best so far. Returns its cost.
+    fn offer(&mut self, schedule: &Schedule) -> f64 {
+        let cost = self.judge.cost(schedule);
+        let better = self.best.as_ref().is_none_or(|(best, held)| {
+            let margin = SAME * best.value.abs().max(1.0);
+            cost.value < best.value - margin
+                || (cost.value <= best.value + margin && schedule < held)
+        });
+        if better {
+            self.best = Some((cost, schedule.clone()));
+        }
+        cost.value
+    }
+
+    fn is_spent(&self) -> bool {
+        self.judge.plays >= self.plays
+    }
+
+    /// Every schedule. All at once there is no order.
+    fn enumerate(&mut self) {
+        let count = self.task.movers.len();
+        let mut ways = vec![0; count];
+        loop {
+            for window in 1..=self.task.window_max() {
+                let mut order: Vec<usize> = (0..count).collect();
+                loop {
+                    self.offer(&Schedule { order: order.clone(), ways: ways.clone(), window });
+                    if window >= count || !next_permutation(&mut order) {
+                        break;
+                    }
+                }
+            }
+            if !self.next_ways(&mut ways) {
+                return;
+            }
+        }
+    }
+
+    /// Counts up; false once all were seen.
+    fn next_ways(&self, ways: &mut [usize]) -> bool {
+        for (way, mover) in ways.iter_mut().zip(&self.task.movers) {
+            *way += 1;
+            if *way < mover.ways.len() {
+                return true;
+            }
+            *way = 0;
+        }
+        false
+    }
+
+    /// Improves the plain schedules and, where that is feasible, the best serial one.
+    fn from_known_starts(&mut self) {
+        let windows = [1, 2, self.task.window_max()];
+        let mut starts = Vec::new();
+        if self.task.movers.len() <= SERIAL_MAX {
+            let schedule = serial::best(self.task);
+            starts.push((self.offer(&schedule), schedule));
+        }
+        for technique in Technique::ALL {
+            for window in windows.into_iter().filter(|w| *w <= self.task.window_max()) {
+                let schedule = self.task.plain(technique, window);
+                starts.push((self.offer(&schedule), schedule));
+            }
+        }
+        starts.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
+        starts.dedup_by(|a, b| a.1 == b.1);
+        // The best few; the others lead there too, later.
+        for (cost, schedule) in starts.into_iter().take(STARTS) {
+            self.improve(schedule, cost);
+        }
+    }
+
+    /// Single changes, the first that helps, until none does.
+    fn improve(&mut self, mut schedule: Schedule, mut cost: f64) {
+        'again: loop {
+            let from = schedule.clone();
+            for neighbour in neighbours(self.task, &from) {
+                if self.is_spent() {
+                    return;
+                }
+                let other = self.offer(&neighbour);
+                if other < cost - SAME * cost.abs().max(1.0) {
+                    (schedule, cost) = (neighbour, other);
+                    continue 'again;
+                }
+            }
+            return;
+        }
+    }
+
+    /// Shakes the best schedule and improves it again, until the plays are used up.
+    fn shaken(&mut self, seed: u64) {
+        let mut random = SplitMix(seed);
+        for _ in 0..SHAKES_MAX {
+            let Some((_, best)) = &self.best else { return };
+            if self.is_spent() {
+                return;
+            }
+            let mut schedule = best.clone();
+            for _ in 0..SHAKE_CHANGES {
+                shake(self.task, &mut schedule, &mut random);
+            }
+            let cost = self.offer(&schedule);
+            self.improve(schedule, cost);
+        }
+    }
+}
+
+/// Starts that are improved.
+const STARTS: usize = 3;
+/// Shakes at most, should plays be free.
+const SHAKES_MAX: usize = 1_000;
+/// Changes a shake: enough to leave a valley, few enough to stay near.
+const SHAKE_CHANGES: usize = 3;
+/// A VM changes its place with one this far behind at most: what is farther is reached in steps.
+const SWAP_REACH: usize = 4;
+
+/// Everything that differs in one point: a VM's way, the window, or the places of two VMs.
+fn neighbours<'a>(
+    task: &'a Task,
+    schedule: &'a Schedule,
+) -> impl Iterator<Item = Schedule> + use<'a> {
+    let count = schedule.order.len();
+    let ways = (0..count).flat_map(move |mover| {
+        let own = schedule.ways[mover];
+        (0..task.movers[mover].ways.len()).filter(move |way| *way != own).map(move |way| {
+            let mut other = schedule.clone();
+            other.ways[mover] = way;
+            other
+        })
+    });
+    let windows = [schedule.window.wrapping_sub(1), schedule.window + 1]
+        .into_iter()
+        .filter(move |window| (1..=task.window_max()).contains(window))
+        .map(move |window| Schedule { window, ..schedule.clone() });
+    let swaps = (0..count).flat_map(move |first| {
+        (first + 1..count.min(first + 1 + SWAP_REACH)).map(move |second| {
+            let mut other = schedule.clone();
+            other.order.swap(first, second);
+            other
+        })
+    });
+    // All at once there is no order.
+    let ordered = schedule.window < count;
+    ways.chain(windows).chain(swaps.filter(move |_| ordered))
+}
+
+fn shake(task: &Task, schedule: &mut Schedule, random: &mut SplitMix) {
+    let count = schedule.order.len();
+    let mover = random.below(count);
+    match random.below(3) {
+        0 => schedule.ways[mover] = random.below(task.movers[mover].ways.len()),
+        1 => schedule.order.swap(mover, random.below(count)),
+        _ => schedule.window = 1 + random.below(task.window_max()),
+    }
+}
+
+/// Numbers from a seed (Steele, Lea, Flood 2014): good enough to shake.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let bound = bound.max(1) as u64;
+        usize::try_from((z ^ (z >> 31)) % bound).unwrap_or(0)
+    }
+}
+
+/// The next order in lexicographic order; false after the last.
+fn next_permutation(order: &mut [usize]) -> bool {
+    let Some(pivot) = (1..order.len()).rev().find(|i| order[i - 1] < order[*i]) else {
+        return false;
+    };
+    let Some(swap) = (pivot..order.len()).rev().find(|i| order[*i] > order[pivot - 1]) else {
+        return false;
+    };
+    order.swap(pivot - 1, swap);
+    order[pivot..].reverse();
+    true
+}
+
+#[cfg(test)]
+mod tests;
