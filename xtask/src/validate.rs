@@ -133,7 +133,17 @@ pub(crate) fn run_it(yes: bool, docs: bool, built: Option<PathBuf>) -> Result<()
         validation.in_lab(name, || {
             let reports = validation.work.join("reports").join(name).display().to_string();
             let fleet = fleet(name);
-            let fixed = ["--fleet", &fleet, "calibrate", "alpha", "beta", "--measure", "5s", "--rounds", "2"];
+            let fixed = [
+                "--fleet",
+                &fleet,
+                "calibrate",
+                "alpha",
+                "beta",
+                "--measure",
+                "5s",
+                "--rounds",
+                "2",
+            ];
             validation.droveway(&[&fixed[..], &["--report", &reports]].concat())
         })?;
     }

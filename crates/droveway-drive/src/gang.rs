@@ -2,7 +2,7 @@
 //!
 //! All VMs are prepared first, so that no fixed cost falls between two moves; then a sliding window of
 //! [`Plan::concurrency`] streams uses the port: the next VM in the plan's order starts in the same instant in which one
-//! leaves it. A VM that fails or is rolled back leaves the others untouched.
+//! leaves it. A move whose start is [`StartRule::AfterEnd`] waits for that VM alone. A VM that fails or is rolled back leaves the others untouched.
 
 use crate::{
     action::{Action, ActionError, ActionId, Reply},
@@ -11,7 +11,7 @@ use crate::{
     vm::{Request, RequestDenied, VmDriver},
 };
 use droveway_fleet::{Timestamp, VmId};
-use droveway_plan::Plan;
+use droveway_plan::{Move, Plan, StartRule};
 use std::collections::BTreeMap;
 
 /// One plan's driver.
@@ -164,15 +164,20 @@ impl GangDriver {
         if !self.started || self.cancelled {
             return;
         }
-        let mut used = self.drivers.values().filter(|driver| driver.uses_port()).count();
+        let in_window = |step: &&Move| step.start == StartRule::InWindow;
+        let uses_port = |step: &&Move| self.drivers.get(&step.vm).is_some_and(VmDriver::uses_port);
+        let mut used = self.plan.moves.iter().filter(in_window).filter(uses_port).count();
         for step in &self.plan.moves {
-            if used >= self.plan.concurrency as usize {
-                return;
-            }
+            let due = match &step.start {
+                StartRule::InWindow => used < self.plan.concurrency as usize,
+                StartRule::AfterEnd(vm) => {
+                    self.drivers.get(vm).is_none_or(|first| first.outcome().is_some())
+                }
+            };
             let Some(driver) = self.drivers.get_mut(&step.vm) else { continue };
-            if driver.phase() == Phase::Ready {
+            if due && driver.phase() == Phase::Ready {
                 driver.start(now);
-                used += 1;
+                used += usize::from(step.start == StartRule::InWindow);
             }
         }
     }

@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for record in &held_out {
         let moves = record.gang.moves.clone();
         let windows = record.gang.windows.clone();
-        let world = World::again(record.gang.clone());
+        let world = World::named(record.gang.clone(), Vec::new(), Vec::new());
         let made = forecast(&world, &moves, &windows, &calibration, &mut fluid);
         let mut note = |quantity, technique: &str, said, outcome| {
             for technique in [technique, "all"] {

@@ -231,6 +231,12 @@ const KNOBS: &[Knob] = &[
         speaks: |gang, _, _| meets_elastic(gang),
     },
     Knob {
+        name: "reverseLoss",
+        of: |c| &mut c.reverse_loss,
+        reach: 4.0,
+        speaks: |gang, _, _| meets_elastic(gang),
+    },
+    Knob {
         name: "dirtyInflation",
         of: |c| &mut c.dirty_inflation,
         reach: 3.0,
@@ -285,7 +291,8 @@ const KNOBS: &[Knob] = &[
     Knob {
         name: "zeroScanSecondsPerByte",
         of: |c| &mut c.zero_scan_seconds_per_byte,
-        reach: 10.0,
+        // It is the same on every host of these years; what else slows a pre-copy must not be taken for it.
+        reach: 1.5,
         speaks: |gang, index, _| is_precopy(gang, index),
     },
     Knob {

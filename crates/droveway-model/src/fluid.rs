@@ -44,6 +44,8 @@ pub struct Fluid {
     flow_starts: Vec<usize>,
     waiting: Vec<usize>,
     active: Vec<usize>,
+    /// Which resources elastic traffic crosses.
+    crowded: Vec<bool>,
     /// Moves of each window that use the port.
     used: Vec<usize>,
     start_due: f64,
@@ -324,8 +326,22 @@ impl Fluid {
             self.senders.push(*index);
         }
         self.sharer.share(&self.resources, &self.claims, &mut self.rates);
+        if self.senders.is_empty() {
+            return;
+        }
+        self.crowded.clear();
+        self.crowded.resize(self.resources.len(), false);
+        for claim in self.claims[..flows.len()].iter().filter(|claim| claim.demand.is_infinite()) {
+            for resource in claim.crosses.iter() {
+                self.crowded[resource] = true;
+            }
+        }
         for (index, rate) in self.senders.iter().zip(&self.rates[flows.len()..]) {
-            self.runners[*index].granted(*rate, &gang.moves[*index], gang, now);
+            let step = &gang.moves[*index];
+            let source = gang.vms[step.vm].host;
+            let back = [2 * self.local[step.target], 2 * self.local[source] + 1];
+            let crowded = back.into_iter().any(|resource| self.crowded[resource]);
+            self.runners[*index].granted(*rate, crowded, step, gang, now);
         }
     }
 

@@ -75,10 +75,11 @@ impl World {
         World { hosts, vms, gang, uncertain }
     }
 
-    /// The world of a gang that was planned before, for a forecast made again: nothing in it has a name.
+    /// A gang whose ports and VMs have these names, in its order, all of it known exactly. Names may be missing where nobody
+    /// asks for them.
     #[must_use]
-    pub fn again(gang: Gang) -> Self {
-        World { hosts: Vec::new(), vms: Vec::new(), uncertain: Vec::new(), gang }
+    pub fn named(gang: Gang, hosts: Vec<HostId>, vms: Vec<VmId>) -> Self {
+        World { hosts, vms, uncertain: Vec::new(), gang }
     }
 
     /// The index of a host.

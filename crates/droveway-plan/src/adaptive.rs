@@ -8,8 +8,8 @@
 
 use crate::{
     plan::{Fallback, Move},
-    policy::{GangFacts, VmFacts},
-    search::{Cost, Found, Judge, Mover, Schedule, Task, Way, Weights, search},
+    policy::{GangFacts, VmFacts, limit},
+    search::{Cost, Found, Judge, Mover, Schedule, Task, Way, Weights, least_seconds, search},
 };
 use droveway_fleet::{AllowPostcopy, Intent, Technique, Urgency, VmId};
 use droveway_model::{
@@ -86,6 +86,34 @@ pub struct Reasoning {
     pub frontier: Vec<Alternative>,
     /// Why each VM goes the way it goes, in the plan's order.
     pub why: Vec<Why>,
+    /// Whether the deadlines can be kept, if there are any.
+    pub deadlines: Option<Deadlines>,
+}
+
+/// Whether the deadlines can be kept.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Deadlines {
+    /// The answer.
+    pub verdict: Verdict,
+    /// What the fastest schedule takes, seconds, with what the forecast may be off.
+    pub fastest_seconds: f64,
+    /// What would help, the smallest change first; empty if nothing is needed.
+    pub remedies: Vec<String>,
+}
+
+/// Whether deadlines can be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// By this plan, even if the forecast is off as far as one in twenty is.
+    Feasible,
+    /// By this plan if the forecast holds, but not surely.
+    AtRisk,
+    /// By no schedule that was found.
+    Infeasible,
+    /// By none at all: what has to be sent takes longer than there is time.
+    Impossible,
 }
 
 /// A schedule that was not chosen.
@@ -155,7 +183,7 @@ pub fn propose(
 ) -> Option<Proposal> {
     let task = task(intent, facts, known, models);
     let plays = if facts.vms.len() > LARGE { PLAYS_LARGE } else { PLAYS };
-    let found = search(&task, plays, SEED)?;
+    let (task, found, deadlines) = planned(task, facts, known, plays)?;
     let mut judge = Judge::new(&task);
     let plain = plain(&task, &mut judge);
     let (_, spread) = known.calibration.error(Quantity::Total, None);
@@ -190,6 +218,7 @@ pub fn propose(
         alternatives,
         frontier,
         why,
+        deadlines,
     };
     let moves = schedule.order.iter().map(|index| {
         let way = task.movers[*index].ways[schedule.ways[*index]];
@@ -197,6 +226,81 @@ pub fn propose(
     });
     let concurrency = u32::try_from(schedule.window).unwrap_or(u32::MAX);
     Some(Proposal { moves: moves.collect(), concurrency, reasoning })
+}
+
+/// One forecast in twenty is beyond so many standard deviations.
+const P95: f64 = 1.645;
+
+/// Searches for a schedule that keeps the deadlines even if the forecast is off; if there is none, for one that keeps them
+/// if it is not.
+fn planned(
+    task: Task,
+    facts: &GangFacts,
+    known: Known<'_>,
+    plays: usize,
+) -> Option<(Task, Found, Option<Deadlines>)> {
+    let due = task.movers.iter().map(|mover| mover.deadline).fold(task.deadline, f64::min);
+    if due.is_infinite() {
+        let found = search(&task, plays, SEED)?;
+        return Some((task, found, None));
+    }
+    let (_, spread) = known.calibration.error(Quantity::Total, None);
+    let safety = (P95 * spread).exp();
+    let keeps = |found: &Found| found.cost.parts.missed < 0.5;
+    let safe = task.hurried(safety);
+    let found = search(&safe, plays, SEED)?;
+    let fastest = |task: &Task| {
+        let calm = Task { weights: weights(Urgency::Critical), ..task.hurried(0.0) };
+        search(&calm, plays, SEED).map_or(f64::INFINITY, |f| f.cost.parts.total_seconds * safety)
+    };
+    if keeps(&found) {
+        let fastest_seconds = fastest(&task);
+        let (verdict, remedies) = (Verdict::Feasible, Vec::new());
+        return Some((safe, found, Some(Deadlines { verdict, fastest_seconds, remedies })));
+    }
+    let fastest_seconds = fastest(&task);
+    let mut remedies = Vec::new();
+    let missing = fastest_seconds - due;
+    if missing > 0.0 {
+        remedies.push((missing, format!("{missing:.0} s more")));
+    }
+    for (index, fact) in facts.vms.iter().enumerate().filter(|(_, fact)| !fact.allow_postcopy) {
+        let mut freer = task.clone();
+        freer.movers[index].ways.extend(exposing(task.capacity));
+        if search(&freer.hurried(safety), plays, SEED).is_some_and(|found| keeps(&found)) {
+            remedies.push((0.0, format!("allow post-copy for {}", fact.vm)));
+        }
+    }
+    if task.parallel_max < task.movers.len() {
+        let freer = Task { parallel_max: task.movers.len(), ..task.clone() };
+        if search(&freer.hurried(safety), plays, SEED).is_some_and(|found| keeps(&found)) {
+            remedies.push((0.0, "let more VMs move at once (--max-parallel)".to_owned()));
+        }
+    }
+    remedies.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let raw = search(&task, plays, SEED)?;
+    let verdict = if keeps(&raw) {
+        Verdict::AtRisk
+    } else if least_seconds(&task) > task.deadline {
+        Verdict::Impossible
+    } else {
+        Verdict::Infeasible
+    };
+    let remedies = remedies.into_iter().map(|(_, text)| text).collect();
+    Some((task, raw, Some(Deadlines { verdict, fastest_seconds, remedies })))
+}
+
+impl Task {
+    /// The same with so many times less time; zero: all the time in the world.
+    fn hurried(&self, times: f64) -> Task {
+        let hurry = |deadline: f64| if times > 0.0 { deadline / times } else { f64::INFINITY };
+        let mut task = self.clone();
+        task.deadline = hurry(task.deadline);
+        for mover in &mut task.movers {
+            mover.deadline = hurry(mover.deadline);
+        }
+        task
+    }
 }
 
 /// The same question has the same answer.
@@ -216,13 +320,7 @@ fn moved(step: &Move, way: Way) -> Move {
         step.fallback = Fallback::Abort;
     }
     if let Some(rate) = way.postcopy_bandwidth {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share of a port's rate"
-        )]
-        let rate = droveway_fleet::Bandwidth::from_bytes_per_second(rate.max(1.0) as u64);
-        step.postcopy_bandwidth = droveway_fleet::RateLimit::At(rate);
+        step.postcopy_bandwidth = limit(rate);
     }
     step
 }
@@ -261,12 +359,19 @@ fn ways(intent: &Intent, fact: &VmFacts, capacity: f64) -> Vec<Way> {
     }
     let mut ways = vec![way(Technique::PreCopy)];
     if fact.allow_postcopy && intent.allow_postcopy != AllowPostcopy::Never {
-        let gentle = Some(GENTLE_SHARE * capacity);
-        ways.push(way(Technique::Hybrid));
-        ways.push(way(Technique::PostCopy));
-        ways.push(Way { technique: Technique::PostCopy, postcopy_bandwidth: gentle });
+        ways.extend(exposing(capacity));
     }
     ways
+}
+
+/// The ways that split a VM's memory between two hosts for a while.
+fn exposing(capacity: f64) -> [Way; 3] {
+    let way = |technique, postcopy_bandwidth| Way { technique, postcopy_bandwidth };
+    [
+        way(Technique::Hybrid, None),
+        way(Technique::PostCopy, None),
+        way(Technique::PostCopy, Some(GENTLE_SHARE * capacity)),
+    ]
 }
 
 /// The plain policies' schedules, under the task's limits.

@@ -1,7 +1,7 @@
 //! The lint of plans: every invariant that a plan can break, as data. Tests, command line and driver use the same list.
 
 use crate::{
-    plan::{Fallback, Plan},
+    plan::{Fallback, Plan, StartRule},
     policy::GangFacts,
 };
 use droveway_fleet::{Technique, VmId};
@@ -24,6 +24,8 @@ pub enum Violation {
     PostcopyForbidden(VmId),
     /// The downtime aimed at is longer than the VM bears.
     DowntimeAboveLimit(VmId),
+    /// The VM waits for one that does not move before it.
+    WaitsForNobody(VmId),
     /// A bound of zero would end the attempt before it began.
     ZeroBound(VmId, &'static str),
 }
@@ -41,6 +43,9 @@ impl fmt::Display for Violation {
             }
             Violation::DowntimeAboveLimit(vm) => {
                 write!(f, "VM '{vm}' bears less downtime than the plan aims at")
+            }
+            Violation::WaitsForNobody(vm) => {
+                write!(f, "VM '{vm}' would wait for one that does not move before it")
             }
             Violation::ZeroBound(vm, what) => write!(f, "VM '{vm}': {what} is 0"),
         }
@@ -74,6 +79,11 @@ pub fn check(plan: &Plan, facts: &GangFacts) -> Vec<Violation> {
             step.fallback == Fallback::PostCopy && step.technique != Technique::StopAndCopy;
         if !fact.allow_postcopy && (step.technique.exposes() || falls_back) {
             found.push(Violation::PostcopyForbidden(vm.clone()));
+        }
+        if let StartRule::AfterEnd(first) = &step.start
+            && (first == vm || !seen.contains(first))
+        {
+            found.push(Violation::WaitsForNobody(vm.clone()));
         }
         let stops = step.technique == Technique::StopAndCopy;
         if !stops && fact.max_downtime.is_some_and(|limit| step.downtime_limit > limit) {

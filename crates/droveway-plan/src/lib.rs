@@ -8,12 +8,15 @@
 
 pub mod adaptive;
 pub mod check;
+pub mod habits;
 mod plan;
 pub mod play;
 pub mod policy;
+pub mod published;
+mod rules;
 pub mod search;
 
 pub use adaptive::{Known, Reasoning};
 pub use check::Violation;
-pub use plan::{Fallback, Move, Plan, SwitchRule};
+pub use plan::{Fallback, Move, Plan, StartRule, SwitchRule};
 pub use policy::{GangFacts, Made, Note, PolicyError, VmFacts};

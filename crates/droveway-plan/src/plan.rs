@@ -18,7 +18,8 @@ pub struct Plan {
     pub source: HostId,
     /// The host to go to.
     pub target: HostId,
-    /// At most so many VMs move at once; the next starts as soon as one ends (a sliding window, not batches).
+    /// At most so many VMs whose start is [`StartRule::InWindow`] move at once; the next starts as soon as one ends (a
+    /// sliding window, not batches).
     pub concurrency: u32,
     /// The moves, in the order in which they start.
     pub moves: Vec<Move>,
@@ -32,6 +33,9 @@ pub struct Move {
     pub vm: VmId,
     /// How its memory moves.
     pub technique: Technique,
+    /// When it starts.
+    #[serde(default)]
+    pub start: StartRule,
     /// What happens when pre-copy does not converge.
     pub fallback: Fallback,
     /// When a hybrid switches to post-copy.
@@ -49,6 +53,17 @@ pub struct Move {
     pub downtime_limit: Duration,
     /// A switchover that takes longer than this has met a dead path: the VM goes back to the source.
     pub switchover_limit: Duration,
+}
+
+/// When a move starts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartRule {
+    /// As soon as fewer than [`Plan::concurrency`] such moves use the port, in the plan's order.
+    #[default]
+    InWindow,
+    /// As soon as the attempt to move this VM has ended, however it ended. Does not count in the window.
+    AfterEnd(VmId),
 }
 
 /// What happens when pre-copy does not converge within [`Move::max_passes`].

@@ -1,6 +1,6 @@
 //! A plan as the fluid model plays it.
 
-use crate::plan::{Fallback, Plan};
+use crate::plan::{Fallback, Move, Plan, StartRule};
 use droveway_fleet::{Bandwidth, HostId, RateLimit, VmId};
 use droveway_model::{
     fluid::{MoveModel, Start},
@@ -47,7 +47,7 @@ pub fn moves(plan: &Plan, world: &World) -> Result<(Vec<MoveModel>, Vec<usize>),
             vm,
             target,
             technique: step.technique,
-            start: Start::InWindow(0),
+            start: start(plan, step)?,
             bandwidth: ceiling(step.bandwidth),
             postcopy_bandwidth: ceiling(step.postcopy_bandwidth),
             switchover_bandwidth: bytes(step.switchover_bandwidth),
@@ -60,6 +60,18 @@ pub fn moves(plan: &Plan, world: &World) -> Result<(Vec<MoveModel>, Vec<usize>),
         });
     }
     Ok((moves, vec![plan.concurrency as usize]))
+}
+
+/// The check sees to it that nobody waits for a VM that is not moved; a play of such a plan would never start it.
+fn start(plan: &Plan, step: &Move) -> Result<Start, PlayError> {
+    match &step.start {
+        StartRule::InWindow => Ok(Start::InWindow(0)),
+        StartRule::AfterEnd(vm) => {
+            let index = plan.moves.iter().position(|other| other.vm == *vm);
+            let index = index.ok_or_else(|| PlayError::UnknownVm(vm.clone()))?;
+            Ok(Start::AfterEnd { step: index, delay: 0.0 })
+        }
+    }
 }
 
 fn ceiling(limit: RateLimit) -> f64 {

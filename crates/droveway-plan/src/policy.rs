@@ -6,11 +6,15 @@
 
 use crate::{
     adaptive::{Known, Reasoning, propose},
-    plan::{Fallback, Move, Plan, SwitchRule},
+    plan::{Fallback, Move, Plan, StartRule, SwitchRule},
     play,
+    rules::{Rule, draft},
 };
 pub use droveway_fleet::intent::{DOWNTIME_DEFAULT, MAX_PASSES_DEFAULT};
-use droveway_fleet::{AllowPostcopy, Bandwidth, Bytes, Intent, Technique, VmId, ids::nearest};
+use droveway_fleet::{
+    AllowPostcopy, Bandwidth, Bytes, Intent, RateLimit, Technique, VmId, ids::nearest,
+};
+use droveway_model::fluid::MoveModel;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -36,6 +40,16 @@ pub struct VmFacts {
     pub max_downtime: Option<Duration>,
     /// When it has to have arrived, from the start of the run.
     pub deadline: Option<Duration>,
+    /// VMs of one group are useful only together.
+    pub group: Option<String>,
+}
+
+impl GangFacts {
+    /// Whether all are one group.
+    pub(crate) fn is_one_group(&self) -> bool {
+        let first = self.vms.first().and_then(|fact| fact.group.as_ref());
+        first.is_some() && self.vms.iter().all(|fact| fact.group.as_ref() == first)
+    }
 }
 
 /// How many move at once.
@@ -64,6 +78,8 @@ pub struct Policy {
 enum Kind {
     /// The same for every VM.
     Plain(Technique, Concurrency),
+    /// As somebody published it.
+    Published(Rule),
     /// By searching.
     Adaptive,
 }
@@ -89,8 +105,18 @@ const fn plain(
     Policy { name, stages: "technique, order", source: "plain", summary, kind }
 }
 
+const fn published(
+    name: &'static str,
+    rule: Rule,
+    stages: &'static str,
+    source: &'static str,
+    summary: &'static str,
+) -> Policy {
+    Policy { name, stages, source, summary, kind: Kind::Published(rule) }
+}
+
 /// Every policy, by name.
-pub const POLICIES: [Policy; 8] = [
+pub const POLICIES: [Policy; 27] = [
     plain(
         "pre-copy-serial",
         Technique::PreCopy,
@@ -127,6 +153,139 @@ pub const POLICIES: [Policy; 8] = [
         Technique::StopAndCopy,
         Concurrency::One,
         "each VM pauses while it is copied, one after the other",
+    ),
+    Policy {
+        name: "virsh-serial",
+        stages: "order",
+        source: "habit",
+        summary: "what a loop of `virsh migrate` does: pre-copy, one after the other",
+        kind: Kind::Plain(Technique::PreCopy, Concurrency::One),
+    },
+    Policy {
+        name: "virsh-parallel",
+        stages: "order",
+        source: "habit",
+        summary: "what that loop does in the background: pre-copy, all at once",
+        kind: Kind::Plain(Technique::PreCopy, Concurrency::All),
+    },
+    published(
+        "direction-greedy",
+        Rule::DirectionGreedy,
+        "technique, order",
+        "Deshpande & Keahey 2017",
+        "post-copy for VMs that send more than they receive, else pre-copy; all at once",
+    ),
+    published(
+        "direction-joint",
+        Rule::DirectionJoint,
+        "technique, order",
+        "ours",
+        "post-copy for the set that evens out source TX and target RX; all at once",
+    ),
+    published(
+        "fuzzy-cluster",
+        Rule::FuzzyCluster,
+        "technique",
+        "Cui & Zhu 2020",
+        "post-copy for the cluster that mostly sends, pre-copy for the other",
+    ),
+    published(
+        "dynamic-hybrid",
+        Rule::DynamicHybrid,
+        "technique",
+        "Altahat 2020",
+        "pre-copy passes while they shrink by half, then post-copy",
+    ),
+    published(
+        "ws-hybrid",
+        Rule::WsHybrid,
+        "technique",
+        "Sahni & Varma 2012",
+        "one pass, then post-copy: as near as QEMU comes to sending the working set first",
+    ),
+    published(
+        "serial-or-parallel",
+        Rule::SerialOrParallel,
+        "order",
+        "Callegati & Cerroni 2013",
+        "a correlated group that dirties slowly in parallel, else the quickest first",
+    ),
+    published(
+        "improved-serial",
+        Rule::ImprovedSerial,
+        "technique, order",
+        "Sun 2016",
+        "the VM that dirties least by pre-copy, then the others by post-copy, one by one",
+    ),
+    published(
+        "m-mixed",
+        Rule::MMixed,
+        "technique, order",
+        "Sun 2016",
+        "the m VMs that dirty least by pre-copy at once, then the others by post-copy",
+    ),
+    published(
+        "sync-finish",
+        Rule::SyncFinish,
+        "order, bandwidth",
+        "COMMA",
+        "all at once, with ceilings that make them end together",
+    ),
+    published(
+        "solive",
+        Rule::Solive,
+        "order",
+        "Fernando 2020",
+        "those that use the network first, those that write memory last",
+    ),
+    published(
+        "slamig",
+        Rule::Slamig,
+        "order",
+        "He 2021",
+        "quick ones first whose departure helps the others",
+    ),
+    published(
+        "cqncr",
+        Rule::Cqncr,
+        "order",
+        "Bari 2014",
+        "next the VM whose departure leaves most room",
+    ),
+    published(
+        "fpta",
+        Rule::Fpta,
+        "order, bandwidth",
+        "Wang 2017",
+        "most net rate: those that dirty least first",
+    ),
+    published(
+        "mvm",
+        Rule::Mvm,
+        "order",
+        "Kherbache 2016",
+        "never two on one link; the quickest first",
+    ),
+    published(
+        "minutil-o",
+        Rule::MinutilO,
+        "order",
+        "Liu 2015",
+        "next the VM that leaves the link least used during the one after it",
+    ),
+    published(
+        "pacer",
+        Rule::Pacer,
+        "order, bandwidth",
+        "Zheng 2013",
+        "all at once, each as slowly as its deadline allows",
+    ),
+    published(
+        "time-window-broker",
+        Rule::TimeWindowBroker,
+        "order, bandwidth",
+        "Tsakalozos 2017",
+        "each the rate that its deadline needs while there is one; the rest later",
     ),
     Policy {
         name: "adaptive",
@@ -205,7 +364,7 @@ impl Policy {
             Kind::Plain(technique, concurrency) => {
                 Some((technique, matches!(concurrency, Concurrency::All)))
             }
-            Kind::Adaptive => None,
+            Kind::Published(_) | Kind::Adaptive => None,
         }
     }
 
@@ -225,6 +384,10 @@ impl Policy {
         match self.kind {
             Kind::Plain(technique, concurrency) => {
                 self.plan_plain(id, intent, facts, technique, concurrency)
+            }
+            Kind::Published(rule) => {
+                let known = known.ok_or(PolicyError::Unmeasured(self.name))?;
+                self.plan_published(id, intent, facts, known, rule)
             }
             Kind::Adaptive => {
                 let known = known.ok_or(PolicyError::Unmeasured(self.name))?;
@@ -257,13 +420,49 @@ impl Policy {
         Ok(Made { plan, notes, reasoning: None })
     }
 
-    fn plan_adaptive(
+    fn plan_published(
         &self,
         id: &str,
         intent: &Intent,
         facts: &GangFacts,
         known: Known<'_>,
+        rule: Rule,
     ) -> Result<Made, PolicyError> {
+        let (_, models) = self.alone(id, intent, facts, known)?;
+        let draft = draft(rule, intent, facts, known.world, &models);
+        let count = facts.vms.len().max(1);
+        let window = intent.max_parallel.map_or(draft.window, |most| most as usize);
+        let concurrency = u32::try_from(window.clamp(1, count)).unwrap_or(u32::MAX);
+        let mut notes = Vec::new();
+        let mut moves = Vec::new();
+        for vm in &draft.order {
+            let fact = &facts.vms[*vm];
+            let technique = technique_of(intent, fact, draft.techniques[*vm], &mut notes)?;
+            let mut step = plan_move(intent, facts, fact, technique, concurrency);
+            if let Some(first) = draft.after[*vm] {
+                step.start = StartRule::AfterEnd(facts.vms[first].vm.clone());
+            }
+            if draft.patient_hybrid {
+                step.switch.after_pass = intent.max_passes;
+            }
+            let ceiling = draft.ceilings[*vm];
+            if ceiling.is_finite() && step.bandwidth.bandwidth().is_none() {
+                step.bandwidth = limit(ceiling);
+            }
+            moves.push(step);
+        }
+        let plan = self.plan_of(id, intent, concurrency, moves);
+        Ok(Made { plan, notes, reasoning: None })
+    }
+
+    /// Every VM by pre-copy, one after the other: what a policy changes.
+    fn alone(
+        &self,
+        id: &str,
+        intent: &Intent,
+        facts: &GangFacts,
+        known: Known<'_>,
+    ) -> Result<(Plan, Vec<MoveModel>), PolicyError> {
         let mut alone = Vec::new();
         for fact in &facts.vms {
             let technique = technique_of(intent, fact, Technique::PreCopy, &mut Vec::new())?;
@@ -271,6 +470,17 @@ impl Policy {
         }
         let serial = self.plan_of(id, intent, 1, alone);
         let (models, _) = play::moves(&serial, known.world)?;
+        Ok((serial, models))
+    }
+
+    fn plan_adaptive(
+        &self,
+        id: &str,
+        intent: &Intent,
+        facts: &GangFacts,
+        known: Known<'_>,
+    ) -> Result<Made, PolicyError> {
+        let (serial, models) = self.alone(id, intent, facts, known)?;
         let Some(proposal) = propose(intent, facts, known, &serial.moves, models) else {
             return Ok(Made { plan: serial, notes: Vec::new(), reasoning: None });
         };
@@ -333,6 +543,17 @@ fn technique_of(
     }
 }
 
+/// A ceiling, at least a byte per second.
+pub(crate) fn limit(bytes_per_second: f64) -> RateLimit {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a port's rate"
+    )]
+    let rate = bytes_per_second.max(1.0) as u64;
+    RateLimit::At(Bandwidth::from_bytes_per_second(rate))
+}
+
 fn plan_move(
     intent: &Intent,
     facts: &GangFacts,
@@ -349,6 +570,7 @@ fn plan_move(
     Move {
         vm: fact.vm.clone(),
         technique,
+        start: StartRule::InWindow,
         fallback: if may_fall_back { Fallback::PostCopy } else { Fallback::Abort },
         switch: HYBRID_RULE,
         max_passes: intent.max_passes,

@@ -12,7 +12,7 @@
 mod bound;
 mod serial;
 
-pub use bound::lower_bound;
+pub use bound::{least_seconds, lower_bound};
 
 use droveway_fleet::Technique;
 use droveway_model::{
@@ -284,7 +284,7 @@ pub fn search(task: &Task, plays: usize, seed: u64) -> Option<Found> {
     if exact {
         search.enumerate();
     } else {
-        search.from_known_starts();
+        search.improve_known();
         search.shaken(seed);
     }
     let bound = lower_bound(task);
@@ -354,7 +354,7 @@ impl Search<'_> {
     }
 
     /// Improves the plain schedules and, where that is feasible, the best serial one.
-    fn from_known_starts(&mut self) {
+    fn improve_known(&mut self) {
         let windows = [1, 2, self.task.window_max()];
         let mut starts = Vec::new();
         if self.task.movers.len() <= SERIAL_MAX {
@@ -488,4 +488,4 @@ fn next_permutation(order: &mut [usize]) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

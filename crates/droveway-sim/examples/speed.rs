@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         allow_postcopy: vm.allow_postcopy,
         max_downtime: None,
         deadline: None,
+        group: None,
     });
     let facts = GangFacts { port_rate: scenario.spec.link.rate, vms: vms.collect() };
     for name in ["pre-copy-serial", "pre-copy-parallel", "hybrid-serial", "post-copy-parallel"] {

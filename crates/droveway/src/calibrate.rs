@@ -55,7 +55,7 @@ pub(crate) fn run(
             );
             let intent = IntentArgs {
                 to: target.to_string(),
-                policy: (*policy).to_owned(),
+                policy: Some((*policy).to_owned()),
                 report: args.report.as_ref().map(|folder| {
                     folder.join(format!("{:02}-{policy}", round as usize * ROUND.len() + index + 1))
                 }),

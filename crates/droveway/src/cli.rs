@@ -48,6 +48,9 @@ pub(crate) enum Command {
     Lab(LabCommand),
     /// Watch ports, VMs, their traffic and their memory; changes nothing
     Measure(MeasureArgs),
+    /// What moving would be like and why so; starts nothing
+    #[command(subcommand)]
+    Plan(PlanCommand),
     /// Move every VM away from a host
     Drain(DrainArgs),
     /// Move named VMs
@@ -81,6 +84,14 @@ pub(crate) enum Command {
         /// What to run
         spec: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PlanCommand {
+    /// To move every VM away from a host
+    Drain(DrainArgs),
+    /// To move named VMs
+    Migrate(MigrateArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -244,9 +255,9 @@ pub(crate) struct IntentArgs {
     /// The host to go to
     #[arg(long, value_name = "HOST")]
     pub(crate) to: String,
-    /// How the VMs move: `droveway policies` lists them
-    #[arg(long, default_value = DEFAULT_POLICY, value_name = "NAME")]
-    pub(crate) policy: String,
+    /// How the VMs move: `droveway policies` lists them [default: pre-copy-serial; of `plan`: adaptive]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) policy: Option<String>,
     /// The technique of one VM, over the policy's choice (repeatable)
     #[arg(long, value_name = "VM=NAME", value_parser = vm_technique)]
     pub(crate) technique: Vec<(String, Technique)>,
@@ -299,7 +310,7 @@ impl Default for IntentArgs {
     fn default() -> Self {
         IntentArgs {
             to: String::new(),
-            policy: DEFAULT_POLICY.to_owned(),
+            policy: None,
             technique: Vec::new(),
             order: Vec::new(),
             max_parallel: None,

@@ -1,9 +1,10 @@
 //! `drain` and `migrate`: from what was asked to a plan, its check, the run and its report.
 
 use crate::{
-    cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output},
+    cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output, PlanCommand},
     clock,
     exit::{Exit, Failure},
+    explain,
     fleet::{self, RunLock},
     measure::{self, Sought},
     outlook::{Knowledge, Outlook},
@@ -14,10 +15,16 @@ use crate::{
 };
 use droveway_drive::GangDriver;
 use droveway_fleet::{
-    Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, TimeSpan, VmId, report::Quantiles,
+    Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, TimeSpan, VmId,
+    report::{Decision, Quantiles},
 };
-use droveway_model::forecast::MoveForecast;
-use droveway_plan::{GangFacts, Made, Note, Plan, VmFacts, check::check, policy};
+use droveway_model::forecast::{Forecast, MoveForecast};
+use droveway_plan::{
+    GangFacts, Made, Note, Plan, Reasoning, VmFacts,
+    adaptive::{Deadlines, Verdict},
+    check::check,
+    policy,
+};
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -26,6 +33,41 @@ use std::{
 
 /// Applications are watched for so long after the last VM has arrived, so that the report can say how they recovered.
 const AFTERMATH: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// What `plan` plans by, unless told otherwise.
+const PLAN_POLICY: &str = "adaptive";
+
+/// `plan`: the same up to the plan, and why it is so; nothing starts.
+pub(crate) fn plan(
+    command: PlanCommand,
+    fleet: Option<&Path>,
+    calibration: Option<&Path>,
+    output: Output,
+) -> Result<Exit, Failure> {
+    let only_plan = |intent: &mut IntentArgs| {
+        intent.dry_run = true;
+        intent.policy.get_or_insert_with(|| PLAN_POLICY.to_owned());
+    };
+    match command {
+        PlanCommand::Drain(mut args) => {
+            only_plan(&mut args.intent);
+            drain(&args, fleet, calibration, output)
+        }
+        PlanCommand::Migrate(mut args) => {
+            only_plan(&mut args.intent);
+            migrate(&args, fleet, calibration, output)
+        }
+    }
+}
+
+/// A plan and what there is to say about it, for programs.
+#[derive(Debug, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    plan: &'a Plan,
+    forecast: Option<&'a Forecast>,
+    reasoning: Option<&'a Reasoning>,
+}
 
 pub(crate) fn drain(
     args: &DrainArgs,
@@ -96,7 +138,13 @@ fn execute(
     request: &Request<'_>,
 ) -> Result<Exit, Failure> {
     let args = request.args;
-    policy::find(&args.policy).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let policy = policy::find(policy_of(args)).map_err(|error| Failure::new(Exit::Usage, error))?;
+    if !args.order.is_empty() && policy.plainly().is_none() {
+        return Err(Failure::usage(format!(
+            "--order: policy '{}' decides the order itself; choose a plain one, or leave --order out",
+            policy.name
+        )));
+    }
     let hosts = fleet.spec.hosts.iter().map(|host| &host.name);
     let target = cli::known(&args.to, "host", hosts, cli::host_text)?.clone();
     let snapshot = match &request.snapshot {
@@ -127,6 +175,10 @@ fn execute(
         let job = Job { fleet, intent, candidates, request, snapshot, run_id };
         job.run(lock).await
     })
+}
+
+fn policy_of(args: &IntentArgs) -> &str {
+    args.policy.as_deref().unwrap_or(policy::DEFAULT_POLICY)
 }
 
 /// The VMs that move, in order, each found at the source by asking the QEMUs.
@@ -258,7 +310,7 @@ fn intent(
         source: source.clone(),
         target: target.clone(),
         vms: moving.cloned().collect(),
-        policy: args.policy.clone(),
+        policy: policy_of(args).to_owned(),
         techniques,
         max_parallel: args.max_parallel,
         max_downtime: args.max_downtime.unwrap_or_else(|| TimeSpan::from(policy::DOWNTIME_DEFAULT)),
@@ -309,7 +361,15 @@ impl Job<'_> {
         }
         let outlook = knowledge.map(|knowledge| knowledge.outlook(&plan)).transpose()?;
         if self.request.args.dry_run {
-            return self.show(&plan, outlook.as_ref());
+            return self.show(&plan, outlook.as_ref(), reasoning.as_ref());
+        }
+        let refused = |deadlines: &&Deadlines| {
+            matches!(deadlines.verdict, Verdict::Infeasible | Verdict::Impossible)
+        };
+        let deadlines = reasoning.as_ref().and_then(|reasoning| reasoning.deadlines.as_ref());
+        if let Some(deadlines) = deadlines.filter(refused) {
+            return Err(Failure::says(Exit::Infeasible, explain::deadlines(deadlines))
+                .hint("nothing was started; `droveway plan` shows what could be had"));
         }
         if let Some(outlook) = &outlook {
             let time = outlook.forecast.total_seconds;
@@ -337,11 +397,12 @@ impl Job<'_> {
                 () = interrupts.next() => {}
             }
         }
+        let decided = decisions(&notes, reasoning.as_ref());
         let context = report::Context {
             fleet: self.fleet,
             plan: &plan,
             intent: &self.intent,
-            notes: &notes,
+            decided: &decided,
             checked: &checked,
             run_id: &run_id,
             started_at,
@@ -459,9 +520,15 @@ impl Job<'_> {
     }
 
     #[expect(clippy::print_stdout, reason = "the command's data")]
-    fn show(&self, plan: &Plan, outlook: Option<&Outlook>) -> Result<Exit, Failure> {
+    fn show(
+        &self,
+        plan: &Plan,
+        outlook: Option<&Outlook>,
+        reasoning: Option<&Reasoning>,
+    ) -> Result<Exit, Failure> {
         if self.request.output != Output::Table {
-            cli::print_data(plan, self.request.output)?;
+            let forecast = outlook.map(|outlook| &outlook.forecast);
+            cli::print_data(&Shown { plan, forecast, reasoning }, self.request.output)?;
             return Ok(Exit::Done);
         }
         let mut table = comfy_table::Table::new();
@@ -513,6 +580,9 @@ impl Job<'_> {
             let time = outlook.forecast.total_seconds;
             println!("forecast: {:.2} s in all ({:.2} to {:.2} s)", time.p50, time.p10, time.p90);
         }
+        if let Some(reasoning) = reasoning {
+            println!("\n{}", explain::text(reasoning));
+        }
         Ok(Exit::Done)
     }
 
@@ -535,12 +605,13 @@ fn vm_facts(vm: &FleetVm) -> VmFacts {
         allow_postcopy: vm.allow_postcopy,
         max_downtime: vm.max_downtime.map(TimeSpan::duration),
         deadline: vm.deadline.map(TimeSpan::duration),
+        group: vm.group.clone(),
     }
 }
 
-/// Notes are decisions of the planner, for the report.
-pub(crate) fn decision(note: &Note) -> droveway_fleet::report::Decision {
-    droveway_fleet::report::Decision {
+/// What the planner decided, for the report.
+pub(crate) fn decisions(notes: &[Note], reasoning: Option<&Reasoning>) -> Vec<Decision> {
+    let noted = notes.iter().map(|note| Decision {
         at_seconds: 0.0,
         vm: Some(note.vm.clone()),
         reason: note.reason.clone(),
@@ -548,5 +619,20 @@ pub(crate) fn decision(note: &Note) -> droveway_fleet::report::Decision {
         choice: note.choice.to_string(),
         runner_up: Some(note.instead_of.to_string()),
         margin: None,
-    }
+    });
+    let reasoned = reasoning.into_iter().flat_map(|reasoning| {
+        reasoning.why.iter().map(|why| Decision {
+            at_seconds: 0.0,
+            vm: Some(why.vm.clone()),
+            reason: why.reason.clone(),
+            inputs: format!(
+                "urgency {}, {} schedules played, chosen: {}",
+                reasoning.urgency, reasoning.plays, reasoning.chosen
+            ),
+            choice: why.technique.to_string(),
+            runner_up: why.runner_up.map(|other| other.technique.to_string()),
+            margin: why.runner_up.map(|other| other.costs_more),
+        })
+    });
+    noted.chain(reasoned).collect()
 }

@@ -11,6 +11,8 @@ pub(crate) enum Exit {
     Internal,
     /// Usage or configuration.
     Usage,
+    /// A deadline cannot be kept; nothing started.
+    Infeasible,
     /// A pre-flight check stopped it; nothing started.
     Blocked,
     /// Partly done; the rest is safe at the source.
@@ -31,6 +33,7 @@ impl Exit {
             Exit::Done => 0,
             Exit::Internal => 1,
             Exit::Usage => 2,
+            Exit::Infeasible => 3,
             Exit::Blocked => 4,
             Exit::Partly => 5,
             Exit::LimitMissed => 6,

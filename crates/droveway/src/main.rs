@@ -7,6 +7,7 @@ mod cli;
 mod clock;
 mod drain;
 mod exit;
+mod explain;
 mod fleet;
 mod history;
 mod lab;
@@ -73,6 +74,7 @@ fn run_command(cli: Cli) -> Result<Exit, Failure> {
             droveway_lab::runner::run(&spec)?;
             Ok(Exit::Done)
         }
+        Command::Plan(command) => drain::plan(command, fleet, calibration, cli.output),
         Command::Drain(args) => drain::drain(&args, fleet, calibration, cli.output),
         Command::Migrate(args) => drain::migrate(&args, fleet, calibration, cli.output),
         Command::Predict(args) => predict::run(&args, fleet, calibration, cli.output),

@@ -1,7 +1,6 @@
 //! The run report: a fold over the ledger and the logs of applications and probes; and its files.
 
 use crate::{
-    drain,
     exit::{Exit, Failure},
     preflight::Checked,
     render,
@@ -19,7 +18,7 @@ use droveway_fleet::{
         PortPoint, PortSeries, SeriesPoint, VmReport,
     },
 };
-use droveway_plan::{Note, Plan};
+use droveway_plan::Plan;
 use std::{
     collections::BTreeMap,
     fs,
@@ -40,7 +39,8 @@ pub(crate) struct Context<'a> {
     pub(crate) fleet: &'a Fleet,
     pub(crate) plan: &'a Plan,
     pub(crate) intent: &'a Intent,
-    pub(crate) notes: &'a [Note],
+    /// What the planner decided, and why.
+    pub(crate) decided: &'a [Decision],
     pub(crate) checked: &'a BTreeMap<VmId, Checked>,
     pub(crate) run_id: &'a str,
     pub(crate) started_at: String,
@@ -309,7 +309,7 @@ fn ports(context: &Context<'_>, ledger: &Ledger, origin: Timestamp) -> Vec<PortS
 }
 
 fn decisions(context: &Context<'_>, ledger: &Ledger, origin: Timestamp) -> Vec<Decision> {
-    let mut all: Vec<Decision> = context.notes.iter().map(drain::decision).collect();
+    let mut all = context.decided.to_vec();
     for (vm, entry) in &ledger.vms {
         for record in &entry.records {
             if let RecordKind::Decided { reason, inputs, choice, runner_up } = &record.kind {
@@ -383,7 +383,7 @@ fn exit_code(context: &Context<'_>, report: &RunReport, ledger: &Ledger) -> Exit
         Exit::Interrupted
     } else if any(MoveResult::RolledBack) || any(MoveResult::NotStarted) {
         Exit::Partly
-    } else if report.vms.iter().any(|vm| misses_limit(context, vm)) {
+    } else if is_late(context, report) || report.vms.iter().any(|vm| misses_limit(context, vm)) {
         Exit::LimitMissed
     } else {
         Exit::Done
@@ -403,6 +403,11 @@ fn misses_limit(context: &Context<'_>, vm: &VmReport) -> bool {
         .zip(vm.end_seconds)
         .is_some_and(|(deadline, end)| end > deadline.duration().as_secs_f64());
     too_long || too_late
+}
+
+fn is_late(context: &Context<'_>, report: &RunReport) -> bool {
+    let deadline = context.intent.deadline.map(|time| time.duration().as_secs_f64());
+    deadline.is_some_and(|deadline| report.total_migration_time_seconds > deadline)
 }
 
 /// The exit that a report states.

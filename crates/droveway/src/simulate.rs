@@ -16,11 +16,12 @@ use droveway_fleet::{
     Fleet, HostId, Intent, RunReport, Scenario, TimeSpan, VmId, document,
     fleet::{Application, ApplicationUnit, FleetSpec, FleetVm, Host, OutageProbe, Port, PortRange},
     log::{ApplicationSample, ProbeSample},
+    report::Decision,
     scenario::ScenarioSpec,
 };
 use droveway_host::Counters;
 use droveway_model::{calibration::Calibration, world::World};
-use droveway_plan::{GangFacts, Known, Made, Note, Plan, VmFacts, check::check, policy};
+use droveway_plan::{GangFacts, Known, Made, Plan, VmFacts, check::check, policy};
 use droveway_sim::{Outcome, Physics, Simulation};
 use std::{
     collections::BTreeMap,
@@ -48,13 +49,7 @@ pub(crate) fn run(
     if let Some(path) = calibration {
         physics.constants = state::calibration(path)?.constants;
     }
-    let (plan, notes) = planned(&scenario, &intent, &physics)?;
-    for note in &notes {
-        eprintln!(
-            "note: {}: {} instead of {}: {}",
-            note.vm, note.choice, note.instead_of, note.reason
-        );
-    }
+    let (plan, decided) = planned(&scenario, &intent, &physics)?;
     let simulation = Simulation {
         scenario: &scenario,
         plan: plan.clone(),
@@ -70,7 +65,7 @@ pub(crate) fn run(
             format!("the simulated world broke a law: {}", outcome.violations.join("; ")),
         ));
     }
-    let case = Case { scenario: &scenario, intent: &intent, plan: &plan, notes: &notes, args };
+    let case = Case { scenario: &scenario, intent: &intent, plan: &plan, decided: &decided, args };
     let report = case.report(&outcome)?;
     if let Some(folder) = &args.report {
         report::write(&report, Some(folder))?;
@@ -147,7 +142,7 @@ fn planned(
     scenario: &Scenario,
     intent: &Intent,
     physics: &Physics,
-) -> Result<(Plan, Vec<Note>), Failure> {
+) -> Result<(Plan, Vec<Decision>), Failure> {
     let facts = |name: &VmId| {
         scenario.spec.vm(name.as_str()).map(|vm| VmFacts {
             vm: vm.name.clone(),
@@ -155,6 +150,7 @@ fn planned(
             allow_postcopy: vm.allow_postcopy,
             max_downtime: vm.max_downtime.map(TimeSpan::duration),
             deadline: vm.deadline.map(TimeSpan::duration),
+            group: vm.group.clone(),
         })
     };
     let facts = GangFacts {
@@ -165,12 +161,18 @@ fn planned(
     let calibration = Calibration { constants: physics.constants, ..Calibration::default() };
     let world = World::of(&droveway_sim::snapshot(scenario, physics), physics.constants);
     let known = Known { world: &world, calibration: &calibration };
-    let Made { plan, notes, .. } = policy::find(&intent.policy)
+    let Made { plan, notes, reasoning } = policy::find(&intent.policy)
         .and_then(|policy| policy.plan("simulated", intent, &facts, Some(known)))
         .map_err(usage)?;
     let violations = check(&plan, &facts);
+    for note in &notes {
+        eprintln!(
+            "note: {}: {} instead of {}: {}",
+            note.vm, note.choice, note.instead_of, note.reason
+        );
+    }
     if violations.is_empty() {
-        return Ok((plan, notes));
+        return Ok((plan, drain::decisions(&notes, reasoning.as_ref())));
     }
     let text: Vec<_> = violations.iter().map(ToString::to_string).collect();
     Err(Failure::says(Exit::Blocked, text.join("; ")))
@@ -181,7 +183,7 @@ struct Case<'a> {
     scenario: &'a Scenario,
     intent: &'a Intent,
     plan: &'a Plan,
-    notes: &'a [Note],
+    decided: &'a [Decision],
     args: &'a SimulateArgs,
 }
 
@@ -207,7 +209,7 @@ impl Case<'_> {
             fleet: &fleet,
             plan: self.plan,
             intent: self.intent,
-            notes: self.notes,
+            decided: self.decided,
             checked: &checked,
             run_id: &run_id,
             started_at: "simulated".to_owned(),

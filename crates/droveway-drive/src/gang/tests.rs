@@ -5,7 +5,7 @@ use crate::{
     record::RecordKind,
 };
 use droveway_fleet::{Bandwidth, Bytes, RateLimit, Technique};
-use droveway_plan::{Fallback, Move, SwitchRule};
+use droveway_plan::{Fallback, Move, StartRule, SwitchRule};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ fn plan(count: usize, concurrency: u32) -> Plan {
     let step = |index: usize| Move {
         vm: format!("vm{index}").parse().unwrap(),
         technique: Technique::PreCopy,
+        start: StartRule::InWindow,
         fallback: Fallback::Abort,
         switch: SwitchRule { after_pass: 1, stalled_ratio: 0.5 },
         max_passes: 6,
@@ -144,6 +145,23 @@ impl Answers {
             self.gang.handle_event(self.now, vm, side, event);
         }
     }
+}
+
+#[test]
+fn who_waits_for_another_starts_when_that_one_has_ended_however_it_ended() {
+    // vm2 and vm1 at once, vm0 after vm1, which cannot even begin.
+    let mut plan = plan(3, 2);
+    plan.moves[2].start = StartRule::AfterEnd("vm1".parse().unwrap());
+    let mut world = Answers::new(plan.clone(), &[3, 0, 2]);
+    world.run();
+    assert_eq!(world.started.len(), 3);
+    assert_eq!(world.started.last().unwrap().as_str(), "vm0");
+    // And it waits for a long one although the window has room.
+    let mut world = Answers::new(plan, &[1, 5, 2]);
+    world.run();
+    assert_eq!(world.started.last().unwrap().as_str(), "vm0");
+    assert!(world.gang.outcomes().all(|(_, outcome)| outcome == Outcome::Completed));
+    assert!(world.now >= Timestamp::from_millis(7_000), "{:?}", world.now);
 }
 
 #[test]

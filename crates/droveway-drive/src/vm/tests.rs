@@ -6,7 +6,7 @@ mod world;
 
 use super::*;
 use droveway_fleet::RateLimit;
-use droveway_plan::{Fallback, SwitchRule};
+use droveway_plan::{Fallback, StartRule, SwitchRule};
 use proptest::prelude::*;
 use world::{Fault, World};
 
@@ -14,6 +14,7 @@ fn step(technique: Technique, fallback: Fallback) -> Move {
     Move {
         vm: "vm0".parse().unwrap(),
         technique,
+        start: StartRule::InWindow,
         fallback,
         switch: SwitchRule { after_pass: 1, stalled_ratio: 0.5 },
         max_passes: 6,

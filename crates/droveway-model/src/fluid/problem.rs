@@ -200,6 +200,8 @@ pub struct Constants {
     pub burst_bytes: f64,
     /// Reverse traffic per forward byte.
     pub acknowledgement_ratio: f64,
+    /// The share of its rate that a stream loses while its acknowledgements stand behind elastic traffic.
+    pub reverse_loss: f64,
     /// Pages that a post-copied guest has to fetch before it answers anybody.
     pub essential_pages: f64,
     /// The same after a hybrid's first pass.
@@ -226,6 +228,7 @@ impl Constants {
         slice_seconds: 0.0,
         burst_bytes: 0.0,
         acknowledgement_ratio: 0.0,
+        reverse_loss: 0.0,
         essential_pages: 0.0,
         essential_pages_hybrid: 0.0,
         fault_seconds: 0.0,
@@ -250,6 +253,7 @@ impl Constants {
         slice_seconds: 0.05,
         burst_bytes: 2e6,
         acknowledgement_ratio: 0.031,
+        reverse_loss: 0.15,
         essential_pages: 800.0,
         essential_pages_hybrid: 300.0,
         fault_seconds: 0.000_3,

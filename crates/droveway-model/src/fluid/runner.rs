@@ -152,8 +152,17 @@ impl Runner {
     }
 
     /// What the port grants becomes what the stream moves: a byte also costs its share of looking at pages of zeroes.
-    pub(super) fn granted(&mut self, rate: f64, step: &MoveModel, gang: &Gang, now: f64) {
-        let wire = rate * gang.constants.efficiency;
+    /// The port grants a rate; `crowded`: elastic traffic fills the way back.
+    pub(super) fn granted(
+        &mut self,
+        rate: f64,
+        crowded: bool,
+        step: &MoveModel,
+        gang: &Gang,
+        now: f64,
+    ) {
+        let kept = if crowded { 1.0 - gang.constants.reverse_loss } else { 1.0 };
+        let wire = rate * kept * gang.constants.efficiency;
         self.rate = if wire > 0.0 { 1.0 / (1.0 / wire + self.scan_per_byte) } else { 0.0 };
         if self.stage == Stage::PostcopySwitch && self.until.is_infinite() && self.rate > 0.0 {
             let state = gang.vms[step.vm].state_bytes;

@@ -1,5 +1,10 @@
 use super::*;
-use crate::{Violation, check::check};
+use crate::{
+    Violation,
+    adaptive::{Alternative, Known},
+    check::check,
+};
+use droveway_model::{calibration::Calibration, world::World};
 use proptest::prelude::*;
 
 fn intent(policy: &str) -> Intent {
@@ -13,6 +18,7 @@ fn facts(permissions: &[bool]) -> GangFacts {
         allow_postcopy: *allow,
         max_downtime: None,
         deadline: None,
+        group: None,
     };
     GangFacts {
         port_rate: "1Gbit/s".parse().unwrap(),
@@ -28,7 +34,7 @@ fn plan(intent: &Intent, facts: &GangFacts) -> (Plan, Vec<Note>) {
 
 #[test]
 fn names_say_what_they_do() {
-    for policy in POLICIES.into_iter().filter(|policy| policy.plainly().is_some()) {
+    for policy in POLICIES.into_iter().filter(|policy| policy.source == "plain") {
         let (made, notes) = plan(&intent(policy.name), &facts(&[true; 3]));
         let parallel = policy.name.ends_with("-parallel");
         assert_eq!(made.concurrency, if parallel { 3 } else { 1 }, "{}", policy.name);
@@ -114,6 +120,109 @@ fn the_check_finds_each_violation() {
     assert_eq!(check(&sound, &strict), [Violation::DowntimeAboveLimit(vm("vm0"))]);
 }
 
+/// A world of VMs at `alpha`: of each its MiB, working set, dirty rate, and traffic out and in as shares of the port.
+fn world(vms: &[(f64, f64, f64, f64, f64)]) -> World {
+    let gang = crate::search::tests::task(vms).gang;
+    let hosts = ["alpha", "beta"].map(|name| name.parse().unwrap()).to_vec();
+    let names = (0..vms.len()).map(|index| format!("vm{index}").parse().unwrap()).collect();
+    World::named(gang, hosts, names)
+}
+
+fn made(policy: &str, vms: &[(f64, f64, f64, f64, f64)]) -> Made {
+    let (world, calibration) = (world(vms), Calibration::default());
+    let known = Known { world: &world, calibration: &calibration };
+    let facts = facts(&vec![true; vms.len()]);
+    find(policy).unwrap().plan("p", &intent(policy), &facts, Some(known)).unwrap()
+}
+
+fn techniques(made: &Made) -> Vec<(&str, Technique)> {
+    made.plan.moves.iter().map(|step| (step.vm.as_str(), step.technique)).collect()
+}
+
+const SENDER: (f64, f64, f64, f64, f64) = (120.0, 2.0, 0.5, 0.5, 0.0);
+const RECEIVER: (f64, f64, f64, f64, f64) = (120.0, 2.0, 0.5, 0.0, 0.5);
+const WRITER: (f64, f64, f64, f64, f64) = (200.0, 80.0, 30.0, 0.0, 0.0);
+
+#[test]
+fn who_decides_from_measurements_says_that_there_are_none() {
+    let error = find("slamig").unwrap().plan("p", &intent("slamig"), &facts(&[true]), None);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("'slamig' decides from measurements"), "{error}");
+    assert!(error.contains("--measure"), "{error}");
+}
+
+#[test]
+fn published_policies_do_what_they_are_known_for() {
+    use Technique::{Hybrid, PostCopy, PreCopy};
+    let gang = [RECEIVER, SENDER];
+    for policy in ["direction-greedy", "direction-joint"] {
+        let made = made(policy, &gang);
+        assert_eq!(techniques(&made), [("vm0", PreCopy), ("vm1", PostCopy)], "{policy}");
+        assert_eq!(made.plan.concurrency, 2);
+    }
+    let hybrid = made("dynamic-hybrid", &[WRITER]);
+    assert_eq!(techniques(&hybrid), [("vm0", Hybrid)]);
+    assert_eq!(hybrid.plan.moves[0].switch.after_pass, MAX_PASSES_DEFAULT);
+    assert_eq!(made("ws-hybrid", &[WRITER]).plan.moves[0].switch.after_pass, 1);
+    // Who writes much goes last.
+    for policy in ["solive", "fpta"] {
+        let made = made(policy, &[WRITER, SENDER]);
+        assert_eq!(techniques(&made)[1].0, "vm0", "{policy}");
+    }
+    let improved = made("improved-serial", &[WRITER, SENDER, RECEIVER]);
+    assert_eq!(techniques(&improved)[0].1, PreCopy);
+    assert_eq!(improved.plan.moves[0].start, StartRule::InWindow);
+    assert!(improved.plan.moves[1..].iter().all(|step| {
+        step.technique == PostCopy && matches!(step.start, StartRule::AfterEnd(_))
+    }));
+    let together = made("sync-finish", &[SENDER, RECEIVER]);
+    assert!(together.plan.moves.iter().all(|step| step.bandwidth.bandwidth().is_some()));
+}
+
+#[test]
+fn adaptive_gives_its_reasons() {
+    let made = made("adaptive", &[RECEIVER, SENDER, WRITER]);
+    let reasoning = made.reasoning.unwrap();
+    assert_eq!(reasoning.why.len(), 3);
+    for (why, step) in reasoning.why.iter().zip(&made.plan.moves) {
+        assert_eq!((&why.vm, why.technique), (&step.vm, step.technique));
+        assert!(why.runner_up.is_some() && why.reason.contains("instead"), "{}", why.reason);
+    }
+    assert!(reasoning.bound <= reasoning.cost.value);
+    assert!(!reasoning.frontier.is_empty() && !reasoning.alternatives.is_empty());
+    for pair in reasoning.frontier.windows(2) {
+        let seconds = |of: &Alternative| of.cost.parts.total_seconds;
+        assert!(seconds(&pair[0]) <= seconds(&pair[1]));
+    }
+    // Never worse than the best plain one by more than the model's error.
+    let best = reasoning.alternatives.iter().map(|of| of.cost.value).fold(f64::INFINITY, f64::min);
+    assert!(reasoning.cost.value <= best + 1e-9);
+}
+
+#[test]
+fn adaptive_keeps_what_was_asked_for() {
+    let gang = [SENDER, WRITER];
+    let (world, calibration) = (world(&gang), Calibration::default());
+    let known = Known { world: &world, calibration: &calibration };
+    let mut asked = intent("adaptive");
+    asked.max_parallel = Some(1);
+    asked.techniques.insert("vm0".parse().unwrap(), Technique::StopAndCopy);
+    let plan = |facts: &GangFacts, asked: &Intent| {
+        find("adaptive").unwrap().plan("p", asked, facts, Some(known)).unwrap().plan
+    };
+    let made = plan(&facts(&[true, false]), &asked);
+    assert_eq!(made.concurrency, 1);
+    for step in &made.moves {
+        let expected =
+            if step.vm.as_str() == "vm0" { Technique::StopAndCopy } else { Technique::PreCopy };
+        assert_eq!(step.technique, expected);
+    }
+    asked.allow_postcopy = AllowPostcopy::Never;
+    asked.techniques.clear();
+    let made = plan(&facts(&[true, true]), &asked);
+    assert!(made.moves.iter().all(|step| step.technique == Technique::PreCopy));
+}
+
 proptest! {
     #[test]
     fn every_plain_plan_passes_the_check(
@@ -132,5 +241,39 @@ proptest! {
         prop_assert_eq!(check(&made, &gang), []);
         prop_assert!(made.concurrency as usize <= permissions.len());
         prop_assert!(!never || made.moves.iter().all(|m| !m.technique.exposes()));
+    }
+
+    #[test]
+    fn every_plan_from_measurements_passes_the_check_and_can_be_played(
+        policy in prop::sample::select(
+            POLICIES.into_iter().filter(|p| p.plainly().is_none()).collect::<Vec<_>>()
+        ),
+        vms in prop::collection::vec(crate::search::tests::any_vm(), 1..5),
+        permissions in prop::collection::vec(any::<bool>(), 5),
+        max_parallel in prop::option::of(1_u32..5),
+        deadline in prop::option::of(1_u64..60),
+        one_group in any::<bool>(),
+    ) {
+        let (world, calibration) = (world(&vms), Calibration::default());
+        let known = Known { world: &world, calibration: &calibration };
+        let mut asked = intent(policy.name);
+        asked.max_parallel = max_parallel;
+        asked.deadline = deadline.map(droveway_fleet::TimeSpan::from_secs);
+        let mut gang = facts(&permissions[..vms.len()]);
+        if one_group {
+            for fact in &mut gang.vms {
+                fact.group = Some("shop".to_owned());
+            }
+        }
+        let made = policy.plan("p", &asked, &gang, Some(known)).unwrap();
+        prop_assert_eq!(check(&made.plan, &gang), []);
+        prop_assert_eq!(made.plan.moves.len(), vms.len());
+        let (moves, windows) = crate::play::moves(&made.plan, &world).unwrap();
+        let gang = droveway_model::fluid::Gang { moves, windows, ..world.gang.clone() };
+        let course = droveway_model::fluid::Fluid::default().play(&gang);
+        let ended = |step: &droveway_model::fluid::MoveCourse| {
+            step.end != droveway_model::fluid::MoveEnd::Unfinished
+        };
+        prop_assert!(course.moves.iter().all(ended), "{:?}", course);
     }
 }

@@ -23,6 +23,13 @@ pub fn lower_bound(task: &Task) -> f64 {
         + objective.exposure_seconds * exposure
 }
 
+/// A lower bound of the total time of every schedule of `task`, seconds.
+#[must_use]
+pub fn least_seconds(task: &Task) -> f64 {
+    let alone = (0..task.movers.len()).map(|index| Alone::of(task, index).seconds);
+    alone.fold(wire_seconds(task), f64::max)
+}
+
 /// A VM's least, in ports without any traffic.
 struct Alone {
     seconds: f64,

@@ -11,7 +11,7 @@ fn weights() -> Weights {
 }
 
 /// A gang between two ports: of each VM its MiB, working set, dirty rate, and traffic out and in as shares of the port.
-fn task(vms: &[(f64, f64, f64, f64, f64)]) -> Task {
+pub(crate) fn task(vms: &[(f64, f64, f64, f64, f64)]) -> Task {
     let model = |(size, set, dirty, ..): &(f64, f64, f64, f64, f64)| VmModel {
         host: 0,
         send_bytes: size * MIB,
@@ -67,7 +67,7 @@ fn task(vms: &[(f64, f64, f64, f64, f64)]) -> Task {
     }
 }
 
-fn any_vm() -> impl Strategy<Value = (f64, f64, f64, f64, f64)> {
+pub(crate) fn any_vm() -> impl Strategy<Value = (f64, f64, f64, f64, f64)> {
     (60.0..300.0, 2.0..80.0, 0.1..40.0, 0.0..0.4, 0.0..0.4)
 }
 
@@ -185,7 +185,7 @@ proptest! {
         let task = task(&vms);
         let exact = search(&task, usize::MAX, 1).unwrap();
         let mut search = Search { judge: Judge::new(&task), task: &task, best: None, plays: 400 };
-        search.from_known_starts();
+        search.improve_known();
         search.shaken(3);
         let (cost, _) = search.best.unwrap();
         prop_assert!(cost.value <= exact.cost.value * 1.03, "{} {}", cost.value, exact.cost.value);

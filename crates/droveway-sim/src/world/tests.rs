@@ -20,6 +20,7 @@ fn plan(scenario: &Scenario, policy: &str) -> Plan {
         allow_postcopy: vm.allow_postcopy,
         max_downtime: None,
         deadline: None,
+        group: None,
     });
     let facts = GangFacts { port_rate: scenario.spec.link.rate, vms: vms.collect() };
     let names = facts.vms.iter().map(|vm| vm.vm.clone()).collect();

@@ -11,3 +11,4 @@ mod memcached;
 mod memory;
 mod moves;
 mod observe;
+mod plans;

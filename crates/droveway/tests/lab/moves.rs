@@ -116,7 +116,7 @@ fn what_cannot_be_done_is_said_before_anything_starts() {
     let output = droveway(&lab.arguments(&dry));
     assert!(output.status.success(), "{}", said(&output));
     let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a plan");
-    assert_eq!(plan["moves"].as_array().map(Vec::len), Some(2));
+    assert_eq!(plan["plan"]["moves"].as_array().map(Vec::len), Some(2));
     assert_eq!(lab.qemu("vm-1", "beta"), None, "a dry run starts nothing");
 
     let empty = droveway(&lab.arguments(&["drain", "beta", "--to", "alpha"]));

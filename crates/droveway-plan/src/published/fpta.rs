@@ -1,0 +1,49 @@
+//! `fpta` (Wang 2017, read as maximal net rate): the VMs that dirty least get the link, each as much as it can take. The
+//! paper's programme over many links needs no search on one.
+
+use super::{Subject, ascending};
+
+/// By VM, what it is granted of `rate`, at most `cap`, bytes per second; zero for those that are not admitted because they
+/// would dirty as much as they got. To be asked again at every completion.
+#[must_use]
+pub fn grants(subjects: &[Subject], rate: f64, cap: f64) -> Vec<f64> {
+    let mut grants = vec![0.0; subjects.len()];
+    let mut left = rate;
+    for vm in ascending(subjects, |vm| subjects[vm].curve.initial_rate()) {
+        let granted = cap.min(left);
+        if granted > subjects[vm].curve.initial_rate() {
+            grants[vm] = granted;
+            left -= granted;
+        }
+    }
+    grants
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{golden, goldens, subject};
+    use super::*;
+
+    fn check(cap: f64, expected: &[f64], net: f64) {
+        let gang = [10.0, 30.0, 60.0].map(|dirty| subject(2048.0, dirty, 0.0, 0.0));
+        let got = grants(&gang, 100.0, cap);
+        goldens(&got, expected, 1.0);
+        let admitted = gang.iter().zip(&got).filter(|(_, rate)| **rate > 0.0);
+        golden(admitted.map(|(vm, rate)| rate - vm.curve.initial_rate()).sum(), net, 1.0);
+    }
+
+    #[test]
+    fn the_least_dirtying_get_the_link() {
+        check(60.0, &[60.0, 40.0, 0.0], 60.0);
+        check(100.0, &[100.0, 0.0, 0.0], 90.0);
+        check(f64::INFINITY, &[100.0, 0.0, 0.0], 90.0);
+    }
+
+    #[test]
+    fn nobody_is_admitted_for_nothing() {
+        assert!(grants(&[], 100.0, 60.0).is_empty());
+        assert_eq!(grants(&[subject(2048.0, 0.0, 0.0, 0.0)], 0.0, 60.0), [0.0]);
+        assert_eq!(grants(&[subject(2048.0, 60.0, 0.0, 0.0)], 100.0, 60.0), [0.0]);
+        goldens(&grants(&[subject(2048.0, 0.0, 0.0, 0.0)], 100.0, 60.0), &[60.0], 1.0);
+    }
+}

@@ -1,0 +1,344 @@
+//! Published policies as plans: what each rule of [`published`](crate::published) means for moves between two hosts.
+//!
+//! Each looks at the same subjects: what a snapshot knows of the VMs and of the two ports. Elastic traffic counts with what
+//! it could take, the whole port, as it would be measured. A policy that says nothing of a stage leaves it as it is by
+//! default: pre-copy, one after the other, in the order given, without ceilings.
+
+use crate::{
+    policy::GangFacts,
+    published::{
+        Ports, Subject, cqncr, fpta, fuzzy_cluster, m_mixed, minutil_o, mvm, serial_or_parallel,
+        slamig, solive, sync_finish, time_window_broker,
+    },
+};
+use droveway_fleet::{Intent, Technique};
+use droveway_model::{
+    fluid::{End, FlowModel, MoveModel},
+    gangs::{Equal, Loaded, Residents, greedy, joint_split},
+    urgency::Pace,
+    world::World,
+};
+
+/// A published rule that fills stages of a plan for two hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rule {
+    DirectionGreedy,
+    DirectionJoint,
+    FuzzyCluster,
+    DynamicHybrid,
+    WsHybrid,
+    SerialOrParallel,
+    ImprovedSerial,
+    MMixed,
+    SyncFinish,
+    Solive,
+    Slamig,
+    Cqncr,
+    Fpta,
+    Mvm,
+    MinutilO,
+    Pacer,
+    TimeWindowBroker,
+}
+
+/// What a rule decides; VMs by their index among the facts.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Draft {
+    /// By VM.
+    pub(crate) techniques: Vec<Technique>,
+    /// Who starts first.
+    pub(crate) order: Vec<usize>,
+    /// So many at once.
+    pub(crate) window: usize,
+    /// By VM, who has to have ended first.
+    pub(crate) after: Vec<Option<usize>>,
+    /// By VM, the ceiling of its stream, bytes per second; infinite: none.
+    pub(crate) ceilings: Vec<f64>,
+    /// Whether hybrids go on with pre-copy as long as passes shrink.
+    pub(crate) patient_hybrid: bool,
+}
+
+impl Draft {
+    fn plain(count: usize) -> Self {
+        Draft {
+            techniques: vec![Technique::PreCopy; count],
+            order: (0..count).collect(),
+            window: 1,
+            after: vec![None; count],
+            ceilings: vec![f64::INFINITY; count],
+            patient_hybrid: false,
+        }
+    }
+
+    fn parallel(mut self) -> Self {
+        self.window = self.order.len().max(1);
+        self
+    }
+
+    fn ordered(mut self, order: Vec<usize>) -> Self {
+        self.order = order;
+        self
+    }
+
+    fn all(mut self, technique: Technique) -> Self {
+        self.techniques.fill(technique);
+        self
+    }
+
+    fn post_copying(mut self, post: &[bool]) -> Self {
+        for (technique, post) in self.techniques.iter_mut().zip(post) {
+            if *post {
+                *technique = Technique::PostCopy;
+            }
+        }
+        self
+    }
+}
+
+/// What the rules look at.
+struct Scene {
+    subjects: Vec<Subject>,
+    peers: Vec<Vec<f64>>,
+    ports: Ports,
+}
+
+/// What `rule` makes of it. `models` are the VMs' moves in the facts' order.
+pub(crate) fn draft(
+    rule: Rule,
+    intent: &Intent,
+    facts: &GangFacts,
+    world: &World,
+    models: &[MoveModel],
+) -> Draft {
+    let scene = Scene::of(world, models);
+    let Scene { subjects, peers, ports } = &scene;
+    let rate = ports.capacity - ports.resident_source_tx.max(ports.resident_target_rx);
+    let rate = rate.max(RATE_MIN_SHARE * ports.capacity);
+    let plain = Draft::plain(models.len());
+    let deadlines = facts.vms.iter().map(|fact| {
+        let of_vm = fact.deadline.map(|time| time.as_secs_f64());
+        let of_gang = intent.deadline.map(|time| time.duration().as_secs_f64());
+        of_vm.into_iter().chain(of_gang).fold(f64::INFINITY, f64::min)
+    });
+    let deadlines: Vec<f64> = deadlines.collect();
+    match rule {
+        Rule::DirectionGreedy => {
+            let post = greedy(&scene.loaded(facts));
+            plain.post_copying(&post).parallel()
+        }
+        Rule::DirectionJoint => {
+            let residents = Residents {
+                source_tx: ports.resident_source_tx,
+                target_rx: ports.resident_target_rx,
+            };
+            let post = joint_split(&scene.loaded(facts), residents).postcopy;
+            plain.post_copying(&post).parallel()
+        }
+        Rule::FuzzyCluster => {
+            let parameters = fuzzy_cluster::Parameters::default();
+            let clusters = fuzzy_cluster::clusters(subjects, &parameters);
+            let verdicts = fuzzy_cluster::verdicts(&clusters, &parameters);
+            let post: Vec<bool> =
+                verdicts.iter().map(|v| *v == fuzzy_cluster::Verdict::PostCopy).collect();
+            plain.post_copying(&post)
+        }
+        Rule::DynamicHybrid => {
+            let mut draft = plain.all(Technique::Hybrid);
+            draft.patient_hybrid = true;
+            draft
+        }
+        Rule::WsHybrid => plain.all(Technique::Hybrid),
+        Rule::SerialOrParallel => {
+            let parameters = serial_or_parallel::Parameters::default();
+            let correlated = facts.is_one_group();
+            match serial_or_parallel::schedule(subjects, rate, correlated, &parameters) {
+                serial_or_parallel::Schedule::Parallel => plain.parallel(),
+                serial_or_parallel::Schedule::Serial(order) => plain.ordered(order),
+            }
+        }
+        Rule::ImprovedSerial => mixed(plain, subjects, 1),
+        Rule::MMixed => {
+            let m = m_mixed::best_m(&scene.mean(rate, intent), least(&deadlines)).unwrap_or(1);
+            mixed(plain, subjects, m as usize)
+        }
+        Rule::SyncFinish => match sync_finish::rates(subjects, rate) {
+            Some(together) => Draft { ceilings: together.rates, ..plain.parallel() },
+            // It dirties as fast as it is sent: there is no common end.
+            None => plain,
+        },
+        Rule::Solive => {
+            let parameters = solive::Parameters::default();
+            let order = solive::order(subjects, *ports, intent.urgency, &parameters);
+            plain.ordered(order)
+        }
+        Rule::Slamig => {
+            let order = slamig::order(subjects, *ports, peers, &slamig::Parameters::default());
+            plain.ordered(order)
+        }
+        Rule::Cqncr => plain.ordered(cqncr::order(subjects, *ports, peers)),
+        Rule::Fpta => {
+            let grants = fpta::grants(subjects, rate, rate);
+            let mut order: Vec<usize> = (0..subjects.len()).collect();
+            // Who is admitted first; the others when it is asked again, at each end.
+            order.sort_by(|a, b| {
+                let dirtied = |vm: usize| subjects[vm].curve.initial_rate();
+                (grants[*b] > 0.0)
+                    .cmp(&(grants[*a] > 0.0))
+                    .then_with(|| dirtied(*a).total_cmp(&dirtied(*b)))
+            });
+            plain.ordered(order)
+        }
+        Rule::Mvm => plain.ordered(mvm::order(subjects, rate)),
+        Rule::MinutilO => {
+            let base = ports.resident_source_tx.max(ports.resident_target_rx);
+            let link = minutil_o::Link { capacity: ports.capacity, base, migration: rate };
+            let steps = minutil_o::order(subjects, peers, link);
+            plain.ordered(steps.into_iter().map(|step| step.vm).collect())
+        }
+        Rule::Pacer => {
+            let pace =
+                Pace { headroom: PACE_HEADROOM, rate_min: RATE_MIN_SHARE * rate, rate_max: rate };
+            let paced = subjects.iter().zip(&deadlines).map(|(subject, deadline)| {
+                let dirtied = subject.curve.initial_rate();
+                if deadline.is_finite() {
+                    pace.rate(subject.send_bytes, dirtied, *deadline).rate
+                } else {
+                    f64::INFINITY
+                }
+            });
+            Draft { ceilings: paced.collect(), ..plain.parallel() }
+        }
+        Rule::TimeWindowBroker => {
+            let requests: Vec<_> = subjects
+                .iter()
+                .zip(&deadlines)
+                .map(|(subject, deadline)| time_window_broker::Request {
+                    remaining: subject.send_bytes,
+                    // Who has no deadline needs nothing yet, and gets what is left.
+                    time_left: *deadline,
+                    priority: 1.0,
+                    penalty_per_second: 1.0,
+                })
+                .collect();
+            let precedence = time_window_broker::Precedence::Priority;
+            let grants = time_window_broker::grants(&requests, precedence, rate);
+            let mut order: Vec<usize> = (0..subjects.len()).collect();
+            order.sort_by(|a, b| grants[*b].rate.total_cmp(&grants[*a].rate));
+            let granted = grants.iter().filter(|grant| grant.rate > 0.0).count();
+            let ceiling = |rate: f64| if rate > 0.0 { rate } else { f64::INFINITY };
+            let ceilings = grants.iter().map(|grant| ceiling(grant.rate)).collect();
+            // Those that got nothing are postponed: they start as the others end.
+            Draft { ceilings, window: granted.max(1), ..plain.ordered(order) }
+        }
+    }
+}
+
+/// A stream gets this share of the port at least, whatever is there: sharing by flow.
+const RATE_MIN_SHARE: f64 = 0.05;
+/// What a paced stream goes faster than it must.
+const PACE_HEADROOM: f64 = 0.05;
+
+fn least(times: &[f64]) -> f64 {
+    times.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+fn mixed(plain: Draft, subjects: &[Subject], m: usize) -> Draft {
+    let mix = m_mixed::mix(subjects, m);
+    let mut draft = plain;
+    draft.window = mix.pre_copied.len().max(1);
+    let mut before = mix.pre_copied.last().copied();
+    for vm in &mix.post_copied {
+        draft.techniques[*vm] = Technique::PostCopy;
+        draft.after[*vm] = before;
+        before = Some(*vm);
+    }
+    draft.order = mix.pre_copied.into_iter().chain(mix.post_copied).collect();
+    draft
+}
+
+impl Scene {
+    fn of(world: &World, models: &[MoveModel]) -> Self {
+        let gang = &world.gang;
+        let moving =
+            |end: End| models.iter().position(|step| matches!(end, End::Vm(vm) if vm == step.vm));
+        let (source, target) =
+            models.first().map_or((0, 0), |step| (gang.vms[step.vm].host, step.target));
+        let capacity = gang
+            .ports
+            .get(source)
+            .zip(gang.ports.get(target))
+            .map_or(0.0, |(from, to)| from.tx.min(to.rx));
+        let rate = |flow: &FlowModel| flow.demand.min(capacity);
+        let mut subjects: Vec<Subject> = models
+            .iter()
+            .map(|step| {
+                let vm = &gang.vms[step.vm];
+                let (send_bytes, curve) = (vm.send_bytes, vm.curve.clone());
+                Subject { send_bytes, curve, tx: 0.0, rx: 0.0, cpu_ratio: 0.0 }
+            })
+            .collect();
+        let mut peers = vec![vec![0.0; models.len()]; models.len()];
+        let mut ports = Ports { capacity, resident_source_tx: 0.0, resident_target_rx: 0.0 };
+        let host = |end: End| match end {
+            End::Vm(vm) => Some(gang.vms[vm].host),
+            End::Host(host) => Some(host),
+            End::Outside => None,
+        };
+        for flow in &gang.flows {
+            match (moving(flow.from), moving(flow.to)) {
+                (Some(from), Some(to)) => peers[from][to] += rate(flow),
+                (Some(from), None) => subjects[from].tx += rate(flow),
+                (None, Some(to)) => subjects[to].rx += rate(flow),
+                (None, None) => {
+                    let (from, to) = (host(flow.from), host(flow.to));
+                    // Within one host it crosses no port.
+                    if from == to {
+                        continue;
+                    }
+                    if from == Some(source) {
+                        ports.resident_source_tx += rate(flow);
+                    }
+                    if to == Some(target) {
+                        ports.resident_target_rx += rate(flow);
+                    }
+                }
+            }
+        }
+        Scene { subjects, peers, ports }
+    }
+
+    fn loaded(&self, facts: &GangFacts) -> Vec<Loaded> {
+        let allowed = facts.vms.iter().map(|fact| fact.allow_postcopy);
+        self.subjects
+            .iter()
+            .zip(allowed)
+            .map(|(subject, allow_postcopy)| Loaded {
+                send_bytes: subject.send_bytes,
+                dirty_rate: subject.curve.initial_rate(),
+                tx: subject.tx,
+                rx: subject.rx,
+                allow_postcopy,
+            })
+            .collect()
+    }
+
+    /// The gang as the closed forms see it: equal VMs, each the mean of all.
+    #[expect(clippy::cast_precision_loss, reason = "some VMs")]
+    fn mean(&self, rate: f64, intent: &Intent) -> Equal {
+        let count = self.subjects.len().max(1) as f64;
+        let mean = |of: fn(&Subject) -> f64| self.subjects.iter().map(of).sum::<f64>() / count;
+        Equal {
+            vms: u32::try_from(self.subjects.len()).unwrap_or(u32::MAX),
+            send_bytes: mean(|subject| subject.send_bytes),
+            dirty_rate: mean(|subject| subject.curve.initial_rate()),
+            rate,
+            threshold: rate * intent.max_downtime.duration().as_secs_f64(),
+            max_passes: intent.max_passes,
+            resume_time: 0.0,
+            back_share: BACK_SHARE,
+        }
+    }
+}
+
+/// Share of its memory that a post-copied VM needs before it counts as back; not published, from a re-implementation.
+const BACK_SHARE: f64 = 0.7;
