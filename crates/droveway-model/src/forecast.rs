@@ -1,6 +1,6 @@
 //! Forecasts with intervals: what a set of moves will take, as p10, p50 and p90.
 //!
-//! The centre is the median of an [ensemble](crate::ensemble) of plays of the fluid model, corrected by the median error of
+//! The centre is the median of an ensemble of plays of the fluid model, corrected by the median error of
 //! the past. The width is what the model got wrong before (the spread of its past errors, see [`crate::calibration`]), or
 //! what the ensemble's plays differ by where that is more: then little is known of these VMs.
 
