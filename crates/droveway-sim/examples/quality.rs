@@ -172,7 +172,7 @@ fn scenario(seed: u64, balanced: bool) -> std::result::Result<Scenario, Box<dyn 
         }
         writeln!(vms, "    - {{ name: vm{vm}, host: alpha, memory: {memory}MiB{load} }}")?;
         let share = 0.9 * 400.0 / count as f64;
-        let (out, inward) = (next() * share, next() * share);
+        let (out, inward) = (1.0 + next() * share, 1.0 + next() * share);
         let inward = if balanced { out } else { inward };
         let (from, to) = (format!("vm{vm}"), "client".to_owned());
         if next() < 0.7 {

@@ -434,7 +434,7 @@ pub(crate) fn print_policies(output: Output) {
         return;
     }
     for row in rows {
-        println!("{:<20} {:<18} {:<7} {}", row.name, row.stages, row.source, row.summary);
+        println!("{:<20} {:<18} {:<26} {}", row.name, row.stages, row.source, row.summary);
     }
 }
 

@@ -5,6 +5,7 @@ use crate::{
     cli::{self, Output, SimulateArgs},
     drain,
     exit::{Exit, Failure},
+    explain,
     preflight::Checked,
     render, report,
     run::{Ledger, PortReading},
@@ -164,6 +165,9 @@ fn planned(
     let Made { plan, notes, reasoning } = policy::find(&intent.policy)
         .and_then(|policy| policy.plan("simulated", intent, &facts, Some(known)))
         .map_err(usage)?;
+    if let Some(deadlines) = reasoning.as_ref().and_then(|made| made.deadlines.as_ref()) {
+        eprintln!("{}", explain::deadlines(deadlines));
+    }
     let violations = check(&plan, &facts);
     for note in &notes {
         eprintln!(
