@@ -185,7 +185,7 @@ impl Runner {
     fn leaves(&self, step: &MoveModel, gang: &Gang) -> f64 {
         let slice = self.slice(gang);
         let part = IN_SLICE[self.passes as usize % IN_SLICE.len()];
-        (self.threshold(step) - slice * part).max(0.0)
+        (self.threshold(step, gang) - slice * part).max(0.0)
     }
 
     /// What QEMU sends between two looks at what is left.
@@ -194,14 +194,14 @@ impl Runner {
     }
 
     /// What fits the downtime: the driver tells QEMU the rate that the stream gets, but not more than planned.
-    fn threshold(&self, step: &MoveModel) -> f64 {
+    fn threshold(&self, step: &MoveModel, gang: &Gang) -> f64 {
         let paced = step.bandwidth.is_finite();
         let rate = if paced {
             step.switchover_bandwidth
         } else {
             step.switchover_bandwidth.min(self.rate)
         };
-        rate * step.downtime_limit
+        gang.constants.threshold_ratio * rate * step.downtime_limit
     }
 
     pub(super) fn next_event(&self, step: &MoveModel, gang: &Gang, now: f64) -> f64 {
@@ -334,7 +334,7 @@ impl Runner {
         self.left = (self.left + dirtied).min(vm.send_bytes.max(dirtied));
         self.pass_began = now;
         self.scan_per_byte = 0.0;
-        if self.left < self.threshold(step) || self.left <= 0.0 {
+        if self.left < self.threshold(step, gang) || self.left <= 0.0 {
             self.converged = true;
             self.stop(vm.state_bytes, now);
             self.stage = Stage::Rest;
@@ -343,7 +343,7 @@ impl Runner {
         if step.technique == Technique::Hybrid && self.passes >= step.switch_after_pass {
             // The request to switch comes after the pass's end and is obeyed after one more slice; a VM that is nearly
             // done by then ends as a pre-copy.
-            let one_more = self.left - self.slice(gang) < self.threshold(step);
+            let one_more = self.left - self.slice(gang) < self.threshold(step, gang);
             if self.passes == step.switch_after_pass && one_more {
                 return false;
             }
