@@ -8,6 +8,7 @@
 use crate::{
     ensemble,
     fluid::{Constants, Course, Fluid, Gang, MoveCourse},
+    world::P10_TO_P90,
 };
 use droveway_fleet::{Technique, VmId, report::Quantiles};
 use serde::{Deserialize, Serialize};
@@ -189,6 +190,9 @@ const PRIOR_SD: f64 = 1.0;
 /// Rounds of coordinate descent; constants act on different outcomes, so few are needed.
 const ROUNDS: usize = 6;
 
+/// So many records are fitted anew with each run; more are improved upon.
+const REFITTED_MAX: usize = 60;
+
 /// The first step of a search, as a logarithm, and how often it is halved.
 const FIRST_STEP: f64 = 0.7;
 const HALVINGS: usize = 6;
@@ -313,7 +317,12 @@ impl Calibration {
             return;
         }
         let records = std::mem::take(&mut self.records);
-        *self = Calibration::fitted_from(self.constants, records, 1);
+        // While a whole fit takes a moment only, the result does not depend on the order of the runs.
+        *self = if records.len() <= REFITTED_MAX {
+            Calibration::fitted(records)
+        } else {
+            Calibration::fitted_from(self.constants, records, 1)
+        };
     }
 
     /// The calibration that `records` teach.
@@ -488,13 +497,15 @@ impl<'a> Plays<'a> {
         let residual =
             |((quantity, technique), mut logs): ((Quantity, Option<Technique>), Vec<f64>)| {
                 let bias = median(&mut logs);
+                let width = sorted_quantile(&logs, 0.9) - sorted_quantile(&logs, 0.1);
                 let mut away: Vec<f64> = logs.iter().map(|log| (log - bias).abs()).collect();
                 Residual {
                     quantity,
                     technique,
                     count: u32::try_from(logs.len()).unwrap_or(u32::MAX),
                     bias,
-                    spread: MAD_TO_SD * median(&mut away),
+                    // Errors have tails: what one in ten exceeds is what an interval is about.
+                    spread: (MAD_TO_SD * median(&mut away)).max(width / P10_TO_P90),
                 }
             };
         logs.into_iter().map(residual).collect()
@@ -523,6 +534,18 @@ fn log_ratio(seen: f64, played: f64) -> f64 {
 fn huber(error: f64) -> f64 {
     let size = error.abs();
     if size <= HUBER { size * size } else { 2.0 * HUBER * size - HUBER * HUBER }
+}
+
+/// A quantile of sorted values; zero of nothing.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an index of a short list"
+)]
+fn sorted_quantile(sorted: &[f64], share: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1) as f64;
+    sorted.get((share * last).round() as usize).copied().unwrap_or(0.0)
 }
 
 /// The median; zero of nothing.

@@ -87,12 +87,12 @@ pub fn forecast(
     let central = &courses[courses.len() / 2];
     let (bias, spread) = calibration.error(Quantity::Total, None);
     let (total, differs) = ensemble::centre(&courses, |course| course.total_seconds);
-    let total = around(total * bias.exp(), spread.max(differs));
+    let total = around(total * bias.exp(), spread.hypot(differs));
     let (lost, differs) = ensemble::centre(&courses, |course| course.lost_bytes);
     let flows = 0..central.flows.len();
     Forecast {
         total_seconds: total,
-        lost_bytes: around(lost, spread.max(differs)),
+        lost_bytes: around(lost, spread.hypot(differs)),
         moves: (0..moves.len())
             .map(|index| move_forecast(&moves[index], index, &courses, calibration))
             .collect(),
@@ -114,7 +114,7 @@ fn move_forecast(
     let quantiles = |quantity, of: fn(&MoveCourse) -> f64| {
         let (bias, spread) = calibration.error(quantity, Some(technique));
         let (middle, differs) = centre(of);
-        around(middle * bias.exp(), spread.max(differs))
+        around(middle * bias.exp(), spread.hypot(differs))
     };
     let ends = match (central.end, central.fell_back) {
         (MoveEnd::Completed, false) => Ends::AsPlanned,
@@ -129,7 +129,7 @@ fn move_forecast(
         duration_seconds: quantiles(Quantity::Duration, MoveCourse::duration_seconds),
         downtime_seconds: quantiles(Quantity::Downtime, |course| course.downtime_seconds),
         outage_seconds: quantiles(Quantity::Outage, |course| course.outage_seconds),
-        bytes: around(bytes, BYTES_SPREAD.max(differs)),
+        bytes: around(bytes, BYTES_SPREAD.hypot(differs)),
         exposure_seconds: quantiles(Quantity::Duration, |course| course.exposure_seconds),
         passes: central.passes,
     }
