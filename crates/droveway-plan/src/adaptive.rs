@@ -262,7 +262,7 @@ fn planned(
     let mut remedies = Vec::new();
     let missing = fastest_seconds - due;
     if missing > 0.0 {
-        remedies.push((missing, format!("{missing:.0} s more")));
+        remedies.push((missing, format!("{:.0} s more", missing.ceil())));
     }
     for (index, fact) in facts.vms.iter().enumerate().filter(|(_, fact)| !fact.allow_postcopy) {
         let mut freer = task.clone();
@@ -476,7 +476,8 @@ impl Context<'_> {
         let flows = &self.task.gang.flows;
         let rate = |of: &dyn Fn(&droveway_model::fluid::FlowModel) -> bool| -> f64 {
             let flows = flows.iter().filter(|flow| of(flow));
-            flows.map(|flow| flow.demand.min(self.task.capacity)).sum()
+            // The sum of nothing is minus zero, which nobody wants to read.
+            flows.map(|flow| flow.demand.min(self.task.capacity)).sum::<f64>().max(0.0)
         };
         let this = droveway_model::fluid::End::Vm(vm);
         let share = |rate: f64| 100.0 * rate / self.task.capacity.max(1.0);
