@@ -137,6 +137,10 @@ pub struct MemorySnapshot {
     pub zero_ratio: f64,
     /// What a first pass will send.
     pub send_bytes: Quantiles,
+    /// How full the end of its RAM is, from the nearest distance on; empty when that was not looked at. A first pass ends
+    /// as soon as the RAM that is left fits the downtime, and what of it is zeroes costs no time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tail: Vec<TailPoint>,
     /// What zstd would make of a byte; `None` when it was not estimated.
     pub compressed_ratio: Option<f64>,
     /// How dirtying was measured: `page-sampling`, `dirty-bitmap`, `dirty-ring`.
@@ -147,6 +151,16 @@ pub struct MemorySnapshot {
     pub curve: DirtyCurve,
     /// Standard error of the curve, relative.
     pub curve_error_ratio: f64,
+}
+
+/// How much of the last bytes of a VM's RAM is not zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TailPoint {
+    /// So much at the end of RAM
+    pub ram_bytes: u64,
+    /// has so much content.
+    pub content_bytes: u64,
 }
 
 /// Who an end of traffic is.
@@ -265,6 +279,15 @@ impl Snapshot {
             share(format!("vms[{index}].rxLocalRatio"), vm.rx_local_ratio);
             if let Some(memory) = &vm.memory {
                 share(format!("vms[{index}].memory.zeroRatio"), memory.zero_ratio);
+            }
+        }
+        for (index, vm) in self.vms.iter().enumerate() {
+            let tail = vm.memory.as_ref().map_or(&[][..], |memory| &memory.tail);
+            let over = |point: &TailPoint| point.content_bytes > point.ram_bytes;
+            if tail.iter().any(over) || !tail.is_sorted_by(|a, b| a.ram_bytes < b.ram_bytes) {
+                let path = format!("vms[{index}].memory.tail");
+                let text = "must be by rising ramBytes, none with more contentBytes";
+                problems.push(Problem::new(path, text));
             }
         }
         let mut known = |path: String, host: &HostId| {

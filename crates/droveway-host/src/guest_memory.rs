@@ -27,8 +27,14 @@ const ENTRIES: usize = 64 << 10;
 /// Pages that are compressed to estimate what compression would save: a few milliseconds.
 const COMPRESSED_PAGES_MAX: u64 = 256;
 
+/// How far from the end of its RAM a guest's content is looked at: twice as far each time.
+const TAIL_FIRST: u64 = 4 << 20;
+const TAIL_LAST: u64 = 512 << 20;
+/// Pages looked at between two such distances: a share there is known to one in sixteen.
+const TAIL_PAGES: u64 = 64;
+
 /// A guest's memory, seen from outside.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GuestMemory {
     /// What exists of it: in memory or swapped out.
     pub resident_bytes: u64,
@@ -38,6 +44,10 @@ pub struct GuestMemory {
     pub zero_ratio_error: f64,
     /// What deflate at its fastest makes of a byte that is not in a page of zeroes; `None` if there is none.
     pub compressed_ratio: Option<f64>,
+    /// How much of the last so many bytes of RAM is not zero: (bytes of RAM, bytes of content), from the shortest on. QEMU
+    /// sends RAM in order and stops the guest when the rest of it, zeroes included, fits the downtime: what that rest
+    /// really weighs is how long the guest stands still.
+    pub tail: Vec<(u64, u64)>,
 }
 
 /// Looks at the memory of the guest whose QEMU is `pid` and that has `memory_bytes`, at `pages` pages chosen by `seed`.
@@ -79,6 +89,7 @@ pub fn measure(pid: u32, memory_bytes: u64, pages: u32, seed: u64) -> io::Result
             compressed_pages += 1;
         }
     }
+    let tail = tail(&present, &memory, start, memory_bytes, &mut random);
     let squeezed = encoder.finish()?.len();
     // Pages that are swapped out are not read; the kernel does not swap what is zero and clean.
     #[expect(clippy::cast_precision_loss, reason = "page numbers, far below 2^53")]
@@ -92,12 +103,46 @@ pub fn measure(pid: u32, memory_bytes: u64, pages: u32, seed: u64) -> io::Result
         zero_ratio: share * in_memory,
         zero_ratio_error: (share * (1.0 - share) / f64::from(looked.max(1))).sqrt() * in_memory,
         compressed_ratio,
+        tail,
     })
 }
 
-/// `a * b / c` without overflow; `c` is not 0.
+/// The content towards the end of RAM, each doubling of the distance from a sample of its own.
+fn tail(
+    present: &Present,
+    memory: &File,
+    start: u64,
+    memory_bytes: u64,
+    random: &mut u64,
+) -> Vec<(u64, u64)> {
+    let pages = memory_bytes / PAGE;
+    let mut content = [0; PAGE_LEN];
+    let mut points = Vec::new();
+    let (mut distance, mut filled, mut beyond) = (TAIL_FIRST, 0, pages);
+    while distance <= TAIL_LAST.min(memory_bytes) {
+        let from = pages - distance / PAGE;
+        let here: Vec<u64> = (from..beyond).filter(|page| present.has(*page)).collect();
+        let count = here.len() as u64;
+        let sampled = count.min(TAIL_PAGES);
+        let mut full = 0;
+        for number in 0..sampled {
+            let (low, high) =
+                (mul_div(number, count, sampled), mul_div(number + 1, count, sampled));
+            let rank = low + next_random(random) % (high - low).max(1);
+            let page = usize::try_from(rank).ok().and_then(|rank| here.get(rank));
+            let read = page.map(|page| memory.read_exact_at(&mut content, start + page * PAGE));
+            full +=
+                u64::from(matches!(read, Some(Ok(()))) && content.iter().any(|byte| *byte != 0));
+        }
+        filled += mul_div(full, count * PAGE, sampled.max(1));
+        points.push((distance, filled));
+        (distance, beyond) = (distance * 2, from);
+    }
+    points
+}
+
+/// `a * b / c` without overflow; `c` is not 0, and `a` at most `c`.
 fn mul_div(a: u64, b: u64, c: u64) -> u64 {
-    // Below `b`, since `a` is at most `c`.
     u64::try_from(u128::from(a) * u128::from(b) / u128::from(c)).unwrap_or(u64::MAX)
 }
 
@@ -132,6 +177,11 @@ impl Present {
         }
         self.words[word] |= 1 << (page % 64);
         self.count += 1;
+    }
+
+    fn has(&self, page: u64) -> bool {
+        let word = usize::try_from(page / 64).ok().and_then(|word| self.words.get(word));
+        word.is_some_and(|word| word >> (page % 64) & 1 == 1)
     }
 
     /// The pages that have these ranks among those that are in memory; the ranks come in order.
@@ -234,6 +284,12 @@ mod tests {
         let error = (first.zero_ratio - 1.0 / 3.0).abs();
         assert!(error < 5.0 * first.zero_ratio_error + 1e-9, "{first:?}");
         assert!(first.compressed_ratio.unwrap() > 0.95, "random bytes do not compress: {first:?}");
+        let distances: Vec<u64> = first.tail.iter().map(|(distance, _)| distance >> 20).collect();
+        assert_eq!(distances, [4, 8, 16, 32, 64]);
+        for (distance, content) in &first.tail {
+            let share = *content * 100 / distance;
+            assert!((30..=70).contains(&share), "half of it everywhere: {:?}", first.tail);
+        }
         assert_eq!(looked(2).resident_bytes, expected, "looking made nothing resident");
         assert_eq!(looked(1), first, "a seed chooses the same pages");
     }

@@ -7,7 +7,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use droveway_fleet::{DirtyCurve, Technique};
 use droveway_model::fluid::{
-    Constants, End, FlowModel, Fluid, Gang, MoveModel, PortModel, Start, VmModel,
+    Constants, End, FlowModel, Fluid, Gang, MoveModel, PortModel, Start, Tail, VmModel,
 };
 use std::hint::black_box;
 
@@ -30,6 +30,7 @@ fn gang(pairs: usize, vms: usize, window: usize) -> Gang {
                 host: 2 * pair,
                 send_bytes: (120.0 + 40.0 * (number % 5) as f64) * MIB,
                 zero_bytes: 300.0 * MIB,
+                tail: Tail::default(),
                 curve: DirtyCurve::Saturating {
                     dirty_bytes_per_second: 10.0 * MIB * (number % 4) as f64,
                     working_set_bytes: 60.0 * MIB,

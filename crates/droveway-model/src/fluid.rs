@@ -12,7 +12,7 @@ mod problem;
 mod runner;
 
 pub use course::{Course, FlowCourse, MoveCourse, MoveEnd};
-pub use problem::{Constants, End, FlowModel, Gang, MoveModel, PortModel, Start, VmModel};
+pub use problem::{Constants, End, FlowModel, Gang, MoveModel, PortModel, Start, Tail, VmModel};
 
 use crate::share::{Claim, Class, Crosses, Resource, Sharer};
 use runner::Runner;

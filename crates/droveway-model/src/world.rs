@@ -1,6 +1,6 @@
 //! From a snapshot to what the fluid model plays: ports, VMs and flows by index.
 
-use crate::fluid::{Constants, End, FlowModel, Gang, PortModel, VmModel};
+use crate::fluid::{Constants, End, FlowModel, Gang, PortModel, Tail, VmModel};
 use droveway_fleet::{
     Bandwidth, DirtyCurve, HostId, Snapshot, VmId,
     snapshot::{FlowEnd, VmSnapshot},
@@ -125,7 +125,14 @@ fn vm_model(vm: &VmSnapshot, host: usize) -> VmModel {
     };
     let zero_bytes = (memory - content).max(0.0);
     let send_bytes = stream_bytes(content, zero_bytes);
-    VmModel { host, send_bytes, zero_bytes, curve, state_bytes: STATE_BYTES }
+    let points: Vec<(f64, f64)> = vm
+        .memory
+        .iter()
+        .flat_map(|known| &known.tail)
+        .map(|point| (point.ram_bytes as f64, point.content_bytes as f64))
+        .collect();
+    let tail = Tail::of(&points, content, memory);
+    VmModel { host, send_bytes, zero_bytes, tail, curve, state_bytes: STATE_BYTES }
 }
 
 fn uncertainty(vm: &VmSnapshot) -> Uncertainty {

@@ -186,7 +186,7 @@ impl Pair {
 
     fn leaves(&self, physics: &Physics) -> f64 {
         let constants = &physics.constants;
-        let slice = (self.rate * constants.slice_seconds).max(constants.burst_bytes);
+        let slice = self.rate * constants.slice_seconds;
         // Each pass ends elsewhere in its last slice.
         let part = (self.phase + GOLDEN * f64::from(self.pass)).fract();
         (self.threshold() - slice * part).max(0.0)
@@ -260,7 +260,11 @@ impl Pair {
                 self.stop_vcpus(out, now);
                 self.set(Side::Source, MigrationStatus::PostcopyActive, out);
                 self.stage = Stage::Switch;
-                self.until = now + constants.postcopy_switch_seconds * self.chance[1];
+                // The state comes behind what the sockets still hold.
+                let first = physics.state_bytes + constants.socket_bytes;
+                self.until = now
+                    + constants.postcopy_switch_seconds * self.chance[1]
+                    + first / self.rate.max(1.0);
                 true
             }
             Stage::Pass if self.memory.pending() <= self.leaves(physics) + rounding => {
@@ -268,7 +272,9 @@ impl Pair {
             }
             Stage::Rest if self.memory.pending() <= rounding => {
                 self.stage = Stage::Load;
-                self.until = now + constants.switch_seconds * self.chance[1];
+                self.until = now
+                    + constants.switch_seconds * self.chance[1]
+                    + constants.socket_bytes / self.rate.max(1.0);
                 true
             }
             Stage::Load if now >= self.until => {

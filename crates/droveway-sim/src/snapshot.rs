@@ -69,6 +69,7 @@ fn memory(memory: &Memory) -> MemorySnapshot {
     MemorySnapshot {
         resident_bytes,
         zero_ratio: 0.0,
+        tail: Vec::new(),
         send_bytes: Quantiles { p10: bytes, p50: bytes, p90: bytes },
         compressed_ratio: None,
         method: "simulated".to_owned(),

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    fluid::{End, FlowModel, MoveModel, PortModel, Start, VmModel},
+    fluid::{End, FlowModel, MoveModel, PortModel, Start, Tail, VmModel},
     forecast::forecast,
     world::World,
 };
@@ -20,6 +20,7 @@ fn gang(technique: Technique, vms: usize, window: usize, elastic: bool, dirty: f
             host: 0,
             send_bytes: 120e6,
             zero_bytes: 400e6,
+            tail: Tail::default(),
             curve: DirtyCurve::Saturating {
                 dirty_bytes_per_second: dirty,
                 working_set_bytes: 60e6,

@@ -64,10 +64,69 @@ pub struct VmModel {
     pub send_bytes: f64,
     /// What it only looks at: pages of zeroes.
     pub zero_bytes: f64,
+    /// How full the end of its RAM is.
+    #[serde(default)]
+    pub tail: Tail,
     /// How it dirties its memory.
     pub curve: DirtyCurve,
     /// CPU and device state.
     pub state_bytes: f64,
+}
+
+/// Content towards the end of a VM's RAM: how much there is in the last 4 MiB, 8 MiB, ... 512 MiB, bytes. The default is a RAM
+/// that is full to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tail([f64; Tail::POINTS]);
+
+impl Tail {
+    const POINTS: usize = 8;
+    const FIRST: f64 = 4_194_304.0;
+
+    fn distance(index: usize) -> f64 {
+        // Two to the power of less than 8.
+        Self::FIRST * f64::from(1_u32 << index.min(Self::POINTS))
+    }
+
+    /// From measured points (bytes of RAM, bytes of content), by rising distance; beyond the last one RAM is as full as the
+    /// rest of it is on average: `sent` of `ram` in all.
+    #[must_use]
+    pub fn of(points: &[(f64, f64)], sent: f64, ram: f64) -> Tail {
+        if points.is_empty() {
+            return Tail::default();
+        }
+        let at = |wanted: f64| {
+            let (mut before, mut content) = (0.0, 0.0);
+            for (distance, filled) in points.iter().copied().chain([(ram, sent)]) {
+                if distance >= wanted && distance > before {
+                    return content + (filled - content) * (wanted - before) / (distance - before);
+                }
+                (before, content) = (distance, filled);
+            }
+            content
+        };
+        Tail(std::array::from_fn(|index| at(Self::distance(index))))
+    }
+
+    /// The content of the last so many bytes of RAM.
+    #[must_use]
+    pub fn content(&self, ram_bytes: f64) -> f64 {
+        let (mut before, mut content) = (0.0, 0.0);
+        for (index, filled) in self.0.iter().enumerate() {
+            let distance = Self::distance(index);
+            if ram_bytes <= distance {
+                return content + (filled - content) * (ram_bytes - before) / (distance - before);
+            }
+            (before, content) = (distance, *filled);
+        }
+        content + (ram_bytes - before)
+    }
+}
+
+impl Default for Tail {
+    fn default() -> Self {
+        Tail(std::array::from_fn(Self::distance))
+    }
 }
 
 /// An end of traffic.
@@ -195,9 +254,8 @@ pub struct Constants {
     pub dirty_inflation: f64,
     /// QEMU looks at what is left after sending for so long.
     pub slice_seconds: f64,
-    /// And never after less than this: the kernel takes a stream's bytes in bursts. With it 60 real runs' total times are
-    /// met within 3.1 % (median) instead of 5.0 %.
-    pub burst_bytes: f64,
+    /// What a stream's sockets hold: QEMU has sent it, the target does not have it. It goes before the state at a switch.
+    pub socket_bytes: f64,
     /// What QEMU stops for against what the stream's rate would carry in the downtime aimed at: the rate that it is told is
     /// the best that was measured, not the mean.
     pub threshold_ratio: f64,
@@ -229,7 +287,7 @@ impl Constants {
         postcopy_zero_scan_seconds_per_byte: 0.0,
         dirty_inflation: 1.0,
         slice_seconds: 0.0,
-        burst_bytes: 0.0,
+        socket_bytes: 0.0,
         threshold_ratio: 1.0,
         acknowledgement_ratio: 0.0,
         reverse_loss: 0.0,
@@ -255,7 +313,7 @@ impl Constants {
         postcopy_zero_scan_seconds_per_byte: 0.12 / 1_073_741_824.0,
         dirty_inflation: 1.0,
         slice_seconds: 0.05,
-        burst_bytes: 3e6,
+        socket_bytes: 4e5,
         threshold_ratio: 1.1,
         acknowledgement_ratio: 0.031,
         reverse_loss: 0.15,

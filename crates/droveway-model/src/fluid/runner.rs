@@ -54,6 +54,8 @@ pub(super) struct Runner {
     throttle: Throttle,
     /// Seconds that a byte of this pass costs beside the wire.
     scan_per_byte: f64,
+    /// What goes before the state when it switches to post-copy.
+    queued: f64,
 }
 
 /// QEMU's `auto-converge`.
@@ -102,6 +104,7 @@ impl Runner {
             stays: false,
             throttle: Throttle::default(),
             scan_per_byte: 0.0,
+            queued: 0.0,
         }
     }
 
@@ -165,8 +168,8 @@ impl Runner {
         let wire = rate * kept * gang.constants.efficiency;
         self.rate = if wire > 0.0 { 1.0 / (1.0 / wire + self.scan_per_byte) } else { 0.0 };
         if self.stage == Stage::PostcopySwitch && self.until.is_infinite() && self.rate > 0.0 {
-            let state = gang.vms[step.vm].state_bytes;
-            self.until = now + gang.constants.postcopy_switch_seconds + state / self.rate;
+            let first = self.queued + gang.vms[step.vm].state_bytes;
+            self.until = now + gang.constants.postcopy_switch_seconds + first / self.rate;
         }
         if self.stage == Stage::PostCopy && self.silent_until.is_some_and(f64::is_infinite) {
             // Only now is it known at what rate the pages come.
@@ -181,16 +184,19 @@ impl Runner {
 
     /// What a pass leaves unsent because the rest fits the downtime. QEMU looks once a slice, so anything up to a slice's
     /// bytes below the threshold; each pass ends elsewhere in its last slice, or one that always ended in the middle would
-    /// go on for ever where a real one is through after some.
+    /// go on for ever where a real one is through after some. In the first pass what is left is RAM as it lies, with its
+    /// pages of zeroes: QEMU counts them, the wire does not.
     fn leaves(&self, step: &MoveModel, gang: &Gang) -> f64 {
         let slice = self.slice(gang);
         let part = IN_SLICE[self.passes as usize % IN_SLICE.len()];
-        (self.threshold(step, gang) - slice * part).max(0.0)
+        let fits = self.threshold(step, gang);
+        let content = if self.passes == 0 { gang.vms[step.vm].tail.content(fits) } else { fits };
+        (content - slice * part).max(0.0) + gang.constants.socket_bytes
     }
 
     /// What QEMU sends between two looks at what is left.
     fn slice(&self, gang: &Gang) -> f64 {
-        (self.rate * gang.constants.slice_seconds).max(gang.constants.burst_bytes)
+        self.rate * gang.constants.slice_seconds
     }
 
     /// What fits the downtime: the driver tells QEMU the rate that the stream gets, but not more than planned.
@@ -320,6 +326,10 @@ impl Runner {
         self.scan_per_byte = zero_per_byte * gang.constants.postcopy_zero_scan_seconds_per_byte;
         self.stopped = Some(now);
         self.stage = Stage::PostcopySwitch;
+        self.queued =
+            if self.sent > 0.0 { gang.constants.socket_bytes.min(self.left) } else { 0.0 };
+        self.left -= self.queued;
+        self.sent += self.queued;
         // How long it takes is known with the rate that the state is sent at.
         self.until = f64::INFINITY;
     }
@@ -329,22 +339,24 @@ impl Runner {
         let constants = &gang.constants;
         let speed = constants.dirty_inflation * (1.0 - self.throttle.share);
         let dirtied = vm.curve.unique_bytes((now - self.pass_began) * speed);
+        let fits = self.threshold(step, gang);
+        // The zeroes that are still to come when the first pass ends count for QEMU, too.
+        let zeroes = if self.passes == 0 { fits - vm.tail.content(fits) } else { 0.0 };
         self.passes += 1;
         self.judge_convergence(step, dirtied, now);
         self.left = (self.left + dirtied).min(vm.send_bytes.max(dirtied));
         self.pass_began = now;
         self.scan_per_byte = 0.0;
-        if self.left < self.threshold(step, gang) || self.left <= 0.0 {
+        let unsent = self.left - constants.socket_bytes;
+        if unsent + zeroes < fits || self.left <= 0.0 {
             self.converged = true;
             self.stop(vm.state_bytes, now);
             self.stage = Stage::Rest;
             return true;
         }
         if step.technique == Technique::Hybrid && self.passes >= step.switch_after_pass {
-            // The request to switch comes after the pass's end and is obeyed after one more slice; a VM that is nearly
-            // done by then ends as a pre-copy.
-            let one_more = self.left - self.slice(gang) < self.threshold(step, gang);
-            if self.passes == step.switch_after_pass && one_more {
+            // The request to switch comes after the pass's end and is obeyed after one more slice, or comes too late.
+            if self.passes == step.switch_after_pass && unsent <= self.slice(gang) {
                 return false;
             }
             self.switch_to_postcopy(gang, now, 0.0);

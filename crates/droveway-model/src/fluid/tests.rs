@@ -7,7 +7,14 @@ const R: f64 = 112.0;
 
 fn vm(host: usize, dirty: f64) -> VmModel {
     let curve = DirtyCurve::Uniform { dirty_bytes_per_second: dirty, memory_bytes: 2048.0 * MB };
-    VmModel { host, send_bytes: 2048.0, zero_bytes: 0.0, curve, state_bytes: 0.0 }
+    VmModel {
+        host,
+        send_bytes: 2048.0,
+        zero_bytes: 0.0,
+        tail: Tail::default(),
+        curve,
+        state_bytes: 0.0,
+    }
 }
 
 fn step(vm: usize, technique: Technique, start: Start) -> MoveModel {
@@ -259,7 +266,7 @@ prop_compose! {
         };
         for (bytes, working_set, writes, technique, limit) in vms {
             let classes = vec![PageClass { bytes: working_set.min(bytes), writes_per_second: writes }];
-            gang.vms.push(VmModel { host: 0, send_bytes: bytes, zero_bytes: 1.0, curve: DirtyCurve::Classes { classes }, state_bytes: 0.1 });
+            gang.vms.push(VmModel { host: 0, send_bytes: bytes, zero_bytes: 1.0, tail: Tail::default(), curve: DirtyCurve::Classes { classes }, state_bytes: 0.1 });
             let mut step = step(gang.vms.len() - 1, technique, Start::InWindow(0));
             step.downtime_limit = limit;
             step.max_passes = 30;
@@ -320,4 +327,42 @@ proptest! {
         // The end of a pass depends on the threshold, so a few bytes may go the other way.
         prop_assert!(time(dirty * more) >= time(dirty) * 0.97);
     }
+}
+
+#[test]
+fn the_end_of_ram_is_as_full_as_it_was_measured() {
+    let mib = f64::from(1 << 20);
+    assert!((Tail::default().content(7.0 * mib) - 7.0 * mib).abs() < 1.0);
+    // Full for 16 MiB, then nothing for 48: as a guest that has just booted.
+    let points: Vec<_> = [(4.0, 4.0), (8.0, 8.0), (16.0, 16.0), (32.0, 16.0), (64.0, 16.0)]
+        .map(|(a, b)| (a * mib, b * mib))
+        .into();
+    let tail = Tail::of(&points, 116.0 * mib, 256.0 * mib);
+    for (ram, content) in [(2.0, 2.0), (12.0, 12.0), (24.0, 16.0), (64.0, 16.0), (256.0, 116.0)] {
+        let found = tail.content(ram * mib);
+        assert!((found - content * mib).abs() < 1.0, "{ram}: {} MiB", found / mib);
+    }
+}
+
+#[test]
+fn zeroes_at_the_end_of_ram_shorten_the_downtime() {
+    let downtime = |points: &[(f64, f64)]| {
+        let vm = VmModel {
+            host: 0,
+            send_bytes: 120e6,
+            zero_bytes: 400e6,
+            tail: Tail::of(points, 120e6, 520e6),
+            curve: DirtyCurve::idle(),
+            state_bytes: 2e5,
+        };
+        let mut gang =
+            gang(vec![vm], vec![], vec![step(0, Technique::PreCopy, Start::InWindow(0))]);
+        gang.constants = Constants::PRIOR;
+        gang.ports.iter_mut().for_each(|port| (port.tx, port.rx) = (117e6, 117e6));
+        gang.moves[0].switchover_bandwidth = 117e6;
+        Fluid::default().play(&gang).moves[0].downtime_seconds
+    };
+    let (full, empty) = (downtime(&[]), downtime(&[(16e6, 16e6), (64e6, 16e6)]));
+    assert!((0.25..0.4).contains(&full), "{full}");
+    assert!((0.4..0.7).contains(&(empty / full)), "{empty} of {full}");
 }

@@ -1,6 +1,6 @@
 use super::*;
 use droveway_fleet::DirtyCurve;
-use droveway_model::fluid::{Constants, End, FlowModel, PortModel, VmModel};
+use droveway_model::fluid::{Constants, End, FlowModel, PortModel, Tail, VmModel};
 use proptest::prelude::*;
 
 const MIB: f64 = 1_048_576.0;
@@ -16,6 +16,7 @@ pub(crate) fn task(vms: &[(f64, f64, f64, f64, f64)]) -> Task {
         host: 0,
         send_bytes: size * MIB,
         zero_bytes: 100.0 * MIB,
+        tail: Tail::default(),
         curve: DirtyCurve::Saturating {
             dirty_bytes_per_second: dirty * MIB,
             working_set_bytes: set.min(*size) * MIB,

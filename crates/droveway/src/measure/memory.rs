@@ -7,7 +7,10 @@ use super::{
 };
 use crate::fleet;
 use droveway_fleet::{
-    DirtyCurve, Fleet, HostId, VmId, curve::CurvePoint, report::Quantiles, snapshot::MemorySnapshot,
+    DirtyCurve, Fleet, HostId, VmId,
+    curve::CurvePoint,
+    report::Quantiles,
+    snapshot::{MemorySnapshot, TailPoint},
 };
 use droveway_host::guest_memory::{self, GuestMemory};
 use std::{collections::BTreeMap, time::Duration};
@@ -97,6 +100,14 @@ fn snapshot(
             p50: send(resident.zero_ratio),
             p90: send(resident.zero_ratio - spread),
         },
+        tail: resident
+            .tail
+            .iter()
+            .map(|(ram_bytes, content_bytes)| TailPoint {
+                ram_bytes: *ram_bytes,
+                content_bytes: *content_bytes,
+            })
+            .collect(),
         compressed_ratio: resident.compressed_ratio,
         method: sampled.method.clone(),
         samples: fitted
