@@ -17,6 +17,8 @@ pub enum Action {
         side: Side,
         /// Whether post-copy must be possible.
         postcopy: bool,
+        /// Whether QEMU may hold the vCPUs back when a pre-copy does not converge (`auto-converge`).
+        throttle: bool,
         /// The parameters.
         limits: Limits,
     },
@@ -31,6 +33,10 @@ pub enum Action {
     StartPostcopy,
     /// Tell the source what rate a switchover will get.
     SetSwitchoverBandwidth(Bandwidth),
+    /// Tell the source how long the VM may stand still.
+    SetDowntimeLimit(Duration),
+    /// Tell the source how fast the pre-copy stream may be.
+    SetBandwidth(RateLimit),
     /// Read the migration's figures. Answered by [`Reply::Sample`].
     Sample(Side),
     /// The source gives up the migration (`migrate_cancel`).

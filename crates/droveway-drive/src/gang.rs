@@ -10,7 +10,7 @@ use crate::{
     record::{Outcome, Phase, Record},
     vm::{Request, RequestDenied, VmDriver},
 };
-use droveway_fleet::{Timestamp, VmId};
+use droveway_fleet::{RateLimit, Timestamp, VmId};
 use droveway_plan::{Move, Plan, StartRule};
 use std::collections::BTreeMap;
 
@@ -21,6 +21,8 @@ pub struct GangDriver {
     drivers: BTreeMap<VmId, VmDriver>,
     started: bool,
     cancelled: bool,
+    /// Whose turn it is, where streams take turns.
+    turn: Option<VmId>,
 }
 
 impl GangDriver {
@@ -32,7 +34,7 @@ impl GangDriver {
             (step.vm.clone(), VmDriver::new(step.clone(), runs))
         };
         let drivers = plan.moves.iter().map(driver).collect();
-        GangDriver { plan, drivers, started: false, cancelled: false }
+        GangDriver { plan, drivers, started: false, cancelled: false, turn: None }
     }
 
     /// Prepares every VM, without touching its memory.
@@ -56,10 +58,14 @@ impl GangDriver {
 
     /// An event of one VM's QEMU.
     pub fn handle_event(&mut self, now: Timestamp, vm: &VmId, side: Side, event: QemuEvent) {
+        let ends_turn = matches!(event, QemuEvent::Pass(pass) if pass >= 2) && side == Side::Source;
         if let Some(driver) = self.drivers.get_mut(vm) {
             driver.handle_event(now, side, event);
         }
         self.admit(now);
+        if ends_turn && self.turn.as_ref() == Some(vm) {
+            self.pass_turn();
+        }
     }
 
     /// The answer to an action of one VM.
@@ -160,7 +166,37 @@ impl GangDriver {
         self.drivers.iter().filter_map(|(vm, driver)| driver.outcome().map(|o| (vm, o)))
     }
 
+    /// The turn goes to the next VM in the plan's order whose memory is being copied while it runs.
+    fn pass_turn(&mut self) {
+        let Some(turns) = self.plan.turns else { return };
+        let order = || self.plan.moves.iter().map(|step| &step.vm);
+        let holder = order().position(|vm| Some(vm) == self.turn.as_ref());
+        let start = holder.map_or(0, |index| index + 1);
+        let copies = |vm: &&VmId| {
+            self.drivers.get(*vm).is_some_and(|driver| driver.phase() == Phase::PreCopy)
+        };
+        let next = order().skip(start).chain(order().take(start)).find(copies).cloned();
+        if next == self.turn {
+            return;
+        }
+        for (vm, rate) in [(self.turn.take(), turns.slow), (next.clone(), turns.fast)] {
+            if let Some(driver) = vm.and_then(|vm| self.drivers.get_mut(&vm)) {
+                driver.set_bandwidth(RateLimit::At(rate));
+            }
+        }
+        self.turn = next;
+    }
+
     fn admit(&mut self, now: Timestamp) {
+        self.admit_due(now);
+        let holds = self.turn.as_ref().and_then(|vm| self.drivers.get(vm));
+        if self.plan.turns.is_some() && holds.is_none_or(|driver| driver.phase() != Phase::PreCopy)
+        {
+            self.pass_turn();
+        }
+    }
+
+    fn admit_due(&mut self, now: Timestamp) {
         if !self.started || self.cancelled {
             return;
         }

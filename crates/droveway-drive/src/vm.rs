@@ -29,6 +29,7 @@
 //! Decisions are level-triggered: inputs update facts, then the state looks at all facts. The two QEMUs' events come over
 //! two sockets, so their order means nothing.
 
+mod ladder;
 mod states;
 
 use crate::{
@@ -36,8 +37,9 @@ use crate::{
     input::{MigrationSample, MigrationStatus, QemuEvent, RunState, Side},
     record::{Outcome, Phase, Progress, Record, RecordKind},
 };
-use droveway_fleet::{Bandwidth, Bytes, Technique, Timestamp};
+use droveway_fleet::{Bandwidth, Bytes, RateLimit, Technique, Timestamp};
 use droveway_plan::Move;
+use ladder::Stepper;
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -198,6 +200,7 @@ pub struct VmDriver {
     last_growth: (Bytes, Timestamp),
     measured: Option<(Timestamp, Bytes, Bandwidth)>,
     switchover_bandwidth: Bandwidth,
+    stepper: Option<Stepper>,
     next_sample: Option<Timestamp>,
     next_id: u64,
     actions: VecDeque<(ActionId, Action)>,
@@ -210,6 +213,7 @@ impl VmDriver {
     #[must_use]
     pub fn new(plan: Move, was_running: bool) -> Self {
         let switchover_bandwidth = plan.switchover_bandwidth;
+        let stepper = Stepper::of(&plan);
         VmDriver {
             plan,
             was_running,
@@ -228,6 +232,7 @@ impl VmDriver {
             last_growth: (Bytes::ZERO, Timestamp::ZERO),
             measured: None,
             switchover_bandwidth,
+            stepper,
             next_sample: None,
             next_id: 0,
             actions: VecDeque::new(),
@@ -242,10 +247,10 @@ impl VmDriver {
             return;
         }
         let limits = self.limits();
-        let postcopy = self.may_postcopy();
+        let (postcopy, throttle) = (self.may_postcopy(), self.plan.throttle);
         self.enter(now, State::Preparing { configured: 0 });
         for side in [Side::Target, Side::Source] {
-            self.act(Action::Configure { side, postcopy, limits });
+            self.act(Action::Configure { side, postcopy, throttle, limits });
         }
     }
 
@@ -257,7 +262,14 @@ impl VmDriver {
         self.last_growth = (Bytes::ZERO, now);
         self.enter(now, State::PreCopy);
         self.act(Action::Migrate { uri });
-        self.next_sample = Some(now + SAMPLE_PERIOD);
+        self.next_sample = Some(now + self.sample_period(SAMPLE_PERIOD));
+    }
+
+    /// Sets the ceiling of the pre-copy stream; nothing happens unless it runs.
+    pub fn set_bandwidth(&mut self, limit: RateLimit) {
+        if self.state == State::PreCopy && !self.postcopy_asked {
+            self.act(Action::SetBandwidth(limit));
+        }
     }
 
     /// An event of one of the two QEMUs.
@@ -400,17 +412,19 @@ impl VmDriver {
     }
 
     fn limits(&self) -> Limits {
-        let stops = self.plan.technique == Technique::StopAndCopy;
         Limits {
             bandwidth: self.plan.bandwidth,
             postcopy_bandwidth: self.plan.postcopy_bandwidth,
             switchover_bandwidth: self.switchover_bandwidth,
-            downtime: if stops { DOWNTIME_LIMIT_MAX } else { self.plan.downtime_limit },
+            downtime: Self::first_limit(&self.plan),
         }
     }
 
     fn may_postcopy(&self) -> bool {
-        self.plan.technique.exposes() || self.plan.fallback == droveway_plan::Fallback::PostCopy
+        let ladder = self.plan.ladder.as_ref();
+        self.plan.technique.exposes()
+            || self.plan.fallback == droveway_plan::Fallback::PostCopy
+            || ladder.is_some_and(droveway_plan::habits::Ladder::may_postcopy)
     }
 
     fn is_moving(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use crate::{
     ids::{HostId, VmId},
-    units::{RateLimit, TimeSpan},
+    units::{RateLimit, Ratio, TimeSpan},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -169,6 +169,9 @@ pub struct Intent {
     /// At most so many VMs have their memory split between two hosts at once.
     #[serde(default)]
     pub max_exposed: Option<u32>,
+    /// The share of its measured traffic that every application keeps.
+    #[serde(default)]
+    pub floor: Option<Ratio>,
 }
 
 /// Pre-copy passes before a VM counts as not converging. Idle and moderately busy guests need 2 to 8 (measured); each
@@ -197,6 +200,7 @@ impl Intent {
             urgency: Urgency::default(),
             deadline: None,
             max_exposed: None,
+            floor: None,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Plays in an ensemble.
-pub(crate) const PLAYS: usize = 7;
+pub const PLAYS: usize = 7;
 
 /// The middle of each seventh of a normal distribution.
 const DEVIATES: [f64; PLAYS] = [-1.465, -0.792, -0.366, 0.0, 0.366, 0.792, 1.465];
@@ -24,6 +24,13 @@ const SEND_LEAST: f64 = 0.01;
 const RATE_LEAST: f64 = 0.03;
 /// A curve that is less certain than this is unknown: a factor of e either way.
 const CURVE_MOST: f64 = 1.0;
+
+/// The gang as it may really be: [`PLAYS`] of it, the one in the middle with the figures as they are. VMs that `uncertain`
+/// does not name are known as well as any.
+#[must_use]
+pub fn gangs(gang: &Gang, uncertain: &[Uncertainty]) -> Vec<Gang> {
+    (0..PLAYS).map(|index| deviating(gang, uncertain, index)).collect()
+}
 
 /// The gang's courses; the one in the middle is that of the figures as they are. VMs that `uncertain` does not name are
 /// known as well as any.

@@ -8,7 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod calibration;
-mod ensemble;
+pub mod ensemble;
 pub mod estimate;
 pub mod fit;
 pub mod fluid;

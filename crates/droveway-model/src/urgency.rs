@@ -357,7 +357,7 @@ pub fn gains_enough(best_plain_cost: f64, cost: f64, error: f64) -> bool {
 }
 
 /// What a plan costs, part by part; the weights are configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Objective {
     /// First start to last end.

@@ -1,20 +1,27 @@
 //! The policy `adaptive`: technique, order and concurrency chosen together for what was measured and how urgent it is.
 //!
 //! 1. The [`search`](crate::search) finds the schedule with the least cost under the urgency's [`weights`].
-//! 2. The plain policies are played under the same weights. If the best of them is not worse by more than the model's own
-//!    error, it is chosen: cleverness that gains less than it is sure of is none.
-//! 3. The same search under the weights of every urgency gives the frontier: what could be had instead.
-//! 4. For every VM every other way is played with all else unchanged: why it goes this way, and by what margin.
+//! 2. The best few are played again with what is not known for sure (dirtying, sizes, rates) a little off, and judged by
+//!    the middle and by the worse end of what comes out.
+//! 3. The plain policies are judged the same way. If the best of them is not worse by more than the model's own error, it
+//!    is chosen: cleverness that gains less than it is sure of is none. What is as good as the best is a tie: less
+//!    exposure wins.
+//! 4. The same search keeps the best under the weights of every urgency: the frontier, what could be had instead.
+//! 5. For every VM every other way is played with all else unchanged: why it goes this way, and by what margin.
 
 use crate::{
     plan::{Fallback, Move},
     policy::{GangFacts, VmFacts, limit},
-    search::{Cost, Found, Judge, Mover, Schedule, Task, Way, Weights, least_seconds, search},
+    search::{
+        Cost, Found, Judge, Mover, Schedule, Task, Way, Weights, least_seconds, moves, search,
+        search_for,
+    },
 };
-use droveway_fleet::{AllowPostcopy, Intent, Technique, Urgency, VmId};
+use droveway_fleet::{AllowPostcopy, Intent, Ratio, Technique, Urgency, VmId};
 use droveway_model::{
     calibration::{Calibration, Quantity},
-    fluid::{Course, MoveModel},
+    ensemble,
+    fluid::{Course, End, FlowCourse, Fluid, MoveModel},
     urgency::gains_enough,
     world::World,
 };
@@ -49,12 +56,10 @@ pub const fn weights(urgency: Urgency) -> Weights {
     }
 }
 
-/// Plays that a plan may cost: at 10 to 30 microseconds each, some hundredths of a second.
-const PLAYS: usize = 2_500;
-/// A larger gang's plays are longer and more of them are needed: in all about a second for 64 VMs.
-const PLAYS_LARGE: usize = 6_000;
-/// Gangs beyond this size count as large.
-const LARGE: usize = 16;
+/// Plays that a plan may cost, times its VMs: a play takes some two microseconds a VM, so this is some hundredths of a second.
+const VM_PLAYS: usize = 12_000;
+/// A large gang needs more: about half a second for 64 VMs.
+const PLAYS_LEAST: usize = 1_500;
 
 /// The background stream's ceiling as a share of the port, where a guest's page waits count: what is left lets requested
 /// pages pass an empty queue (measured at 200 Mbit/s: silence of 0.7 s instead of 4.7 s).
@@ -88,6 +93,8 @@ pub struct Reasoning {
     pub why: Vec<Why>,
     /// Whether the deadlines can be kept, if there are any.
     pub deadlines: Option<Deadlines>,
+    /// What else there is to say: an application that does not keep what was promised.
+    pub remarks: Vec<String>,
 }
 
 /// Whether the deadlines can be kept.
@@ -108,9 +115,9 @@ pub struct Deadlines {
 pub enum Verdict {
     /// By this plan, even if the forecast is off as far as one in twenty is.
     Feasible,
-    /// By this plan if the forecast holds, but not surely.
+    /// By this plan if the forecast holds or errs to the good side, but not surely.
     AtRisk,
-    /// By no schedule that was found.
+    /// By no schedule that was found, even if the forecast is off as far to the good side as one in twenty is.
     Infeasible,
     /// By none at all: what has to be sent takes longer than there is time.
     Impossible,
@@ -182,19 +189,25 @@ pub fn propose(
     models: Vec<MoveModel>,
 ) -> Option<Proposal> {
     let task = task(intent, facts, known, models);
-    let plays = if facts.vms.len() > LARGE { PLAYS_LARGE } else { PLAYS };
+    let plays = (VM_PLAYS / facts.vms.len().max(1)).max(PLAYS_LEAST);
     let (task, found, deadlines) = planned(task, facts, known, plays)?;
     let mut judge = Judge::new(&task);
     let plain = plain(&task, &mut judge);
     let (_, spread) = known.calibration.error(Quantity::Total, None);
-    let best_plain = plain.iter().min_by(|a, b| a.1.value.total_cmp(&b.1.value))?;
+    let mut doubt = Doubt { task: &task, known, fluid: Fluid::default() };
+    let (found_score, (found_cost, found_schedule)) = doubt.best(&found.nearby)?;
+    let plain_schedules: Vec<(Cost, Schedule)> =
+        plain.iter().map(|(_, cost, schedule)| (*cost, schedule.clone())).collect();
+    let (plain_score, (plain_cost, plain_schedule)) = doubt.best(&plain_schedules)?;
     // The error is one of predictions; both sides share most of it, so what a gain must exceed is a part.
-    let error = ERROR_SHARE * spread * found.cost.value;
-    let clever = gains_enough(best_plain.1.value, found.cost.value, error);
-    let (chosen, schedule, cost) = if clever || best_plain.1.value <= found.cost.value {
-        ("search".to_owned(), found.schedule.clone(), found.cost)
-    } else {
-        (best_plain.0.clone(), best_plain.2.clone(), best_plain.1)
+    let error = ERROR_SHARE * spread * found_score;
+    let clever = gains_enough(plain_score, found_score, error);
+    let plain_name = plain.iter().find(|(_, _, schedule)| schedule == plain_schedule);
+    let (chosen, schedule, cost) = match plain_name {
+        Some((name, ..)) if !clever && found_schedule != plain_schedule => {
+            (name.clone(), plain_schedule.clone(), *plain_cost)
+        }
+        _ => ("search".to_owned(), found_schedule.clone(), *found_cost),
     };
     let course = judge.course(&schedule);
     let context = Context { facts, task: &task, schedule: &schedule, cost, course: &course };
@@ -204,21 +217,23 @@ pub fn propose(
         .map(|(name, _, schedule)| context.alternative(name, schedule, &mut judge))
         .collect();
     alternatives.sort_by(|a, b| a.cost.value.total_cmp(&b.cost.value));
-    let frontier = frontier(&context, &mut judge, plays);
+    let frontier = frontier(&context, &found, &mut judge);
+    let remarks = context.below_floor();
     let why = context.why(&mut judge);
     let reasoning = Reasoning {
         urgency: intent.urgency,
         cost,
         bound: found.bound,
-        gap: if chosen == "search" { found.gap() } else { gap(cost, &found) },
+        gap: if found.exact && cost == found.cost { 0.0 } else { gap(cost, &found) },
         plays: found.plays + judge.plays,
-        preferred_to: (chosen != "search").then_some(found.cost),
+        preferred_to: (chosen != "search").then_some(*found_cost),
         chosen,
         error,
         alternatives,
         frontier,
         why,
         deadlines,
+        remarks,
     };
     let moves = schedule.order.iter().map(|index| {
         let way = task.movers[*index].ways[schedule.ways[*index]];
@@ -240,15 +255,16 @@ fn planned(
     plays: usize,
 ) -> Option<(Task, Found, Option<Deadlines>)> {
     let due = task.movers.iter().map(|mover| mover.deadline).fold(task.deadline, f64::min);
+    let others = Urgency::ALL.map(weights);
     if due.is_infinite() {
-        let found = search(&task, plays, SEED)?;
+        let found = search_for(&task, &others, plays, SEED)?;
         return Some((task, found, None));
     }
     let (_, spread) = known.calibration.error(Quantity::Total, None);
     let safety = (P95 * spread).exp();
     let keeps = |found: &Found| found.cost.parts.missed < 0.5;
     let safe = task.hurried(safety);
-    let found = search(&safe, plays, SEED)?;
+    let found = search_for(&safe, &others, plays, SEED)?;
     let fastest = |task: &Task| {
         let calm = Task { weights: weights(Urgency::Critical), ..task.hurried(0.0) };
         search(&calm, plays, SEED).map_or(f64::INFINITY, |f| f.cost.parts.total_seconds * safety)
@@ -277,9 +293,21 @@ fn planned(
             remedies.push((0.0, "let more VMs move at once (--max-parallel)".to_owned()));
         }
     }
+    for percent in RESERVED {
+        let mut freer = task.clone();
+        if freer.reserve(f64::from(percent) / 100.0)
+            && search(&freer.hurried(safety), plays, SEED).is_some_and(|found| keeps(&found))
+        {
+            let text = format!("reserve {percent} % of both ports for migration");
+            remedies.push((0.0, text));
+            break;
+        }
+    }
     remedies.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let raw = search(&task, plays, SEED)?;
-    let verdict = if keeps(&raw) {
+    let raw = search_for(&task, &others, plays, SEED)?;
+    let hopeful =
+        || search(&task.hurried(1.0 / safety), plays, SEED).is_some_and(|found| keeps(&found));
+    let verdict = if keeps(&raw) || hopeful() {
         Verdict::AtRisk
     } else if least_seconds(&task) > task.deadline {
         Verdict::Impossible
@@ -290,7 +318,25 @@ fn planned(
     Some((task, raw, Some(Deadlines { verdict, fastest_seconds, remedies })))
 }
 
+/// Reservations that are tried as a remedy, percent of a port.
+const RESERVED: [u32; 4] = [60, 70, 80, 95];
+
 impl Task {
+    /// Reserves that share of the movers' ports for migration; false if more is reserved already.
+    fn reserve(&mut self, share: f64) -> bool {
+        let mut gained = false;
+        for mover in &self.movers {
+            let (from, to) = (self.gang.vms[mover.step.vm].host, mover.step.target);
+            let tx = share * self.gang.ports[from].tx;
+            let rx = share * self.gang.ports[to].rx;
+            gained |=
+                tx > self.gang.ports[from].tx_reserved || rx > self.gang.ports[to].rx_reserved;
+            self.gang.ports[from].tx_reserved = tx.max(self.gang.ports[from].tx_reserved);
+            self.gang.ports[to].rx_reserved = rx.max(self.gang.ports[to].rx_reserved);
+        }
+        gained
+    }
+
     /// The same with so many times less time; zero: all the time in the world.
     fn hurried(&self, times: f64) -> Task {
         let hurry = |deadline: f64| if times > 0.0 { deadline / times } else { f64::INFINITY };
@@ -333,10 +379,14 @@ fn task(intent: &Intent, facts: &GangFacts, known: Known<'_>, models: Vec<MoveMo
     let capacity = gang.ports[source].tx.min(gang.ports[target].rx);
     let seconds =
         |time: Option<std::time::Duration>| time.map_or(f64::INFINITY, |time| time.as_secs_f64());
+    let groups: Vec<&String> = facts.vms.iter().filter_map(|fact| fact.group.as_ref()).collect();
+    // Critical is time alone.
+    let floor = if intent.urgency == Urgency::Critical { None } else { intent.floor };
     let mover = |(fact, step): (&VmFacts, MoveModel)| Mover {
         ways: ways(intent, fact, capacity),
         deadline: seconds(fact.deadline),
         priority: 1.0,
+        group: fact.group.as_ref().and_then(|name| groups.iter().position(|group| *group == name)),
         step,
     };
     let count = facts.vms.len().max(1);
@@ -348,6 +398,7 @@ fn task(intent: &Intent, facts: &GangFacts, known: Known<'_>, models: Vec<MoveMo
         deadline: seconds(intent.deadline.map(droveway_fleet::TimeSpan::duration)),
         gang,
         capacity,
+        floor: floor.map_or(0.0, Ratio::get),
     }
 }
 
@@ -391,14 +442,52 @@ fn plain(task: &Task, judge: &mut Judge<'_>) -> Vec<(String, Cost, Schedule)> {
     plain
 }
 
-/// The best schedules for every urgency; of those none that is worse than another in time, loss and silence.
-fn frontier(context: &Context<'_>, judge: &mut Judge<'_>, plays: usize) -> Vec<Alternative> {
-    let mut points = Vec::new();
-    for urgency in Urgency::ALL {
-        let task = Task { weights: weights(urgency), ..context.task.clone() };
-        let Some(found) = search(&task, plays, SEED) else { continue };
-        points.push(context.alternative(urgency.name(), &found.schedule, judge));
+/// Judges schedules with what is not known for sure a little off.
+struct Doubt<'a> {
+    task: &'a Task,
+    known: Known<'a>,
+    fluid: Fluid,
+}
+
+/// Scores that differ by less are a tie.
+const TIE: f64 = 0.005;
+
+impl Doubt<'_> {
+    /// Half of what a schedule costs in the middle and half of what it costs where it goes badly: one time in ten or less.
+    fn score(&mut self, schedule: &Schedule) -> f64 {
+        let mut gang = self.task.gang.clone();
+        gang.moves = moves(self.task, schedule).collect();
+        gang.windows = vec![schedule.window.max(1)];
+        let mut values: Vec<f64> = ensemble::gangs(&gang, &self.known.world.uncertain)
+            .iter()
+            .map(|gang| self.task.cost(&self.fluid.play(gang), &schedule.order).value)
+            .collect();
+        values.sort_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or(f64::INFINITY);
+        0.5 * (at(values.len() / 2) + at(values.len().saturating_sub(1)))
     }
+
+    /// The best of these, and its score. Of ties the one with less exposure, then the one named first.
+    fn best<'s>(
+        &mut self,
+        schedules: &'s [(Cost, Schedule)],
+    ) -> Option<(f64, &'s (Cost, Schedule))> {
+        let scored: Vec<(f64, &(Cost, Schedule))> =
+            schedules.iter().map(|held| (self.score(&held.1), held)).collect();
+        let least = scored.iter().map(|(score, _)| *score).fold(f64::INFINITY, f64::min);
+        let tie = scored.into_iter().filter(|(score, _)| *score <= least + TIE * least.abs());
+        tie.min_by(|(_, a), (_, b)| {
+            a.0.parts.exposure_seconds.total_cmp(&b.0.parts.exposure_seconds)
+        })
+    }
+}
+
+/// The best schedules for every urgency; of those none that is worse than another in time, loss and silence.
+fn frontier(context: &Context<'_>, found: &Found, judge: &mut Judge<'_>) -> Vec<Alternative> {
+    let rivals = Urgency::ALL.iter().zip(&found.rivals);
+    let points: Vec<Alternative> = rivals
+        .map(|(urgency, (_, schedule))| context.alternative(urgency.name(), schedule, judge))
+        .collect();
     let worse = |a: &Alternative, b: &Alternative| {
         let parts = |of: &Alternative| {
             [of.cost.parts.total_seconds, of.cost.parts.lost_bytes, of.worst_outage_seconds]
@@ -439,6 +528,34 @@ impl Context<'_> {
             margin: (cost.value - self.cost.value) / self.cost.value.max(1e-9),
             worst_outage_seconds: worst,
         }
+    }
+
+    /// Which applications keep less than is promised, in this schedule.
+    fn below_floor(&self) -> Vec<String> {
+        let floor = self.task.floor;
+        let name = |end: End| match end {
+            End::Vm(vm) => {
+                let mover = self.task.movers.iter().position(|mover| mover.step.vm == vm);
+                mover.map_or("another VM".to_owned(), |index| self.facts.vms[index].vm.to_string())
+            }
+            End::Host(_) => "a host".to_owned(),
+            End::Outside => "outside".to_owned(),
+        };
+        let flows = self.task.gang.flows.iter().zip(&self.course.flows);
+        let kept = |of: &FlowCourse| of.carried_bytes / (of.carried_bytes + of.lost_bytes).max(1.0);
+        flows
+            .filter(|(_, of)| of.lost_bytes > 1.0 && kept(of) < floor)
+            .map(|(flow, of)| {
+                format!(
+                    "the traffic from {} to {} keeps {:.0} % of its rate while VMs move, below the floor of {:.0} %: no \
+                     schedule that was found keeps it",
+                    name(flow.from),
+                    name(flow.to),
+                    100.0 * kept(of),
+                    100.0 * floor
+                )
+            })
+            .collect()
     }
 
     fn why(&self, judge: &mut Judge<'_>) -> Vec<Why> {

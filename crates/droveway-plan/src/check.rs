@@ -1,6 +1,7 @@
 //! The lint of plans: every invariant that a plan can break, as data. Tests, command line and driver use the same list.
 
 use crate::{
+    habits::Ladder,
     plan::{Fallback, Plan, StartRule},
     policy::GangFacts,
 };
@@ -77,7 +78,8 @@ pub fn check(plan: &Plan, facts: &GangFacts) -> Vec<Violation> {
         };
         let falls_back =
             step.fallback == Fallback::PostCopy && step.technique != Technique::StopAndCopy;
-        if !fact.allow_postcopy && (step.technique.exposes() || falls_back) {
+        let may_switch = step.ladder.as_ref().is_some_and(Ladder::may_postcopy);
+        if !fact.allow_postcopy && (step.technique.exposes() || falls_back || may_switch) {
             found.push(Violation::PostcopyForbidden(vm.clone()));
         }
         if let StartRule::AfterEnd(first) = &step.start

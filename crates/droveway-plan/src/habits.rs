@@ -10,9 +10,11 @@
 //! has begun. From then on a ladder is silent, because the only way is forward.
 
 mod admission;
+mod clark;
 mod kubevirt;
 mod nova;
 mod ovirt;
+mod policy;
 mod proxmox;
 mod stall;
 
@@ -20,12 +22,16 @@ pub use admission::{
     KUBEVIRT_PER_CLUSTER, KUBEVIRT_PER_SOURCE, KUBEVIRT_PER_SOURCE_OPERATOR, KubevirtRank,
     OVIRT_HOST_CAP, PROXMOX_HA_WORKERS, PROXMOX_WORKERS, Product, kubevirt_order,
 };
+pub use clark::Clark;
 pub use kubevirt::{KubevirtRamp, KubevirtTimeouts, Progress};
 pub use nova::Nova;
 pub use ovirt::{Ovirt, OvirtAction};
+pub use policy::Habit;
 pub use proxmox::Proxmox;
 pub use stall::KubevirtStall;
 
+use clark::ClarkState;
+use droveway_fleet::Bandwidth;
 use kubevirt::{RampState, TimeoutState};
 use nova::NovaState;
 use ovirt::OvirtState;
@@ -65,6 +71,8 @@ pub enum Ladder {
     KubevirtStall(KubevirtStall),
     /// KubeVirt with downtime tuning (VEP 291).
     KubevirtRamp(KubevirtRamp),
+    /// Clark's rates: each pass a little faster than the last was dirtied.
+    Clark(Clark),
 }
 
 /// What a product does when it has lost its patience.
@@ -101,6 +109,8 @@ pub struct Sample {
 pub enum Step {
     /// Set the downtime limit.
     DowntimeLimit(Duration),
+    /// Set the ceiling of the stream.
+    Bandwidth(Bandwidth),
     /// Switch to post-copy.
     PostCopy,
     /// Pause the guest and finish.
@@ -127,6 +137,7 @@ enum Memory {
     KubevirtLike(TimeoutState),
     KubevirtStall(StallState),
     KubevirtRamp(RampState),
+    Clark(ClarkState),
 }
 
 impl Ladder {
@@ -142,7 +153,22 @@ impl Ladder {
             Ladder::KubevirtLike(_) => Some(millis(QEMU_DOWNTIME_DEFAULT_MS)),
             Ladder::KubevirtStall(rule) => Some(rule.initial_limit()),
             Ladder::KubevirtRamp(rule) => Some(rule.initial_limit()),
+            Ladder::Clark(rule) => Some(rule.initial_limit()),
         }
+    }
+
+    /// Whether it may switch to post-copy.
+    #[must_use]
+    pub fn may_postcopy(&self) -> bool {
+        let last = match self {
+            Ladder::Fixed | Ladder::Proxmox(_) | Ladder::Clark(_) => LastResort::Abort,
+            Ladder::Nova(rule) => rule.then,
+            Ladder::Ovirt(rule) => return rule.switches(),
+            Ladder::KubevirtLike(rule) => rule.then,
+            Ladder::KubevirtStall(rule) => rule.then,
+            Ladder::KubevirtRamp(rule) => rule.timeouts.then,
+        };
+        last == LastResort::PostCopy
     }
 }
 
@@ -168,6 +194,7 @@ impl LadderState {
             Ladder::KubevirtLike(_) => Memory::KubevirtLike(TimeoutState::default()),
             Ladder::KubevirtStall(_) => Memory::KubevirtStall(StallState::default()),
             Ladder::KubevirtRamp(rule) => Memory::KubevirtRamp(RampState::new(rule)),
+            Ladder::Clark(_) => Memory::Clark(ClarkState::default()),
         };
         LadderState { settled: false, memory }
     }
@@ -176,7 +203,7 @@ impl LadderState {
     #[must_use]
     pub const fn poll_every(&self) -> f64 {
         match &self.memory {
-            Memory::Fixed => FIXED_POLL_SECONDS,
+            Memory::Fixed | Memory::Clark(_) => FIXED_POLL_SECONDS,
             Memory::Nova(_) => nova::POLL_SECONDS,
             Memory::Ovirt(_) => ovirt::POLL_SECONDS,
             Memory::Proxmox(state) => state.poll_seconds(),
@@ -214,6 +241,7 @@ impl Memory {
             (Ladder::KubevirtRamp(rule), Memory::KubevirtRamp(state)) => {
                 state.observe(rule, sample)
             }
+            (Ladder::Clark(rule), Memory::Clark(state)) => state.observe(rule, sample),
             // Every ladder by name, so that a new one is not forgotten above.
             (
                 Ladder::Fixed
@@ -222,7 +250,8 @@ impl Memory {
                 | Ladder::Proxmox(_)
                 | Ladder::KubevirtLike(_)
                 | Ladder::KubevirtStall(_)
-                | Ladder::KubevirtRamp(_),
+                | Ladder::KubevirtRamp(_)
+                | Ladder::Clark(_),
                 _,
             ) => None,
         }

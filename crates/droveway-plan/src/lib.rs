@@ -18,5 +18,5 @@ pub mod search;
 
 pub use adaptive::{Known, Reasoning};
 pub use check::Violation;
-pub use plan::{Fallback, Move, Plan, StartRule, SwitchRule};
+pub use plan::{Fallback, Move, Plan, StartRule, SwitchRule, Turns};
 pub use policy::{GangFacts, Made, Note, PolicyError, VmFacts};

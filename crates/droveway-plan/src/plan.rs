@@ -1,3 +1,4 @@
+use crate::habits::Ladder;
 use droveway_fleet::{Bandwidth, HostId, RateLimit, Technique, VmId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -21,8 +22,22 @@ pub struct Plan {
     /// At most so many VMs whose start is [`StartRule::InWindow`] move at once; the next starts as soon as one ends (a
     /// sliding window, not batches).
     pub concurrency: u32,
+    /// Only one stream at a time is fast; whose, changes at the ends of its passes. `None`: all are as fast as their moves
+    /// say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turns: Option<Turns>,
     /// The moves, in the order in which they start.
     pub moves: Vec<Move>,
+}
+
+/// Streams that take turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Turns {
+    /// The ceiling of the VM whose turn it is.
+    pub fast: Bandwidth,
+    /// The ceiling of the others.
+    pub slow: Bandwidth,
 }
 
 /// One VM's part of a plan.
@@ -53,6 +68,12 @@ pub struct Move {
     pub downtime_limit: Duration,
     /// A switchover that takes longer than this has met a dead path: the VM goes back to the source.
     pub switchover_limit: Duration,
+    /// QEMU may hold the vCPUs back when pre-copy does not converge (`auto-converge`).
+    #[serde(default)]
+    pub throttle: bool,
+    /// A rule that acts while the pre-copy runs, instead of what the plan says of its downtime limit and its fallback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ladder: Option<Ladder>,
 }
 
 /// When a move starts.

@@ -6,6 +6,7 @@
 
 use crate::{
     adaptive::{Known, Reasoning, propose},
+    habits::{Habit, LastResort},
     plan::{Fallback, Move, Plan, StartRule, SwitchRule},
     play,
     rules::{Rule, draft},
@@ -80,6 +81,8 @@ enum Kind {
     Plain(Technique, Concurrency),
     /// As somebody published it.
     Published(Rule),
+    /// As a product does it, with a rule that acts while a VM moves.
+    Habit(Habit),
     /// By searching.
     Adaptive,
 }
@@ -115,8 +118,13 @@ const fn published(
     Policy { name, stages, source, summary, kind: Kind::Published(rule) }
 }
 
+const fn habit(name: &'static str, habit: Habit, summary: &'static str) -> Policy {
+    let stages = "order, bandwidth, fallback";
+    Policy { name, stages, source: "habit", summary, kind: Kind::Habit(habit) }
+}
+
 /// Every policy, by name.
-pub const POLICIES: [Policy; 27] = [
+pub const POLICIES: &[Policy] = &[
     plain(
         "pre-copy-serial",
         Technique::PreCopy,
@@ -287,6 +295,51 @@ pub const POLICIES: [Policy; 27] = [
         "Tsakalozos 2017",
         "each the rate that its deadline needs while there is one; the rest later",
     ),
+    published(
+        "clark-rate",
+        Rule::ClarkRate,
+        "order, bandwidth",
+        "Clark 2005",
+        "slowly first, each pass a little faster than the last was dirtied; small working sets first",
+    ),
+    published(
+        "round-robin",
+        Rule::RoundRobin,
+        "order, bandwidth",
+        "survey of serial, parallel and mixed",
+        "all at once, one stream fast at a time; the turn goes on with each pass",
+    ),
+    habit(
+        "nova-like",
+        Habit::Nova,
+        "OpenStack Nova: one at a time, a downtime limit that climbs with time",
+    ),
+    habit(
+        "kubevirt-like",
+        Habit::Kubevirt,
+        "KubeVirt: two at a time, gives up or switches at its timeouts",
+    ),
+    habit("kubevirt-stall", Habit::KubevirtStall, "KubeVirt with stall detection (VEP 248)"),
+    habit(
+        "kubevirt-ramp",
+        Habit::KubevirtRamp,
+        "KubeVirt with a downtime limit that climbs with passes (VEP 291)",
+    ),
+    habit(
+        "ovirt-ladder",
+        Habit::Ovirt,
+        "oVirt: two at a time, capped, a downtime limit that climbs with passes",
+    ),
+    habit(
+        "proxmox-like",
+        Habit::Proxmox,
+        "Proxmox VE: one at a time, a downtime limit that doubles",
+    ),
+    habit(
+        "vsphere-like",
+        Habit::Vsphere,
+        "vSphere: four at a time (eight on fast ports), each its share, throttled",
+    ),
     Policy {
         name: "adaptive",
         stages: "technique, order",
@@ -364,7 +417,7 @@ impl Policy {
             Kind::Plain(technique, concurrency) => {
                 Some((technique, matches!(concurrency, Concurrency::All)))
             }
-            Kind::Published(_) | Kind::Adaptive => None,
+            Kind::Published(_) | Kind::Habit(_) | Kind::Adaptive => None,
         }
     }
 
@@ -389,6 +442,7 @@ impl Policy {
                 let known = known.ok_or(PolicyError::Unmeasured(self.name))?;
                 self.plan_published(id, intent, facts, known, rule)
             }
+            Kind::Habit(habit) => self.plan_habit(id, intent, facts, habit),
             Kind::Adaptive => {
                 let known = known.ok_or(PolicyError::Unmeasured(self.name))?;
                 self.plan_adaptive(id, intent, facts, known)
@@ -420,6 +474,45 @@ impl Policy {
         Ok(Made { plan, notes, reasoning: None })
     }
 
+    /// A product's concurrency, ceilings and rule. The operator's `--max-parallel` and `--bandwidth` stay above them.
+    fn plan_habit(
+        &self,
+        id: &str,
+        intent: &Intent,
+        facts: &GangFacts,
+        habit: Habit,
+    ) -> Result<Made, PolicyError> {
+        let count = u32::try_from(facts.vms.len()).unwrap_or(u32::MAX).max(1);
+        // What the product would be told of the port: what it carries of payload.
+        let port = facts.port_rate.tcp_payload();
+        let product = habit.product();
+        let by_policy = product.concurrency(port, count);
+        let concurrency = intent.max_parallel.unwrap_or(by_policy).clamp(1, count);
+        let mut notes = Vec::new();
+        let mut moves = Vec::new();
+        for fact in &facts.vms {
+            let technique = technique_of(intent, fact, Technique::PreCopy, &mut notes)?;
+            let mut step = plan_move(intent, facts, fact, technique, concurrency);
+            if step.bandwidth.bandwidth().is_none() {
+                step.bandwidth = product.stream_cap(facts.port_rate, count);
+            }
+            let may_split = fact.allow_postcopy && intent.allow_postcopy != AllowPostcopy::Never;
+            let then = if may_split { LastResort::PostCopy } else { LastResort::Abort };
+            if technique == Technique::PreCopy {
+                step.throttle = habit.throttles();
+                step.ladder = habit.ladder(fact.memory, then);
+                if step.ladder.is_some() {
+                    // The rule says when it is enough.
+                    step.max_passes = u32::MAX;
+                    step.fallback = Fallback::Abort;
+                }
+            }
+            moves.push(step);
+        }
+        let plan = self.plan_of(id, intent, concurrency, moves);
+        Ok(Made { plan, notes, reasoning: None })
+    }
+
     fn plan_published(
         &self,
         id: &str,
@@ -442,6 +535,13 @@ impl Policy {
             if let Some(first) = draft.after[*vm] {
                 step.start = StartRule::AfterEnd(facts.vms[first].vm.clone());
             }
+            if technique == Technique::PreCopy
+                && let Some(ladder) = &draft.ladder
+            {
+                step.ladder = Some(ladder.clone());
+                step.max_passes = u32::MAX;
+                step.fallback = Fallback::Abort;
+            }
             if draft.patient_hybrid {
                 step.switch.after_pass = intent.max_passes;
             }
@@ -451,7 +551,8 @@ impl Policy {
             }
             moves.push(step);
         }
-        let plan = self.plan_of(id, intent, concurrency, moves);
+        let mut plan = self.plan_of(id, intent, concurrency, moves);
+        plan.turns = draft.turns;
         Ok(Made { plan, notes, reasoning: None })
     }
 
@@ -501,6 +602,7 @@ impl Policy {
             source: intent.source.clone(),
             target: intent.target.clone(),
             concurrency,
+            turns: None,
             moves,
         }
     }
@@ -579,6 +681,8 @@ fn plan_move(
         switchover_bandwidth: payload.max(Bandwidth::from_bits_per_second(1)),
         downtime_limit: fact.max_downtime.map_or(asked, |own| own.min(asked)),
         switchover_limit: patience.max(SWITCHOVER_LIMIT_MIN),
+        throttle: false,
+        ladder: None,
     }
 }
 

@@ -5,10 +5,12 @@
 //! default: pre-copy, one after the other, in the order given, without ceilings.
 
 use crate::{
+    habits::{Clark, Ladder},
+    plan::Turns,
     policy::GangFacts,
     published::{
-        Ports, Subject, cqncr, fpta, fuzzy_cluster, m_mixed, minutil_o, mvm, serial_or_parallel,
-        slamig, solive, sync_finish, time_window_broker,
+        Ports, Subject, clark_rate, cqncr, fpta, fuzzy_cluster, m_mixed, minutil_o, mvm,
+        serial_or_parallel, slamig, solive, sync_finish, time_window_broker,
     },
 };
 use droveway_fleet::{Intent, Technique};
@@ -18,6 +20,11 @@ use droveway_model::{
     urgency::Pace,
     world::World,
 };
+
+/// Clark's first pass gets such a part of the port.
+const CLARK_FIRST: f64 = 10.0;
+/// Whose turn it is not gets such a part of the port.
+const ROUND_ROBIN_SLOW: u32 = 100;
 
 /// A published rule that fills stages of a plan for two hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +46,8 @@ pub(crate) enum Rule {
     MinutilO,
     Pacer,
     TimeWindowBroker,
+    ClarkRate,
+    RoundRobin,
 }
 
 /// What a rule decides; VMs by their index among the facts.
@@ -56,6 +65,10 @@ pub(crate) struct Draft {
     pub(crate) ceilings: Vec<f64>,
     /// Whether hybrids go on with pre-copy as long as passes shrink.
     pub(crate) patient_hybrid: bool,
+    /// A rule that acts while a pre-copy runs.
+    pub(crate) ladder: Option<Ladder>,
+    /// Whether streams take turns.
+    pub(crate) turns: Option<Turns>,
 }
 
 impl Draft {
@@ -67,6 +80,8 @@ impl Draft {
             after: vec![None; count],
             ceilings: vec![f64::INFINITY; count],
             patient_hybrid: false,
+            ladder: None,
+            turns: None,
         }
     }
 
@@ -148,6 +163,20 @@ pub(crate) fn draft(
             draft
         }
         Rule::WsHybrid => plain.all(Technique::Hybrid),
+        Rule::ClarkRate => {
+            let mut draft = plain.ordered(clark_rate::order(subjects));
+            draft.ladder = Some(Ladder::Clark(Clark::on(facts.port_rate.tcp_payload())));
+            draft.ceilings.fill(ports.capacity / CLARK_FIRST);
+            draft
+        }
+        Rule::RoundRobin => {
+            let mut draft = plain.parallel();
+            let fast = facts.port_rate.tcp_payload();
+            let turns = Turns { fast, slow: fast.divided(ROUND_ROBIN_SLOW) };
+            draft.turns = Some(turns);
+            draft.ceilings.fill(ports.capacity / f64::from(ROUND_ROBIN_SLOW));
+            draft
+        }
         Rule::SerialOrParallel => {
             let parameters = serial_or_parallel::Parameters::default();
             let correlated = facts.is_one_group();

@@ -2,29 +2,31 @@
 //!
 //! A *schedule* is an order, a *way* (technique, ceiling of the background stream) for each VM, and a window: so many move
 //! at once, the next starts as one leaves the port. Every schedule that is considered is played; nothing is decided by a
-//! formula alone. Small gangs are enumerated, so that the best schedule is known to be the best; larger ones begin from the
-//! best serial schedule (dynamic programme over who has moved already), from the plain policies and from the split by
-//! direction, and are improved step by step until no single change helps or the plays are used up. The same task, budget
-//! and seed give the same answer.
+//! formula alone. The search begins from the best serial schedule (dynamic programme over who has moved already) and the
+//! plain policies and improves them step by step. Where the schedules that could still be better (see
+//! [`lower_bound`]) are few enough for the plays that are left, all of them are played, so that the best is known to be the
+//! best; otherwise the best one is shaken and improved until the plays are used up, and the bound says how much better
+//! another could be. The same task, budget and seed give the same answer.
 //!
 //! Costs are seconds: see [`Weights`].
 
 mod bound;
+mod exact;
 mod serial;
+mod split;
 
 pub use bound::{least_seconds, lower_bound};
+pub use split::search_ports;
 
 use droveway_fleet::Technique;
 use droveway_model::{
-    fluid::{Course, Fluid, Gang, MoveCourse, MoveEnd, MoveModel, Start},
+    fluid::{Course, FlowCourse, Fluid, Gang, MoveCourse, MoveEnd, MoveModel, Start},
     urgency::Objective,
 };
 use serde::{Deserialize, Serialize};
 
-/// Gangs up to this size are enumerated: five VMs in three ways are 146,000 schedules at most, about a second.
-pub const EXACT_MAX: usize = 5;
-/// Gangs up to this size begin from the best serial schedule: 2^10 sets of moved VMs.
-pub const SERIAL_MAX: usize = 10;
+/// Gangs up to this size begin from the best serial schedule: 2^8 sets of moved VMs, some thousand plays of one move each.
+pub const SERIAL_MAX: usize = 8;
 
 /// What a second of each part of a schedule's cost weighs. Lost bytes count as the seconds in which the port would have
 /// carried them, so that all parts are seconds and a weight of one means "as bad as a second of migration".
@@ -41,6 +43,19 @@ pub struct Weights {
     pub exposure: f64,
     /// A deadline that is missed, or a VM that does not arrive.
     pub missed: f64,
+}
+
+impl Weights {
+    /// Per unit of each part, with a port of that capacity, bytes per second.
+    fn objective(&self, capacity: f64) -> Objective {
+        Objective {
+            total_seconds: self.time,
+            outage_seconds: self.outage,
+            lost_bytes: self.loss / capacity.max(1.0),
+            exposure_seconds: self.exposure,
+            missed: self.missed,
+        }
+    }
 }
 
 /// A guest that waits for pages is this much of a silent one.
@@ -67,6 +82,8 @@ pub struct Mover {
     pub deadline: f64,
     /// What its silence weighs against others'.
     pub priority: f64,
+    /// VMs of one group work only together.
+    pub group: Option<usize>,
 }
 
 /// What is searched.
@@ -86,6 +103,8 @@ pub struct Task {
     pub deadline: f64,
     /// Bytes a second that a lost byte is counted against: the slower port's.
     pub capacity: f64,
+    /// The share of its traffic that every application keeps; 0: none is promised.
+    pub floor: f64,
 }
 
 /// One answer of the search.
@@ -122,6 +141,10 @@ pub struct Found {
     pub exact: bool,
     /// Schedules that were played.
     pub plays: usize,
+    /// The best few, this one first.
+    pub nearby: Vec<(Cost, Schedule)>,
+    /// The best under each of the other weights that were asked for, with what it costs under them.
+    pub rivals: Vec<(Cost, Schedule)>,
 }
 
 impl Found {
@@ -216,6 +239,8 @@ impl Task {
             missed += f64::from(u8::from(late || step.end != MoveEnd::Completed));
         }
         missed += f64::from(u8::from(last > self.deadline));
+        missed += f64::from(self.below_floor(course));
+        outage += BROWNOUT_WEIGHT * self.split_seconds(course, order);
         // A schedule that exposes more than is allowed is no better than one that does not arrive.
         if most_exposed(&course.moves) > self.exposed_max {
             missed += 1.0;
@@ -230,16 +255,47 @@ impl Task {
         Cost { parts, value: parts.weighted(&self.objective()) }
     }
 
+    /// Applications that keep less than is promised.
+    fn below_floor(&self, course: &Course) -> u32 {
+        if self.floor <= 0.0 {
+            return 0;
+        }
+        let below = |flow: &&FlowCourse| {
+            let wanted = flow.carried_bytes + flow.lost_bytes;
+            flow.lost_bytes > (1.0 - self.floor) * wanted + 1.0
+        };
+        u32::try_from(course.flows.iter().filter(below).count()).unwrap_or(u32::MAX)
+    }
+
+    /// How long groups are split between two hosts, VM-seconds: from the first switchover in a group to its last. Such a
+    /// group works, but over the port: a brownout of each of its VMs.
+    fn split_seconds(&self, course: &Course, order: &[usize]) -> f64 {
+        let switched = |step: &MoveCourse| step.end_seconds - step.exposure_seconds;
+        let mut seconds = 0.0;
+        for (place, index) in order.iter().enumerate() {
+            let Some(group) = self.movers[*index].group else { continue };
+            let members = || {
+                let of_group = order.iter().zip(&course.moves);
+                of_group.filter(|(other, _)| self.movers[**other].group == Some(group))
+            };
+            // Counted once a group, at the first of its VMs in the order.
+            if order[..place].iter().any(|other| self.movers[*other].group == Some(group)) {
+                continue;
+            }
+            let (mut first, mut last, mut count) = (f64::INFINITY, 0.0_f64, 0.0);
+            for (_, step) in members() {
+                (first, last) = (first.min(switched(step)), last.max(switched(step)));
+                count += 1.0;
+            }
+            seconds += count * (last - first).max(0.0);
+        }
+        seconds
+    }
+
     /// The weights, per unit of each part.
     #[must_use]
     pub fn objective(&self) -> Objective {
-        Objective {
-            total_seconds: self.weights.time,
-            outage_seconds: self.weights.outage,
-            lost_bytes: self.weights.loss / self.capacity.max(1.0),
-            exposure_seconds: self.weights.exposure,
-            missed: self.weights.missed,
-        }
+        self.weights.objective(self.capacity)
     }
 
     fn window_max(&self) -> usize {
@@ -276,81 +332,94 @@ fn most_exposed(moves: &[MoveCourse]) -> usize {
 /// [`Schedule`]. `None` for no VM.
 #[must_use]
 pub fn search(task: &Task, plays: usize, seed: u64) -> Option<Found> {
+    search_for(task, &[], plays, seed)
+}
+
+/// The same, and on the way the best under other weights: a frontier costs little more than a point.
+#[must_use]
+pub fn search_for(task: &Task, rivals: &[Weights], plays: usize, seed: u64) -> Option<Found> {
     if task.movers.is_empty() {
         return None;
     }
-    let mut search = Search { judge: Judge::new(task), task, best: None, plays };
-    let exact = task.movers.len() <= EXACT_MAX;
-    if exact {
-        search.enumerate();
-    } else {
-        search.improve_known();
+    let mut search = Search::new(task, rivals, plays);
+    search.improve_known();
+    for rival in 1..search.objectives.len() {
+        search.improve_rival(rival);
+    }
+    let bounds = bound::Bounds::of(task);
+    let exact = search.enumerate(&bounds);
+    if !exact {
         search.shaken(seed);
     }
-    let bound = lower_bound(task);
     let plays = search.judge.plays;
-    search.best.map(|(cost, schedule)| Found { schedule, cost, bound, exact, plays })
+    let nearby = search.nearby;
+    let mut best = search.best.into_iter();
+    let (cost, schedule) = best.next().flatten()?;
+    let rivals = best.flatten().collect();
+    Some(Found { schedule, cost, bound: bounds.all(task), exact, plays, nearby, rivals })
 }
 
 struct Search<'a> {
     judge: Judge<'a>,
     task: &'a Task,
-    best: Option<(Cost, Schedule)>,
+    /// What counts: for the task, and for each rival.
+    objectives: Vec<Objective>,
+    /// The best under each objective.
+    best: Vec<Option<(Cost, Schedule)>>,
+    /// The best few under the first.
+    nearby: Vec<(Cost, Schedule)>,
     plays: usize,
 }
 
 /// Costs that differ by less are the same: rounding of the plays.
 const SAME: f64 = 1e-9;
+/// How many of the best schedules are kept: they are judged again with what is not known for sure.
+const NEARBY: usize = 6;
+/// A rival gets such a part of the plays.
+const RIVAL_PART: usize = 10;
 
-impl Search<'_> {
-    /// Keeps the schedule if it is the best so far. Returns its cost.
-    fn offer(&mut self, schedule: &Schedule) -> f64 {
+impl<'a> Search<'a> {
+    fn new(task: &'a Task, rivals: &[Weights], plays: usize) -> Self {
+        let others = rivals.iter().map(|weights| weights.objective(task.capacity));
+        let objectives: Vec<Objective> = std::iter::once(task.objective()).chain(others).collect();
+        let best = vec![None; objectives.len()];
+        Search { judge: Judge::new(task), task, objectives, best, nearby: Vec::new(), plays }
+    }
+
+    /// Keeps the schedule wherever it is the best so far. Returns its parts.
+    fn offer(&mut self, schedule: &Schedule) -> Objective {
         let cost = self.judge.cost(schedule);
-        let better = self.best.as_ref().is_none_or(|(best, held)| {
-            let margin = SAME * best.value.abs().max(1.0);
-            cost.value < best.value - margin
-                || (cost.value <= best.value + margin && schedule < held)
-        });
-        if better {
-            self.best = Some((cost, schedule.clone()));
+        for (objective, held) in self.objectives.iter().zip(&mut self.best) {
+            let value = cost.parts.weighted(objective);
+            let better = held.as_ref().is_none_or(|(best, held)| {
+                let margin = SAME * best.value.abs().max(1.0);
+                value < best.value - margin || (value <= best.value + margin && schedule < held)
+            });
+            if better {
+                *held = Some((Cost { value, ..cost }, schedule.clone()));
+            }
         }
-        cost.value
+        self.note(cost, schedule);
+        cost.parts
+    }
+
+    fn note(&mut self, cost: Cost, schedule: &Schedule) {
+        let worst = self.nearby.last().map_or(f64::INFINITY, |(worst, _)| worst.value);
+        let full = self.nearby.len() >= NEARBY;
+        if full && cost.value >= worst || self.nearby.iter().any(|(_, held)| held == schedule) {
+            return;
+        }
+        self.nearby.push((cost, schedule.clone()));
+        self.nearby.sort_by(|a, b| a.0.value.total_cmp(&b.0.value).then_with(|| a.1.cmp(&b.1)));
+        self.nearby.truncate(NEARBY);
+    }
+
+    fn value(&self, parts: &Objective, objective: usize) -> f64 {
+        parts.weighted(&self.objectives[objective])
     }
 
     fn is_spent(&self) -> bool {
         self.judge.plays >= self.plays
-    }
-
-    /// Every schedule. All at once there is no order.
-    fn enumerate(&mut self) {
-        let count = self.task.movers.len();
-        let mut ways = vec![0; count];
-        loop {
-            for window in 1..=self.task.window_max() {
-                let mut order: Vec<usize> = (0..count).collect();
-                loop {
-                    self.offer(&Schedule { order: order.clone(), ways: ways.clone(), window });
-                    if window >= count || !next_permutation(&mut order) {
-                        break;
-                    }
-                }
-            }
-            if !self.next_ways(&mut ways) {
-                return;
-            }
-        }
-    }
-
-    /// Counts up; false once all were seen.
-    fn next_ways(&self, ways: &mut [usize]) -> bool {
-        for (way, mover) in ways.iter_mut().zip(&self.task.movers) {
-            *way += 1;
-            if *way < mover.ways.len() {
-                return true;
-            }
-            *way = 0;
-        }
-        false
     }
 
     /// Improves the plain schedules and, where that is feasible, the best serial one.
@@ -358,32 +427,46 @@ impl Search<'_> {
         let windows = [1, 2, self.task.window_max()];
         let mut starts = Vec::new();
         if self.task.movers.len() <= SERIAL_MAX {
-            let schedule = serial::best(self.task);
-            starts.push((self.offer(&schedule), schedule));
+            let alone = serial::Alone::of(self.task);
+            for objective in 0..self.objectives.len() {
+                let schedule = serial::best(self.task, &alone, &self.objectives[objective]);
+                let parts = self.offer(&schedule);
+                if objective == 0 {
+                    starts.push((self.value(&parts, 0), schedule));
+                }
+            }
         }
         for technique in Technique::ALL {
             for window in windows.into_iter().filter(|w| *w <= self.task.window_max()) {
                 let schedule = self.task.plain(technique, window);
-                starts.push((self.offer(&schedule), schedule));
+                let parts = self.offer(&schedule);
+                starts.push((self.value(&parts, 0), schedule));
             }
         }
         starts.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
         starts.dedup_by(|a, b| a.1 == b.1);
         // The best few; the others lead there too, later.
         for (cost, schedule) in starts.into_iter().take(STARTS) {
-            self.improve(schedule, cost);
+            self.improve(schedule, cost, 0, self.plays);
         }
     }
 
-    /// Single changes, the first that helps, until none does.
-    fn improve(&mut self, mut schedule: Schedule, mut cost: f64) {
+    fn improve_rival(&mut self, rival: usize) {
+        let Some((cost, schedule)) = self.best[rival].clone() else { return };
+        let until = self.judge.plays + self.plays / RIVAL_PART;
+        self.improve(schedule, cost.value, rival, until.min(self.plays));
+    }
+
+    /// Single changes, the first that helps, until none does or so many plays were made.
+    fn improve(&mut self, mut schedule: Schedule, mut cost: f64, objective: usize, plays: usize) {
         'again: loop {
             let from = schedule.clone();
             for neighbour in neighbours(self.task, &from) {
-                if self.is_spent() {
+                if self.judge.plays >= plays {
                     return;
                 }
-                let other = self.offer(&neighbour);
+                let parts = self.offer(&neighbour);
+                let other = self.value(&parts, objective);
                 if other < cost - SAME * cost.abs().max(1.0) {
                     (schedule, cost) = (neighbour, other);
                     continue 'again;
@@ -397,7 +480,7 @@ impl Search<'_> {
     fn shaken(&mut self, seed: u64) {
         let mut random = SplitMix(seed);
         for _ in 0..SHAKES_MAX {
-            let Some((_, best)) = &self.best else { return };
+            let Some(Some((_, best))) = self.best.first() else { return };
             if self.is_spent() {
                 return;
             }
@@ -405,8 +488,8 @@ impl Search<'_> {
             for _ in 0..SHAKE_CHANGES {
                 shake(self.task, &mut schedule, &mut random);
             }
-            let cost = self.offer(&schedule);
-            self.improve(schedule, cost);
+            let parts = self.offer(&schedule);
+            self.improve(schedule, self.value(&parts, 0), 0, self.plays);
         }
     }
 }
@@ -472,19 +555,6 @@ impl SplitMix {
         let bound = bound.max(1) as u64;
         usize::try_from((z ^ (z >> 31)) % bound).unwrap_or(0)
     }
-}
-
-/// The next order in lexicographic order; false after the last.
-fn next_permutation(order: &mut [usize]) -> bool {
-    let Some(pivot) = (1..order.len()).rev().find(|i| order[i - 1] < order[*i]) else {
-        return false;
-    };
-    let Some(swap) = (pivot..order.len()).rev().find(|i| order[*i] > order[pivot - 1]) else {
-        return false;
-    };
-    order.swap(pivot - 1, swap);
-    order[pivot..].reverse();
-    true
 }
 
 #[cfg(test)]

@@ -68,6 +68,7 @@ pub(crate) struct Pair {
     scan_per_byte: f64,
     listening: bool,
     faults: u64,
+    throttle: Option<Throttle>,
     /// Chance of this attempt: on its rate, its times, its dirtying.
     chance: [f64; 3],
     /// And on where in a slice its passes end: 0 to 1.
@@ -81,6 +82,34 @@ const GOLDEN: f64 = 0.618_034;
 const NOTHING: f64 = 0.5;
 /// A background stream of less than this share of the port builds no queue.
 const QUEUE_FREE_SHARE: f64 = 0.5;
+
+/// QEMU's `auto-converge`: the second period of at least a second in which more than half of what was sent was dirtied
+/// holds the vCPUs back, first by a fifth, then by a tenth more each time.
+#[derive(Debug, Clone, Copy, Default)]
+struct Throttle {
+    share: f64,
+    bad: u32,
+    dirtied: f64,
+    sent: f64,
+    since: f64,
+}
+
+impl Throttle {
+    fn judge(&mut self, dirtied: f64, sent: f64, now: f64) {
+        self.dirtied += dirtied;
+        if now - self.since < 1.0 {
+            return;
+        }
+        if self.dirtied > 0.5 * (sent - self.sent) {
+            self.bad += 1;
+            if self.bad >= 2 {
+                self.bad = 0;
+                self.share = if self.share > 0.0 { (self.share + 0.1).min(0.99) } else { 0.2 };
+            }
+        }
+        (self.dirtied, self.sent, self.since) = (0.0, sent, now);
+    }
+}
 
 impl Pair {
     pub(crate) fn new(memory: Memory, chance: [f64; 3], phase: f64) -> Self {
@@ -104,6 +133,7 @@ impl Pair {
             scan_per_byte: 0.0,
             listening: false,
             faults: 0,
+            throttle: None,
             chance,
             phase,
         }
@@ -306,7 +336,11 @@ impl Pair {
 
     /// Takes over what was dirtied since the pass began.
     fn sync(&mut self, now: f64) {
-        self.memory.sync(now - self.pass_began, self.chance[2]);
+        let share = self.throttle.map_or(0.0, |throttle| throttle.share);
+        let dirtied = self.memory.sync((now - self.pass_began) * (1.0 - share), self.chance[2]);
+        if let Some(throttle) = &mut self.throttle {
+            throttle.judge(dirtied, self.sent, now);
+        }
         self.pass_began = now;
     }
 
@@ -429,16 +463,29 @@ impl Pair {
             Err(ActionError { class: FailureClass::Refused, message: message.to_owned() })
         };
         match action {
-            Action::Configure { side, postcopy, limits } => {
+            Action::Configure { side, postcopy, throttle, limits } => {
                 if *side == Side::Source {
                     self.limits = Some(*limits);
                     self.postcopy_allowed = *postcopy;
+                    self.throttle = throttle.then(Throttle::default);
                 }
                 Ok(Reply::Done)
             }
             Action::SetSwitchoverBandwidth(rate) => {
                 if let Some(limits) = &mut self.limits {
                     limits.switchover_bandwidth = *rate;
+                }
+                Ok(Reply::Done)
+            }
+            Action::SetDowntimeLimit(limit) => {
+                if let Some(limits) = &mut self.limits {
+                    limits.downtime = *limit;
+                }
+                Ok(Reply::Done)
+            }
+            Action::SetBandwidth(limit) => {
+                if let Some(limits) = &mut self.limits {
+                    limits.bandwidth = *limit;
                 }
                 Ok(Reply::Done)
             }

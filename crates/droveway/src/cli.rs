@@ -289,6 +289,9 @@ pub(crate) struct IntentArgs {
     /// At most so many VMs may have their memory split between two hosts at once; `adaptive` plans by it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) max_exposed: Option<u32>,
+    /// The share of its measured traffic that every application shall keep, like 0.9 (not at urgency critical)
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) floor: Option<Ratio>,
     #[command(flatten)]
     pub(crate) source: Source,
     /// The share of both ports that somebody already reserves for migration, like 0.6: for the forecast
@@ -321,6 +324,7 @@ impl Default for IntentArgs {
             urgency: Urgency::default(),
             deadline: None,
             max_exposed: None,
+            floor: None,
             source: Source::default(),
             reserved: None,
             hold_out: false,
@@ -422,12 +426,10 @@ pub(crate) fn print_policies(output: Output) {
         source: &'static str,
         summary: &'static str,
     }
-    let rows = POLICIES.map(|p| Row {
-        name: p.name,
-        stages: p.stages,
-        source: p.source,
-        summary: p.summary,
-    });
+    let rows: Vec<Row> = POLICIES
+        .iter()
+        .map(|p| Row { name: p.name, stages: p.stages, source: p.source, summary: p.summary })
+        .collect();
     if output != Output::Table {
         // Four words of text a row: writing them cannot fail.
         let _ = print_data(&rows, output);

@@ -320,6 +320,7 @@ fn intent(
         urgency: args.urgency,
         deadline: args.deadline,
         max_exposed: args.max_exposed,
+        floor: args.floor,
     })
 }
 

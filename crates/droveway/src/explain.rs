@@ -10,6 +10,7 @@ use droveway_plan::{
 pub(crate) fn text(reasoning: &Reasoning) -> String {
     let mut lines = vec![chosen(reasoning)];
     lines.extend(reasoning.deadlines.as_ref().map(deadlines));
+    lines.extend(reasoning.remarks.iter().cloned());
     lines.push(String::new());
     lines.push(
         "what could be had instead (by urgency; none is worse than another in everything):"

@@ -257,7 +257,7 @@ impl Case<'_> {
 
     fn together(&mut self, vms: &[VmId], indexes: &[usize]) -> Vec<GangCost> {
         let mut costs = Vec::new();
-        for one in &policy::POLICIES {
+        for one in policy::POLICIES {
             let Some((technique, parallel)) = one.plainly() else { continue };
             if self.args.technique.is_some_and(|wanted| wanted != technique) {
                 continue;

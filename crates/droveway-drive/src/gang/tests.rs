@@ -22,6 +22,8 @@ fn plan(count: usize, concurrency: u32) -> Plan {
         switchover_bandwidth: "941Mbit/s".parse().unwrap(),
         downtime_limit: Duration::from_millis(300),
         switchover_limit: Duration::from_secs(15),
+        throttle: false,
+        ladder: None,
     };
     Plan {
         id: "p".to_owned(),
@@ -31,6 +33,7 @@ fn plan(count: usize, concurrency: u32) -> Plan {
         source: "alpha".parse().unwrap(),
         target: "beta".parse().unwrap(),
         concurrency,
+        turns: None,
         // The last named starts first: the order is the plan's, not the names'.
         moves: (0..count).rev().map(step).collect(),
     }

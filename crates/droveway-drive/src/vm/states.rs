@@ -280,7 +280,7 @@ impl VmDriver {
         match self.state {
             State::PreCopy | State::PostCopy => {
                 self.sample(Side::Source);
-                self.next_sample = Some(now + SAMPLE_PERIOD);
+                self.next_sample = Some(now + self.sample_period(SAMPLE_PERIOD));
             }
             // The source's main loop is inside the stream now and would not answer.
             State::Switchover | State::Settling { .. } => self.sample(Side::Target),
@@ -363,9 +363,11 @@ impl VmDriver {
         if progress.pass <= 1 && self.boundary_wanted.is_none_or(|pass| pass <= 2) {
             progress.needed = progress.needed.max(sample.transferred);
         }
-        if let Some(pass) = self.boundary_wanted.take() {
+        let boundary = self.boundary_wanted.take();
+        if let Some(pass) = boundary {
             self.on_boundary(now, pass, sample);
         }
+        self.climb(now, sample, boundary.is_some());
         match &self.state {
             State::PreCopy => self.follow_rate(now, sample),
             State::RollingBack { step: Undo::Confirm, .. } => self.confirm_source(now, sample),
@@ -553,7 +555,10 @@ impl VmDriver {
                     self.enter_paused(now, attempts + 1);
                 }
             }
-            Action::SetSwitchoverBandwidth(_) | Action::DestroySource => {
+            Action::SetSwitchoverBandwidth(_)
+            | Action::SetDowntimeLimit(_)
+            | Action::SetBandwidth(_)
+            | Action::DestroySource => {
                 self.warn(now, error.to_string());
             }
             // These are asked again, or their effect is looked for in samples.
@@ -629,7 +634,7 @@ impl VmDriver {
         said.map_or_else(|| what.to_owned(), |error| format!("{what}: {error}"))
     }
 
-    fn decide(
+    pub(super) fn decide(
         &mut self,
         now: Timestamp,
         reason: String,

@@ -6,7 +6,10 @@ mod world;
 
 use super::*;
 use droveway_fleet::RateLimit;
-use droveway_plan::{Fallback, StartRule, SwitchRule};
+use droveway_plan::{
+    Fallback, StartRule, SwitchRule,
+    habits::{Clark, Ladder, Ovirt, Proxmox},
+};
 use proptest::prelude::*;
 use world::{Fault, World};
 
@@ -23,6 +26,8 @@ fn step(technique: Technique, fallback: Fallback) -> Move {
         switchover_bandwidth: "941Mbit/s".parse().unwrap(),
         downtime_limit: Duration::from_millis(300),
         switchover_limit: Duration::from_secs(15),
+        throttle: false,
+        ladder: None,
     }
 }
 
@@ -85,6 +90,51 @@ fn a_vm_that_does_not_converge_falls_back_or_stays() {
     let stayed = run(Technique::PreCopy, Fallback::Abort, 1.5, vec![]);
     assert_eq!(stayed.outcome(), Some(Outcome::RolledBack));
     assert!(stayed.source.running && !stayed.target.alive);
+}
+
+fn climbing(ladder: Ladder, dirty: f64) -> World {
+    let mut plan = step(Technique::PreCopy, Fallback::Abort);
+    if let Ladder::Clark(rule) = &ladder {
+        plan.bandwidth = RateLimit::At(rule.rate_min);
+    }
+    plan.ladder = Some(ladder);
+    plan.max_passes = u32::MAX;
+    let mut world = World::new(plan, 7, dirty, vec![]);
+    world.run();
+    world.check_end().unwrap();
+    world
+}
+
+fn chose(world: &World, wanted: &str) -> bool {
+    world.has(|kind| matches!(kind, RecordKind::Decided { choice, .. } if choice == wanted))
+}
+
+#[test]
+fn a_products_ladder_raises_the_limit_and_ends_as_the_product_does() {
+    // Dirtied as fast as it is sent: nothing converges.
+    let gave_up = climbing(Ladder::Ovirt(Ovirt::minimal_downtime()), 1.0);
+    assert_eq!(gave_up.outcome(), Some(Outcome::RolledBack));
+    assert!(gave_up.source.running);
+    for limit in [150, 200, 300, 400, 500] {
+        assert!(chose(&gave_up, &format!("downtime limit {limit} ms")), "{limit}");
+    }
+    let switched = climbing(Ladder::Ovirt(Ovirt::post_copy()), 1.0);
+    assert_eq!(switched.outcome(), Some(Outcome::Completed));
+    assert!(switched.has(|kind| *kind == RecordKind::Entered(Phase::PostCopy)));
+    // 120 MB dirtied again and again fit a limit of 1600 ms.
+    let doubled = climbing(Ladder::Proxmox(Proxmox::default()), 1.0);
+    assert_eq!(doubled.outcome(), Some(Outcome::Completed));
+    assert!(chose(&doubled, "downtime limit 800 ms"));
+    assert!(!doubled.has(|kind| *kind == RecordKind::Entered(Phase::PostCopy)));
+}
+
+#[test]
+fn clarks_rates_rise_with_the_passes_until_the_vm_is_stopped() {
+    let world = climbing(Ladder::Clark(Clark::on("941Mbit/s".parse().unwrap())), 1.2);
+    assert_eq!(world.outcome(), Some(Outcome::Completed));
+    let faster = |kind: &RecordKind| matches!(kind, RecordKind::Decided { choice, .. } if choice.starts_with("stream at"));
+    assert!(world.has(faster));
+    assert!(chose(&world, "stop the VM and send the rest"));
 }
 
 #[test]

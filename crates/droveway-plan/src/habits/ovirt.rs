@@ -98,6 +98,11 @@ impl Ovirt {
         }
     }
 
+    /// Whether it may switch to post-copy.
+    pub(super) fn switches(&self) -> bool {
+        self.steps.iter().any(|(_, action)| *action == OvirtAction::PostCopy)
+    }
+
     fn then(mut self, action: OvirtAction) -> Self {
         self.steps.push((AT_ONCE, action));
         self

@@ -3,6 +3,7 @@ use crate::{
     Violation,
     adaptive::{Alternative, Known},
     check::check,
+    habits::Ladder,
 };
 use droveway_model::{calibration::Calibration, world::World};
 use proptest::prelude::*;
@@ -34,7 +35,7 @@ fn plan(intent: &Intent, facts: &GangFacts) -> (Plan, Vec<Note>) {
 
 #[test]
 fn names_say_what_they_do() {
-    for policy in POLICIES.into_iter().filter(|policy| policy.source == "plain") {
+    for policy in POLICIES.iter().filter(|policy| policy.source == "plain") {
         let (made, notes) = plan(&intent(policy.name), &facts(&[true; 3]));
         let parallel = policy.name.ends_with("-parallel");
         assert_eq!(made.concurrency, if parallel { 3 } else { 1 }, "{}", policy.name);
@@ -45,6 +46,35 @@ fn names_say_what_they_do() {
     }
     let error = find("pre-copy-paralel").unwrap_err().to_string();
     assert!(error.contains("did you mean 'pre-copy-parallel'?"), "{error}");
+}
+
+#[test]
+fn products_move_as_many_at_once_as_they_do_and_obey_permissions() {
+    for (name, at_once) in [
+        ("nova-like", 1),
+        ("kubevirt-like", 2),
+        ("kubevirt-stall", 2),
+        ("kubevirt-ramp", 2),
+        ("ovirt-ladder", 2),
+        ("proxmox-like", 1),
+        ("vsphere-like", 3),
+    ] {
+        let gang = facts(&[true, false, true, true]);
+        let (made, _) = plan(&intent(name), &gang);
+        assert_eq!(made.concurrency, at_once, "{name}");
+        assert_eq!(check(&made, &gang), [], "{name}");
+        assert!(made.moves.iter().all(|step| step.technique == Technique::PreCopy), "{name}");
+        let ladders = made.moves.iter().map(|step| step.ladder.as_ref().map(Ladder::may_postcopy));
+        let ladders: Vec<_> = ladders.collect();
+        match name {
+            "vsphere-like" => assert_eq!(ladders, [None; 4]),
+            "proxmox-like" => assert_eq!(ladders, [Some(false); 4]),
+            _ => assert_eq!(ladders, [Some(true), Some(false), Some(true), Some(true)], "{name}"),
+        }
+    }
+    let (ovirt, _) = plan(&intent("ovirt-ladder"), &facts(&[true, true]));
+    assert_eq!(ovirt.moves[0].bandwidth, limit(62.0 * 1_048_576.0));
+    assert!(ovirt.moves[0].throttle);
 }
 
 #[test]
@@ -226,7 +256,7 @@ fn adaptive_keeps_what_was_asked_for() {
 proptest! {
     #[test]
     fn every_plain_plan_passes_the_check(
-        policy in prop::sample::select(POLICIES.into_iter().filter(|p| p.plainly().is_some()).collect::<Vec<_>>()),
+        policy in prop::sample::select(POLICIES.iter().copied().filter(|p| p.plainly().is_some()).collect::<Vec<_>>()),
         permissions in proptest::collection::vec(any::<bool>(), 1..9),
         max_parallel in proptest::option::of(1_u32..20),
         never in any::<bool>(),
@@ -246,7 +276,7 @@ proptest! {
     #[test]
     fn every_plan_from_measurements_passes_the_check_and_can_be_played(
         policy in prop::sample::select(
-            POLICIES.into_iter().filter(|p| p.plainly().is_none()).collect::<Vec<_>>()
+            POLICIES.iter().copied().filter(|p| p.plainly().is_none()).collect::<Vec<_>>()
         ),
         vms in prop::collection::vec(crate::search::tests::any_vm(), 1..5),
         permissions in prop::collection::vec(any::<bool>(), 5),

@@ -7,56 +7,103 @@
 //! Applications' losses are bounded by nothing: a port may have room.
 
 use super::{Task, Way};
+use droveway_fleet::Technique;
 use droveway_model::fluid::{End, Fluid, Gang};
 
 /// A lower bound of the cost of every schedule of `task`, seconds.
 #[must_use]
 pub fn lower_bound(task: &Task) -> f64 {
-    let alone: Vec<Alone> = (0..task.movers.len()).map(|index| Alone::of(task, index)).collect();
-    let outage: f64 = alone.iter().map(|of| of.outage).sum();
-    let exposure: f64 = alone.iter().map(|of| of.exposure).sum();
-    let single = alone.iter().map(|of| of.seconds).fold(0.0, f64::max);
-    let objective = task.objective();
-    let time = single.max(wire_seconds(task));
-    objective.total_seconds * time
-        + objective.outage_seconds * outage
-        + objective.exposure_seconds * exposure
+    Bounds::of(task).all(task)
 }
 
 /// A lower bound of the total time of every schedule of `task`, seconds.
 #[must_use]
 pub fn least_seconds(task: &Task) -> f64 {
-    let alone = (0..task.movers.len()).map(|index| Alone::of(task, index).seconds);
-    alone.fold(wire_seconds(task), f64::max)
+    let bounds = Bounds::of(task);
+    let least = |ways: &Vec<Least>| ways.iter().map(|of| of.seconds).fold(f64::INFINITY, f64::min);
+    bounds.alone.iter().map(least).fold(bounds.wire_seconds, f64::max)
 }
 
-/// A VM's least, in ports without any traffic.
-struct Alone {
+/// What the parts of the cost are at least.
+pub(super) struct Bounds {
+    wire_seconds: f64,
+    /// By mover, by way.
+    alone: Vec<Vec<Least>>,
+}
+
+/// A VM's least by one way, in ports without any traffic.
+#[derive(Clone, Copy)]
+struct Least {
     seconds: f64,
     outage: f64,
     exposure: f64,
 }
 
-impl Alone {
-    fn of(task: &Task, index: usize) -> Self {
-        let mover = &task.movers[index];
+impl Bounds {
+    pub(super) fn of(task: &Task) -> Self {
         let mut gang = Gang { flows: Vec::new(), windows: vec![1], ..task.gang.clone() };
         let mut fluid = Fluid::default();
-        let mut least =
-            Alone { seconds: f64::INFINITY, outage: f64::INFINITY, exposure: f64::INFINITY };
-        for way in &mover.ways {
-            // Without a ceiling a move is never slower, with one its guest never waits longer.
-            for postcopy_bandwidth in [way.postcopy_bandwidth, None] {
-                gang.moves = vec![mover.moved(Way { postcopy_bandwidth, ..*way })];
-                let course = fluid.play(&gang);
-                let step = &course.moves[0];
-                least.seconds = least.seconds.min(step.end_seconds);
-                let parts = task.cost(&course, &[index]).parts;
-                least.outage = least.outage.min(parts.outage_seconds);
-                least.exposure = least.exposure.min(parts.exposure_seconds);
-            }
+        let mut play = |index: usize, way: Way| {
+            gang.moves = vec![task.movers[index].moved(way)];
+            let course = fluid.play(&gang);
+            let seconds = course.moves[0].end_seconds;
+            let parts = task.cost(&course, &[index]).parts;
+            Least { seconds, outage: parts.outage_seconds, exposure: parts.exposure_seconds }
+        };
+        let mut alone = Vec::new();
+        for (index, mover) in task.movers.iter().enumerate() {
+            let plain = |technique| Way { technique, postcopy_bandwidth: None };
+            let pre_copy = play(index, plain(Technique::PreCopy));
+            let of_way = |way: &Way| {
+                let own = play(index, *way);
+                match way.technique {
+                    // Beside others it may end as a pre-copy does.
+                    Technique::Hybrid => own.least(pre_copy),
+                    _ => own,
+                }
+            };
+            alone.push(mover.ways.iter().map(of_way).collect());
         }
-        least
+        Bounds { wire_seconds: wire_seconds(task), alone }
+    }
+
+    /// Of every schedule.
+    pub(super) fn all(&self, task: &Task) -> f64 {
+        let objective = task.objective();
+        let least = |ways: &Vec<Least>, of: fn(&Least) -> f64| {
+            ways.iter().map(of).fold(f64::INFINITY, f64::min)
+        };
+        let sum =
+            |of: fn(&Least) -> f64| self.alone.iter().map(|ways| least(ways, of)).sum::<f64>();
+        let single = self.alone.iter().map(|ways| least(ways, |of| of.seconds)).fold(0.0, f64::max);
+        objective.total_seconds * single.max(self.wire_seconds)
+            + objective.outage_seconds * sum(|of| of.outage)
+            + objective.exposure_seconds * sum(|of| of.exposure)
+    }
+
+    /// Of every schedule with these ways.
+    pub(super) fn of_ways(&self, task: &Task, ways: &[usize]) -> f64 {
+        let objective = task.objective();
+        let (mut seconds, mut outage, mut exposure) = (self.wire_seconds, 0.0, 0.0);
+        for (mover, way) in self.alone.iter().zip(ways) {
+            let least = mover[*way];
+            seconds = least.seconds.max(seconds);
+            outage += least.outage;
+            exposure += least.exposure;
+        }
+        objective.total_seconds * seconds
+            + objective.outage_seconds * outage
+            + objective.exposure_seconds * exposure
+    }
+}
+
+impl Least {
+    fn least(self, other: Least) -> Least {
+        Least {
+            seconds: self.seconds.min(other.seconds),
+            outage: self.outage.min(other.outage),
+            exposure: self.exposure.min(other.exposure),
+        }
     }
 }
 

@@ -56,9 +56,9 @@ async fn perform(pair: &Pair, action: &Action) -> Result<Reply, ActionError> {
     let failed = |error: QmpError| translate::error(&error);
     let (source, target) = (&pair.source.client, &pair.target.client);
     match action {
-        Action::Configure { side, postcopy, limits } => {
+        Action::Configure { side, postcopy, throttle, limits } => {
             let client = &pair.qemu(*side).client;
-            client.set_capabilities(&capabilities(*postcopy)).await.map_err(failed)?;
+            client.set_capabilities(&capabilities(*postcopy, *throttle)).await.map_err(failed)?;
             client.set_parameters(&parameters(limits)).await.map_err(failed)?;
         }
         Action::Listen => return listen(pair, false).await.map(Reply::Listening),
@@ -71,6 +71,20 @@ async fn perform(pair: &Pair, action: &Action) -> Result<Reply, ActionError> {
         Action::SetSwitchoverBandwidth(rate) => {
             let wanted = MigrationParameters {
                 avail_switchover_bandwidth: Some(SwitchoverBandwidth::Assumed(*rate)),
+                ..MigrationParameters::default()
+            };
+            source.set_parameters(&wanted).await.map_err(failed)?;
+        }
+        Action::SetDowntimeLimit(limit) => {
+            let wanted = MigrationParameters {
+                downtime_limit: Some(*limit),
+                ..MigrationParameters::default()
+            };
+            source.set_parameters(&wanted).await.map_err(failed)?;
+        }
+        Action::SetBandwidth(limit) => {
+            let wanted = MigrationParameters {
+                max_bandwidth: Some(*limit),
                 ..MigrationParameters::default()
             };
             source.set_parameters(&wanted).await.map_err(failed)?;
@@ -141,12 +155,13 @@ async fn listen(pair: &Pair, again: bool) -> Result<String, ActionError> {
 
 /// `return-path` in every technique: without it a source takes "sent" for "arrived", and a target that dies while it loads
 /// takes the VM along.
-fn capabilities(postcopy: bool) -> [(Capability, bool); 4] {
+fn capabilities(postcopy: bool, throttle: bool) -> [(Capability, bool); 5] {
     [
         (Capability::Events, true),
         (Capability::ReturnPath, true),
         (Capability::PostcopyRam, postcopy),
         (Capability::PostcopyPreempt, postcopy),
+        (Capability::AutoConverge, throttle),
     ]
 }
 

@@ -56,6 +56,10 @@ pub(super) struct World {
     /// When the target will have loaded what was sent at switchover.
     loads_at: Option<Timestamp>,
     stop_at_once: bool,
+    /// What fits the downtime limit, bytes.
+    theta: f64,
+    /// The ceiling of the stream, bytes per second.
+    rate: f64,
     inbox: Vec<(Timestamp, u64, Input)>,
     last_delivery: [Timestamp; 2],
     sequence: u64,
@@ -85,6 +89,8 @@ impl World {
             listening: false,
             loads_at: None,
             stop_at_once,
+            theta: THETA,
+            rate: RATE,
             inbox: Vec::new(),
             last_delivery: [Timestamp::ZERO; 2],
             sequence: 0,
@@ -268,7 +274,7 @@ impl World {
                     self.stop();
                 } else if moves {
                     self.send();
-                    if self.remaining <= THETA {
+                    if self.remaining <= self.theta {
                         self.next_pass();
                     }
                 }
@@ -301,7 +307,7 @@ impl World {
     }
 
     fn send(&mut self) {
-        let bytes = (RATE * TICK.as_secs_f64()).min(self.remaining);
+        let bytes = (self.rate * TICK.as_secs_f64()).min(self.remaining);
         self.remaining -= bytes;
         self.sent += bytes;
         self.sent_in_pass += bytes;
@@ -313,7 +319,7 @@ impl World {
         self.pass += 1;
         let pass = self.pass + 1;
         self.emit(Side::Source, QemuEvent::Pass(pass));
-        if self.remaining <= THETA {
+        if self.remaining <= self.theta {
             self.stop();
         }
     }
@@ -392,7 +398,22 @@ impl World {
             Err(ActionError { class: FailureClass::Refused, message: message.to_owned() })
         };
         match action {
-            Action::Configure { .. } | Action::SetSwitchoverBandwidth(_) => Ok(Reply::Done),
+            Action::Configure { limits, .. } => {
+                self.theta = RATE * limits.downtime.as_secs_f64();
+                let ceiling = limits.bandwidth.bandwidth();
+                self.rate = ceiling.map_or(RATE, |at| at.bytes_per_second() as f64).min(RATE);
+                Ok(Reply::Done)
+            }
+            Action::SetSwitchoverBandwidth(_) => Ok(Reply::Done),
+            Action::SetDowntimeLimit(limit) => {
+                self.theta = RATE * limit.as_secs_f64();
+                Ok(Reply::Done)
+            }
+            Action::SetBandwidth(limit) => {
+                let ceiling = limit.bandwidth().map_or(RATE, |at| at.bytes_per_second() as f64);
+                self.rate = ceiling.min(RATE);
+                Ok(Reply::Done)
+            }
             Action::Listen => Ok(Reply::Listening("tcp:1".to_owned())),
             Action::Migrate { .. } => {
                 if !self.link_up() {
