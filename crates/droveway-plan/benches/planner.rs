@@ -9,7 +9,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use droveway_fleet::{Bandwidth, Bytes, DirtyCurve, Intent, Technique, Urgency};
 use droveway_model::{
     calibration::Calibration,
-    fluid::{Constants, End, FlowModel, Fluid, Gang, MoveModel, PortModel, Start, Tail, VmModel},
+    fluid::{Constants, End, FlowModel, Gang, MoveModel, PortModel, Start, Tail, VmModel},
     world::World,
 };
 use droveway_plan::{
@@ -155,7 +155,6 @@ fn bench(criterion: &mut Criterion) {
         bencher.iter(|| black_box(search_ports(&task, MANY_PLAYS, 1)));
     });
     group.finish();
-    black_box(Fluid::default());
 }
 
 criterion_group!(benches, bench);

@@ -57,9 +57,9 @@ pub const fn weights(urgency: Urgency) -> Weights {
 }
 
 /// Plays that a plan may cost, times its VMs: a play takes some two microseconds a VM, so this is some hundredths of a second.
-const VM_PLAYS: usize = 12_000;
+const VM_PLAYS: usize = 8_000;
 /// A large gang needs more: about half a second for 64 VMs.
-const PLAYS_LEAST: usize = 1_500;
+const PLAYS_LEAST: usize = 600;
 
 /// The background stream's ceiling as a share of the port, where a guest's page waits count: what is left lets requested
 /// pages pass an empty queue (measured at 200 Mbit/s: silence of 0.7 s instead of 4.7 s).

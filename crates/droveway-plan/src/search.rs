@@ -2,8 +2,8 @@
 //!
 //! A *schedule* is an order, a *way* (technique, ceiling of the background stream) for each VM, and a window: so many move
 //! at once, the next starts as one leaves the port. Every schedule that is considered is played; nothing is decided by a
-//! formula alone. The search begins from the best serial schedule (dynamic programme over who has moved already) and the
-//! plain policies and improves them step by step. Where the schedules that could still be better (see
+//! formula alone. The search begins from the best serial schedule (dynamic programme over who has moved already), the
+//! plain policies and the split by direction, and improves them step by step. Where the schedules that could still be better (see
 //! [`lower_bound`]) are few enough for the plays that are left, all of them are played, so that the best is known to be the
 //! best; otherwise the best one is shaken and improved until the plays are used up, and the bound says how much better
 //! another could be. The same task, budget and seed give the same answer.
@@ -20,7 +20,7 @@ pub use split::search_ports;
 
 use droveway_fleet::Technique;
 use droveway_model::{
-    fluid::{Course, FlowCourse, Fluid, Gang, MoveCourse, MoveEnd, MoveModel, Start},
+    fluid::{Course, End, FlowCourse, Fluid, Gang, MoveCourse, MoveEnd, MoveModel, Start},
     urgency::Objective,
 };
 use serde::{Deserialize, Serialize};
@@ -316,6 +316,44 @@ impl Task {
     }
 }
 
+/// Windows that schedules by direction are begun with.
+const DIRECTION_WINDOWS: [usize; 3] = [1, 2, 4];
+
+impl Task {
+    /// Those that send more than they receive first, by one of the ways that expose; the others last, by their first way.
+    fn by_direction(&self) -> Vec<Schedule> {
+        let net = |mover: &Mover| -> f64 {
+            let this = End::Vm(mover.step.vm);
+            let rate = |demand: f64| demand.min(self.capacity);
+            let flows = self.gang.flows.iter();
+            flows
+                .map(|flow| match (flow.from == this, flow.to == this) {
+                    (true, false) => rate(flow.demand),
+                    (false, true) => -rate(flow.demand),
+                    _ => 0.0,
+                })
+                .sum()
+        };
+        let nets: Vec<f64> = self.movers.iter().map(net).collect();
+        let mut order: Vec<usize> = (0..nets.len()).collect();
+        order.sort_by(|a, b| nets[*b].total_cmp(&nets[*a]));
+        let most = self.movers.iter().map(|mover| mover.ways.len()).max().unwrap_or(1);
+        let mut schedules = Vec::new();
+        for exposing in 0..most {
+            let ways: Vec<usize> = self
+                .movers
+                .iter()
+                .zip(&nets)
+                .map(|(mover, net)| if *net > 0.0 { exposing.min(mover.ways.len() - 1) } else { 0 })
+                .collect();
+            for window in DIRECTION_WINDOWS.into_iter().filter(|w| *w <= self.window_max()) {
+                schedules.push(Schedule { order: order.clone(), ways: ways.clone(), window });
+            }
+        }
+        schedules
+    }
+}
+
 /// How many VMs have their memory split at once, at most. A VM is exposed until it ends.
 fn most_exposed(moves: &[MoveCourse]) -> usize {
     let exposed = |step: &&MoveCourse| step.exposure_seconds > 0.0;
@@ -422,7 +460,7 @@ impl<'a> Search<'a> {
         self.judge.plays >= self.plays
     }
 
-    /// Improves the plain schedules and, where that is feasible, the best serial one.
+    /// Improves the plain schedules, those by direction and, where that is feasible, the best serial one.
     fn improve_known(&mut self) {
         let windows = [1, 2, self.task.window_max()];
         let mut starts = Vec::new();
@@ -442,6 +480,10 @@ impl<'a> Search<'a> {
                 let parts = self.offer(&schedule);
                 starts.push((self.value(&parts, 0), schedule));
             }
+        }
+        for schedule in self.task.by_direction() {
+            let parts = self.offer(&schedule);
+            starts.push((self.value(&parts, 0), schedule));
         }
         starts.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
         starts.dedup_by(|a, b| a.1 == b.1);

@@ -49,11 +49,12 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
         let below = of.iter().zip(&adaptive).filter(|(a, b)| dominates(b, a)).count();
         let mean = |part: fn(&Came) -> f64| of.iter().map(part).sum::<f64>() / of.len() as f64;
         println!(
-            "{name:<20} time {:6.2} s (median {:5.2})  lost {:8.1} MB  outage {:5.2} s  adaptive/it {:5.3}  dominates {:4.1} %  dominated {:5.1} %",
+            "{name:<20} time {:6.2} s (median {:5.2})  lost {:8.1} MB  outage {:5.2} s  cost {:6.2} s  adaptive/it {:5.3}  dominates {:4.1} %  dominated {:5.1} %",
             mean(|r| r.seconds),
             times[times.len() / 2],
             mean(|r| r.lost_bytes) / 1e6,
             mean(|r| r.worst_outage),
+            mean(Came::cost),
             ratios[ratios.len() / 2],
             100.0 * above as f64 / gangs as f64,
             100.0 * below as f64 / gangs as f64

@@ -55,6 +55,9 @@ impl Clark {
     }
 }
 
+/// Passes at most, as in Xen, where the rule comes from: on a busy port the rate that is asked for is not always had.
+const ROUNDS_MAX: u32 = 30;
+
 /// A port so slow that the remainder takes longer has no use for the rule.
 const LIMIT_MOST: f64 = 10.0;
 
@@ -87,7 +90,8 @@ impl ClarkState {
         // What is left at a pass's end is what was dirtied in it.
         let dirtied = sample.remaining_bytes;
         let next = next_rate(dirtied, seconds.max(f64::MIN_POSITIVE), &parameters);
-        if next <= parameters.rate_max && dirtied > parameters.left_min {
+        let goes_on = sample.passes <= ROUNDS_MAX;
+        if goes_on && next <= parameters.rate_max && dirtied > parameters.left_min {
             return Some(Step::Bandwidth(rate(next)));
         }
         self.stopped = true;
@@ -148,6 +152,13 @@ mod tests {
         }
         assert_eq!(got.len(), 9, "with the first pass ten");
         assert_eq!(taken.last().map(|(_, step)| *step), Some(Step::ForceStop), "68.75 is too fast");
+    }
+
+    #[test]
+    fn passes_that_do_not_shrink_end_too() {
+        let samples = (1..200).map(|number| pass(number, f64::from(number), 30e6));
+        let taken = steps(&Ladder::Clark(slow()), samples);
+        assert_eq!(taken.last(), Some(&(31.0, Step::ForceStop)));
     }
 
     #[test]

@@ -16,10 +16,22 @@ pub(crate) struct Came {
     pub(crate) seconds: f64,
     pub(crate) lost_bytes: f64,
     pub(crate) worst_outage: f64,
+    /// Silences of all VMs, seconds.
+    pub(crate) outages: f64,
     pub(crate) arrived: bool,
 }
 
 impl Came {
+    /// What it cost under the weights of urgency medium, seconds; exposure and brownouts aside.
+    pub(crate) fn cost(&self) -> f64 {
+        let weights = droveway_plan::adaptive::weights(droveway_fleet::Urgency::Medium);
+        // The payload of the studies' ports of 400 Mbit/s, bytes per second.
+        let port = 47e6;
+        weights.time * self.seconds
+            + weights.outage * self.outages
+            + weights.loss * self.lost_bytes / port
+    }
+
     pub(crate) fn mean(runs: &[Came]) -> Came {
         let count = runs.len().max(1) as f64;
         let mean = |part: fn(&Came) -> f64| runs.iter().map(part).sum::<f64>() / count;
@@ -27,6 +39,7 @@ impl Came {
             seconds: mean(|run| run.seconds),
             lost_bytes: mean(|run| run.lost_bytes),
             worst_outage: mean(|run| run.worst_outage),
+            outages: mean(|run| run.outages),
             arrived: runs.iter().all(|run| run.arrived),
         }
     }
@@ -82,7 +95,12 @@ impl Gang {
             };
             let outcome = simulate(&simulation)?;
             if !outcome.violations.is_empty() {
-                return Err(outcome.violations.join("; ").into());
+                return Err(format!(
+                    "{}, seed {seed}: {}",
+                    plan.policy,
+                    outcome.violations.join("; ")
+                )
+                .into());
             }
             Ok(measured(&outcome))
         };
@@ -117,11 +135,12 @@ fn measured(outcome: &Outcome) -> Came {
         let until = outcome.until.seconds();
         lost_bytes += (before * (until - began) - amount(began, until)).max(0.0);
     }
-    let worst = outcome.silences.values().flatten().map(|s| s.length().as_secs_f64());
+    let silences = || outcome.silences.values().flatten().map(|s| s.length().as_secs_f64());
+    let (worst_outage, outages) = (silences().fold(0.0, f64::max), silences().sum());
     let arrived = outcome.records.iter().all(|(_, record)| {
         !matches!(&record.kind, RecordKind::Ended { outcome, .. } if *outcome != droveway_drive::Outcome::Completed)
     });
-    Came { seconds: ended - began, lost_bytes, worst_outage: worst.fold(0.0, f64::max), arrived }
+    Came { seconds: ended - began, lost_bytes, worst_outage, outages, arrived }
 }
 
 /// Two to eight VMs at alpha with traffic in both directions and memory loads, and residents.
