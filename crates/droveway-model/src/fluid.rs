@@ -10,12 +10,16 @@
 mod course;
 mod problem;
 mod runner;
+mod trace;
 
 pub use course::{Course, FlowCourse, MoveCourse, MoveEnd};
 pub use problem::{Constants, End, FlowModel, Gang, MoveModel, PortModel, Start, Tail, VmModel};
+pub use runner::Stage;
+pub use trace::{Load, MoveTrace, Phase, PortLoad, PortTrace, Segment, Trace};
 
 use crate::share::{Claim, Class, Crosses, Resource, Sharer};
 use runner::Runner;
+use trace::{Observer, Scene, Tracer};
 
 /// Events that a gang may take for each of its moves: twice the passes that a plan may ask for (1,000), with its fixed
 /// steps. Beyond it the play ends, and says so.
@@ -54,6 +58,17 @@ pub struct Fluid {
 impl Fluid {
     /// Plays `gang` from its start until every move has ended, or nothing more can happen.
     pub fn play(&mut self, gang: &Gang) -> Course {
+        self.watched(gang, &mut ())
+    }
+
+    /// Plays `gang` and writes down what it looks like over time. The course is that of [`Fluid::play`].
+    pub fn trace(&mut self, gang: &Gang) -> (Course, Trace) {
+        let mut tracer = Tracer::new(gang);
+        let course = self.watched(gang, &mut tracer);
+        (course, tracer.finish())
+    }
+
+    fn watched(&mut self, gang: &Gang, observer: &mut impl Observer) -> Course {
         let mut course = Course::new(gang);
         self.runners.clear();
         self.runners.extend(gang.moves.iter().map(|step| Runner::new(gang, step)));
@@ -81,7 +96,8 @@ impl Fluid {
         self.local.resize(gang.ports.len(), 0);
         for (component, (moves, flows)) in moves.iter().zip(&flows).enumerate() {
             if !moves.is_empty() || !flows.is_empty() {
-                self.play_component(gang, component, moves, flows, &mut course);
+                let scene = Scene { gang, component, moves, flows };
+                self.play_component(scene, &mut course, observer);
             }
         }
         course.finish();
@@ -153,12 +169,11 @@ impl Fluid {
 
     fn play_component(
         &mut self,
-        gang: &Gang,
-        component: usize,
-        moves: &[usize],
-        flows: &[usize],
+        scene: Scene<'_>,
         course: &mut Course,
+        observer: &mut impl Observer,
     ) {
+        let Scene { gang, component, moves, flows } = scene;
         self.resources.clear();
         for (host, port) in gang.ports.iter().enumerate() {
             if self.component[host] == component {
@@ -177,6 +192,7 @@ impl Fluid {
         for (flow, rate) in flows.iter().zip(&self.rates) {
             course.flows[*flow].baseline = *rate;
         }
+        observer.began(self, scene);
         let mut now = 0.0_f64;
         let mut shared_at = 0.0_f64;
         let mut events = EVENTS_PER_MOVE_MAX.saturating_mul(moves.len());
@@ -196,6 +212,7 @@ impl Fluid {
                 settle(course, &self.rates, flows, now - shared_at);
                 shared_at = now;
                 self.share(gang, &active, flows, now);
+                observer.shared(self, scene, now);
                 stale = false;
             }
             let mut next = self.start_due;
@@ -214,6 +231,7 @@ impl Fluid {
                 let had_ended = runner.has_switched_or_ended();
                 runner.send(elapsed);
                 stale |= runner.step(step, gang, now);
+                observer.stepped(*index, runner, now);
                 ended |= runner.has_switched_or_ended() != had_ended;
                 let place =
                     if runner.is_at_target() { step.target } else { gang.vms[step.vm].host };
@@ -229,6 +247,7 @@ impl Fluid {
         self.waiting = waiting;
         self.active = active;
         settle(course, &self.rates, flows, now - shared_at);
+        observer.ended(self, scene, now);
         for index in moves {
             course.moves[*index] = self.runners[*index].course(gang);
         }

@@ -7,8 +7,9 @@ use super::{
 use crate::technique::outage_after_switch;
 use droveway_fleet::Technique;
 
+/// Where a move is in its course.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub enum Stage {
     /// Not started.
     Waiting,
     /// Connecting.
@@ -27,6 +28,14 @@ pub(super) enum Stage {
     Finish,
     /// Ended.
     Ended,
+}
+
+impl Stage {
+    /// True while no vCPU runs.
+    #[must_use]
+    pub const fn is_stopped(self) -> bool {
+        matches!(self, Stage::Rest | Stage::Switch | Stage::PostcopySwitch)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -138,9 +147,29 @@ impl Runner {
 
     /// Whether the guest's traffic flows.
     pub(super) fn answers(&self, now: f64) -> bool {
+        !self.stage.is_stopped() && self.silent_until.is_none_or(|until| now >= until)
+    }
+
+    /// When it started; zero if it has not.
+    pub(super) fn started(&self) -> f64 {
+        self.started
+    }
+
+    /// The passes that have ended.
+    pub(super) fn passes(&self) -> u32 {
+        self.passes
+    }
+
+    /// How fast what it has sent grows, bytes per second. What the sockets hold at a switch to post-copy counts as sent when the
+    /// switch begins and leaves during it: here it is spread over the switch.
+    pub(super) fn carries(&self) -> f64 {
         match self.stage {
-            Stage::Rest | Stage::Switch | Stage::PostcopySwitch => false,
-            _ => self.silent_until.is_none_or(|until| now >= until),
+            Stage::Pass | Stage::Rest | Stage::PostCopy => self.rate,
+            Stage::PostcopySwitch => {
+                let lasts = self.until - self.stopped.unwrap_or(self.until);
+                if lasts > 0.0 { self.queued / lasts } else { 0.0 }
+            }
+            Stage::Waiting | Stage::Setup | Stage::Switch | Stage::Finish | Stage::Ended => 0.0,
         }
     }
 

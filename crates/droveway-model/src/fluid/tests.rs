@@ -1,3 +1,5 @@
+mod trace;
+
 use super::*;
 use droveway_fleet::{DirtyCurve, Technique, curve::PageClass};
 use proptest::prelude::*;
