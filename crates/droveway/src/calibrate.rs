@@ -67,6 +67,7 @@ pub(crate) fn run(
                 output: Output::Table,
                 quiet: true,
                 snapshot: Some(snapshot.clone()),
+                svg: None,
             };
             let exit = drain::move_named(&fleet, vms.clone(), &request)?;
             match exit {

@@ -89,9 +89,19 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PlanCommand {
     /// To move every VM away from a host
-    Drain(DrainArgs),
+    Drain(Planned<DrainArgs>),
     /// To move named VMs
-    Migrate(MigrateArgs),
+    Migrate(Planned<MigrateArgs>),
+}
+
+/// What is planned, and what else is made of the plan.
+#[derive(Debug, Args)]
+pub(crate) struct Planned<T: Args> {
+    #[command(flatten)]
+    pub(crate) what: T,
+    /// Draw the plan: what is done with each VM when, and the load of both ports
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) svg: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -450,4 +460,37 @@ pub(crate) fn print_schema(kind: &str) -> Result<Exit, Failure> {
     };
     print!("{text}");
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn a_plan_can_be_drawn_and_a_run_cannot() {
+        Cli::command().debug_assert();
+        let parsed = |words: &str| {
+            let words = words.split(' ');
+            Cli::try_parse_from(["droveway"].into_iter().chain(words)).map(|cli| cli.command)
+        };
+        let Ok(Command::Plan(PlanCommand::Drain(planned))) =
+            parsed("plan drain alpha --to beta --svg plan.svg --urgency high")
+        else {
+            panic!("a plan's picture");
+        };
+        assert_eq!(planned.svg, Some(PathBuf::from("plan.svg")));
+        assert_eq!(
+            (planned.what.host.as_str(), planned.what.intent.to.as_str()),
+            ("alpha", "beta")
+        );
+        assert_eq!(planned.what.intent.urgency, Urgency::High);
+        let Ok(Command::Plan(PlanCommand::Migrate(planned))) =
+            parsed("plan migrate a b --svg plan.svg --to beta")
+        else {
+            panic!("a plan's picture");
+        };
+        assert_eq!(planned.what.vms, ["a", "b"]);
+        assert!(parsed("drain alpha --to beta --svg plan.svg").is_err());
+    }
 }

@@ -1,7 +1,7 @@
 //! `drain` and `migrate`: from what was asked to a plan, its check, the run and its report.
 
 use crate::{
-    cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output, PlanCommand},
+    cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output, PlanCommand, Planned},
     clock,
     exit::{Exit, Failure},
     explain,
@@ -10,8 +10,10 @@ use crate::{
     outlook::{Knowledge, Outlook},
     preflight::{self, Checked},
     qemu::{self, Qemu},
-    render, report,
+    render::{self, PlanPicture},
+    report,
     run::{self, Display, Pair, Ports, Run},
+    state,
 };
 use droveway_drive::GangDriver;
 use droveway_fleet::{
@@ -49,13 +51,17 @@ pub(crate) fn plan(
         intent.policy.get_or_insert_with(|| PLAN_POLICY.to_owned());
     };
     match command {
-        PlanCommand::Drain(mut args) => {
+        PlanCommand::Drain(Planned { what: mut args, svg }) => {
             only_plan(&mut args.intent);
-            drain(&args, fleet, calibration, output)
+            let request =
+                Request { svg: svg.as_deref(), ..Request::of(&args.intent, calibration, output) };
+            drain_as(&args, fleet, &request)
         }
-        PlanCommand::Migrate(mut args) => {
+        PlanCommand::Migrate(Planned { what: mut args, svg }) => {
             only_plan(&mut args.intent);
-            migrate(&args, fleet, calibration, output)
+            let request =
+                Request { svg: svg.as_deref(), ..Request::of(&args.intent, calibration, output) };
+            migrate_as(&args, fleet, &request)
         }
     }
 }
@@ -75,11 +81,18 @@ pub(crate) fn drain(
     calibration: Option<&Path>,
     output: Output,
 ) -> Result<Exit, Failure> {
+    drain_as(args, fleet, &Request::of(&args.intent, calibration, output))
+}
+
+fn drain_as(
+    args: &DrainArgs,
+    fleet: Option<&Path>,
+    request: &Request<'_>,
+) -> Result<Exit, Failure> {
     let fleet = fleet::load(fleet)?;
     let hosts = fleet.spec.hosts.iter().map(|host| &host.name);
     let source = cli::known(&args.host, "host", hosts, cli::host_text)?.clone();
-    let request = Request { args: &args.intent, calibration, output, quiet: false, snapshot: None };
-    execute(&fleet, "drain", Some(source), None, &request)
+    execute(&fleet, "drain", Some(source), None, request)
 }
 
 pub(crate) fn migrate(
@@ -87,6 +100,14 @@ pub(crate) fn migrate(
     fleet: Option<&Path>,
     calibration: Option<&Path>,
     output: Output,
+) -> Result<Exit, Failure> {
+    migrate_as(args, fleet, &Request::of(&args.intent, calibration, output))
+}
+
+fn migrate_as(
+    args: &MigrateArgs,
+    fleet: Option<&Path>,
+    request: &Request<'_>,
 ) -> Result<Exit, Failure> {
     let fleet = fleet::load(fleet)?;
     let names = fleet.spec.vms.iter().map(|vm| &vm.name);
@@ -98,8 +119,7 @@ pub(crate) fn migrate(
         }
         vms.push(vm);
     }
-    let request = Request { args: &args.intent, calibration, output, quiet: false, snapshot: None };
-    move_named(&fleet, vms, &request)
+    move_named(&fleet, vms, request)
 }
 
 /// How a move is asked for, beside what is moved.
@@ -112,6 +132,15 @@ pub(crate) struct Request<'a> {
     pub(crate) quiet: bool,
     /// What is known of the fleet, if the caller knows.
     pub(crate) snapshot: Option<Snapshot>,
+    /// Where the plan's picture goes, if one is wanted.
+    pub(crate) svg: Option<&'a Path>,
+}
+
+impl<'a> Request<'a> {
+    /// As the command line asks for it.
+    fn of(args: &'a IntentArgs, calibration: Option<&'a Path>, output: Output) -> Self {
+        Request { args, calibration, output, quiet: false, snapshot: None, svg: None }
+    }
 }
 
 /// Moves these VMs.
@@ -527,6 +556,9 @@ impl Job<'_> {
         outlook: Option<&Outlook>,
         reasoning: Option<&Reasoning>,
     ) -> Result<Exit, Failure> {
+        if let Some(path) = self.request.svg {
+            self.picture(plan, outlook, path)?;
+        }
         if self.request.output != Output::Table {
             let forecast = outlook.map(|outlook| &outlook.forecast);
             cli::print_data(&Shown { plan, forecast, reasoning }, self.request.output)?;
@@ -584,7 +616,35 @@ impl Job<'_> {
         if let Some(reasoning) = reasoning {
             println!("\n{}", explain::text(reasoning));
         }
+        if let Some(path) = self.request.svg {
+            println!("\npicture: {}", path.display());
+        }
         Ok(Exit::Done)
+    }
+
+    /// Draws the plan into a file.
+    fn picture(&self, plan: &Plan, outlook: Option<&Outlook>, path: &Path) -> Result<(), Failure> {
+        let Some(outlook) = outlook else {
+            return Err(Failure::usage(format!(
+                "--svg {}: there is no fresh snapshot of fleet '{}' to draw a plan from",
+                path.display(),
+                self.fleet.metadata.name
+            ))
+            .hint("measure first: `droveway measure`, or add --measure 5s, or name one with --snapshot"));
+        };
+        let own = |vm: &VmId| self.fleet.spec.vm(vm.as_str()).and_then(|vm| vm.deadline);
+        let deadlines: Vec<_> = plan.moves.iter().map(|step| own(&step.vm)).collect();
+        let (course, trace) = outlook.trace();
+        let svg = render::plan_picture(&PlanPicture {
+            plan,
+            intent: &self.intent,
+            deadlines: &deadlines,
+            forecast: &outlook.forecast,
+            gang: outlook.gang(),
+            course: &course,
+            trace: &trace,
+        });
+        keep_picture(&svg, path)
     }
 
     #[expect(clippy::print_stdout, reason = "the command's data")]
@@ -597,6 +657,13 @@ impl Job<'_> {
             cli::print_data(report, self.request.output)
         }
     }
+}
+
+fn keep_picture(svg: &str, path: &Path) -> Result<(), Failure> {
+    state::write_text(svg, path).map_err(|failure| {
+        Failure::usage(format!("--svg: {:#}", failure.error))
+            .hint("name a file in a folder that you may write to")
+    })
 }
 
 fn vm_facts(vm: &FleetVm) -> VmFacts {
@@ -636,4 +703,28 @@ pub(crate) fn decisions(notes: &[Note], reasoning: Option<&Reasoning>) -> Vec<De
         })
     });
     noted.chain(reasoned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_is_written_whole_or_the_file_and_the_remedy_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new").join("plan.svg");
+        for text in ["<svg/>", "<svg></svg>"] {
+            keep_picture(text, &path).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(std::fs::read_dir(folder.path().join("new")).unwrap().count(), 1);
+        for bad in [path.join("below-a-file.svg"), folder.path().join("new"), "/".into()] {
+            let failure = keep_picture("<svg/>", &bad).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage);
+            let said = failure.error.to_string();
+            assert!(said.contains("--svg") && said.contains(&*bad.to_string_lossy()), "{said}");
+            assert!(failure.hint.is_some());
+        }
+        assert_eq!(std::fs::read_dir(folder.path().join("new")).unwrap().count(), 1);
+    }
 }

@@ -7,7 +7,7 @@ use droveway_fleet::{
 };
 use droveway_model::{
     calibration::{Calibration, MoveOutcome, RunRecord},
-    fluid::{Fluid, Gang},
+    fluid::{Course, Fluid, Gang, Trace},
     forecast::{Forecast, forecast},
     world::World,
 };
@@ -72,6 +72,16 @@ pub(crate) struct Outlook {
 }
 
 impl Outlook {
+    /// What the model was given.
+    pub(crate) const fn gang(&self) -> &Gang {
+        &self.gang
+    }
+
+    /// One play of the plan, with the figures as they were measured, and what it looks like over time.
+    pub(crate) fn trace(&self) -> (Course, Trace) {
+        Fluid::default().trace(&self.gang)
+    }
+
     /// Puts the forecast beside the outcome.
     pub(crate) fn tell(&self, report: &mut RunReport) {
         report.predicted = Some(GangPrediction {

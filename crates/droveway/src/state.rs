@@ -87,6 +87,11 @@ fn parsed<T: DeserializeOwned>(text: &str, path: &Path, kind: &str) -> Result<T,
 /// Writes a document beside its place, then puts it there: whole or not at all.
 pub(crate) fn write<T: Serialize>(value: &T, path: &Path) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)? + "\n";
+    write_text(&text, path)
+}
+
+/// The same for a text.
+pub(crate) fn write_text(text: &str, path: &Path) -> Result<(), Failure> {
     let Some(name) = path.file_name() else {
         return Err(Failure::usage(format!("'{}' is not a file's name", path.display())));
     };

@@ -174,7 +174,7 @@ fn the_better_run_is_marked() {
 }
 
 /// Every element that is opened is closed, in order.
-fn well_formed(svg: &str) -> bool {
+pub(super) fn well_formed(svg: &str) -> bool {
     let mut open = Vec::new();
     for tag in svg.split('<').skip(1) {
         let Some((tag, _)) = tag.split_once('>') else { return false };

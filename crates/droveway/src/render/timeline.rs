@@ -38,17 +38,18 @@ const BEFORE_SECONDS: f64 = 3.0;
 const AFTER_SECONDS: f64 = 3.4;
 const FONT: &str = "sans-serif";
 
-const INK: RGBColor = RGBColor(40, 40, 40);
-const PALE: RGBColor = RGBColor(120, 120, 120);
-const GRID: RGBColor = RGBColor(225, 225, 225);
+pub(super) const INK: RGBColor = RGBColor(40, 40, 40);
+pub(super) const PALE: RGBColor = RGBColor(120, 120, 120);
+pub(super) const GRID: RGBColor = RGBColor(225, 225, 225);
 /// Okabe and Ito's palette, told apart with every kind of colour vision.
-const BLUE: RGBColor = RGBColor(0, 114, 178);
-const SKY: RGBColor = RGBColor(86, 180, 233);
-const ORANGE: RGBColor = RGBColor(230, 159, 0);
-const VERMILION: RGBColor = RGBColor(213, 94, 0);
-const GREEN: RGBColor = RGBColor(0, 158, 115);
-const PURPLE: RGBColor = RGBColor(204, 121, 167);
-const GREY: RGBColor = RGBColor(205, 205, 205);
+pub(super) const BLUE: RGBColor = RGBColor(0, 114, 178);
+pub(super) const SKY: RGBColor = RGBColor(86, 180, 233);
+pub(super) const ORANGE: RGBColor = RGBColor(230, 159, 0);
+pub(super) const VERMILION: RGBColor = RGBColor(213, 94, 0);
+pub(super) const GREEN: RGBColor = RGBColor(0, 158, 115);
+pub(super) const PURPLE: RGBColor = RGBColor(204, 121, 167);
+pub(super) const YELLOW: RGBColor = RGBColor(240, 228, 66);
+pub(super) const GREY: RGBColor = RGBColor(205, 205, 205);
 
 /// The phases that are drawn, in the order of the legend.
 const PHASES: &[(&str, RGBColor)] = &[
@@ -57,7 +58,7 @@ const PHASES: &[(&str, RGBColor)] = &[
     ("switchover", VERMILION),
     ("post-copy", ORANGE),
     ("post-copy-paused", PURPLE),
-    ("recovering", RGBColor(240, 228, 66)),
+    ("recovering", YELLOW),
     ("rolling-back", RGBColor(90, 90, 90)),
     ("settling", GREEN),
 ];
@@ -97,7 +98,7 @@ fn font(size: u32, color: RGBColor) -> TextStyle<'static> {
     (FONT, size).into_font().color(&color)
 }
 
-fn shortened(name: &str) -> String {
+pub(super) fn shortened(name: &str) -> String {
     if name.chars().count() <= NAME_LEN_MAX {
         return name.to_owned();
     }
