@@ -124,46 +124,63 @@ fn listed(problems: &[Problem]) -> String {
     lines.join("\n  ")
 }
 
+/// What a document says it is. Whatever else stands beside these two is not looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Envelope {
+    /// The version.
+    pub api_version: Option<String>,
+    /// The kind.
+    pub kind: Option<String>,
+}
+
+impl Envelope {
+    /// Refuses another version and another kind. What is missing is left to the fields of the document itself.
+    ///
+    /// # Errors
+    /// [`DocumentError::Version`], [`DocumentError::Kind`].
+    pub fn expect(self, kind: &'static str, origin: &str) -> Result<(), DocumentError> {
+        if let Some(found) = self.api_version.filter(|found| found != API_VERSION) {
+            return Err(DocumentError::Version { origin: origin.to_owned(), found });
+        }
+        if let Some(found) = self.kind.filter(|found| found != kind) {
+            return Err(DocumentError::Kind { origin: origin.to_owned(), found, expected: kind });
+        }
+        Ok(())
+    }
+}
+
 /// Reads a document and checks it.
 ///
 /// # Errors
 /// [`DocumentError`], whose text names origin, field and remedy.
 pub fn parse<S: Spec>(text: &str, origin: &str) -> Result<Document<S>, DocumentError> {
-    /// Only the envelope: the wrong kind should be said before the wrong field.
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Envelope {
-        api_version: Option<String>,
-        kind: Option<String>,
-    }
+    // Only the envelope: the wrong kind should be said before the wrong field.
     if let Ok(envelope) = serde_saphyr::from_str::<Envelope>(text) {
-        if let Some(found) = envelope.api_version.filter(|v| v != API_VERSION) {
-            return Err(DocumentError::Version { origin: origin.to_owned(), found });
-        }
-        if let Some(found) = envelope.kind.filter(|k| k != S::KIND) {
-            return Err(DocumentError::Kind {
-                origin: origin.to_owned(),
-                found,
-                expected: S::KIND,
-            });
-        }
+        envelope.expect(S::KIND, origin)?;
     }
-
-    let mut path = String::new();
-    let document: Document<S> = serde_saphyr::with_deserializer_from_str(text, |deserializer| {
-        serde_path_to_error::deserialize(deserializer).map_err(|error| {
-            path = error.path().to_string();
-            error.into_inner()
-        })
-    })
-    .map_err(|error| syntax_error(origin, &path, &error))?;
-
+    let document: Document<S> = value(text, origin)?;
     let problems = document.spec.problems();
     if problems.is_empty() {
         Ok(document)
     } else {
         Err(DocumentError::Invalid { origin: origin.to_owned(), problems })
     }
+}
+
+/// Reads any value from YAML or JSON. Its envelope, if it has one, is not looked at.
+///
+/// # Errors
+/// [`DocumentError::Syntax`], with the field's path and line.
+pub fn value<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, DocumentError> {
+    let mut path = String::new();
+    serde_saphyr::with_deserializer_from_str(text, |deserializer| {
+        serde_path_to_error::deserialize(deserializer).map_err(|error| {
+            path = error.path().to_string();
+            error.into_inner()
+        })
+    })
+    .map_err(|error| syntax_error(origin, &path, &error))
 }
 
 fn syntax_error(origin: &str, path: &str, error: &serde_saphyr::Error) -> DocumentError {

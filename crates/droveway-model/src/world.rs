@@ -24,6 +24,8 @@ pub struct World {
     pub gang: Gang,
     /// Of each VM: relative standard error of its dirty curve, and of what a first pass sends.
     pub uncertain: Vec<Uncertainty>,
+    /// How long traffic was watched, seconds; `None` where its rates hold for any time.
+    pub window_seconds: Option<f64>,
 }
 
 /// How well a VM's memory is known, relative standard errors.
@@ -72,14 +74,15 @@ impl World {
             horizon: HORIZON_SECONDS,
         };
         let uncertain = snapshot.vms.iter().map(uncertainty).collect();
-        World { hosts, vms, gang, uncertain }
+        let window_seconds = Some(snapshot.window_seconds).filter(|seconds| *seconds > 0.0);
+        World { hosts, vms, gang, uncertain, window_seconds }
     }
 
     /// A gang whose ports and VMs have these names, in its order, all of it known exactly. Names may be missing where nobody
     /// asks for them.
     #[must_use]
     pub fn named(gang: Gang, hosts: Vec<HostId>, vms: Vec<VmId>) -> Self {
-        World { hosts, vms, uncertain: Vec::new(), gang }
+        World { hosts, vms, uncertain: Vec::new(), gang, window_seconds: None }
     }
 
     /// The index of a host.

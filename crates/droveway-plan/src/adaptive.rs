@@ -56,6 +56,27 @@ pub const fn weights(urgency: Urgency) -> Weights {
     }
 }
 
+/// How hard the search tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Effort {
+    /// Schedules that are played; `None`: as many as suit the gang's size.
+    pub plays: Option<usize>,
+    /// Chance: the same question and the same seed have the same answer.
+    pub seed: u64,
+}
+
+impl Default for Effort {
+    fn default() -> Self {
+        Effort { plays: None, seed: SEED }
+    }
+}
+
+impl Effort {
+    fn plays_for(self, vms: usize) -> usize {
+        self.plays.unwrap_or((VM_PLAYS / vms.max(1)).max(PLAYS_LEAST))
+    }
+}
+
 /// Plays that a plan may cost, times its VMs: a play takes some two microseconds a VM, so this is some hundredths of a second.
 const VM_PLAYS: usize = 8_000;
 /// A large gang needs more: about half a second for 64 VMs.
@@ -187,28 +208,15 @@ pub fn propose(
     known: Known<'_>,
     steps: &[Move],
     models: Vec<MoveModel>,
+    effort: Effort,
 ) -> Option<Proposal> {
     let task = task(intent, facts, known, models);
-    let plays = (VM_PLAYS / facts.vms.len().max(1)).max(PLAYS_LEAST);
-    let (task, found, deadlines) = planned(task, facts, known, plays)?;
+    let plays = effort.plays_for(facts.vms.len());
+    let (task, found, deadlines) = planned(task, facts, known, plays, effort.seed)?;
     let mut judge = Judge::new(&task);
     let plain = plain(&task, &mut judge);
-    let (_, spread) = known.calibration.error(Quantity::Total, None);
-    let mut doubt = Doubt { task: &task, known, fluid: Fluid::default() };
-    let (found_score, (found_cost, found_schedule)) = doubt.best(&found.nearby)?;
-    let plain_schedules: Vec<(Cost, Schedule)> =
-        plain.iter().map(|(_, cost, schedule)| (*cost, schedule.clone())).collect();
-    let (plain_score, (plain_cost, plain_schedule)) = doubt.best(&plain_schedules)?;
-    // The error is one of predictions; both sides share most of it, so what a gain must exceed is a part.
-    let error = ERROR_SHARE * spread * found_score;
-    let clever = gains_enough(plain_score, found_score, error);
-    let plain_name = plain.iter().find(|(_, _, schedule)| schedule == plain_schedule);
-    let (chosen, schedule, cost) = match plain_name {
-        Some((name, ..)) if !clever && found_schedule != plain_schedule => {
-            (name.clone(), plain_schedule.clone(), *plain_cost)
-        }
-        _ => ("search".to_owned(), found_schedule.clone(), *found_cost),
-    };
+    let Preferred { chosen, schedule, cost, searched, error } =
+        preferred(&task, known, &found, &plain)?;
     let course = judge.course(&schedule);
     let context = Context { facts, task: &task, schedule: &schedule, cost, course: &course };
     let mut alternatives: Vec<Alternative> = plain
@@ -226,7 +234,7 @@ pub fn propose(
         bound: found.bound,
         gap: if found.exact && cost == found.cost { 0.0 } else { gap(cost, &found) },
         plays: found.plays + judge.plays,
-        preferred_to: (chosen != "search").then_some(*found_cost),
+        preferred_to: (chosen != "search").then_some(searched),
         chosen,
         error,
         alternatives,
@@ -243,6 +251,44 @@ pub fn propose(
     Some(Proposal { moves: moves.collect(), concurrency, reasoning })
 }
 
+/// What is to be done, and how it compares.
+pub(crate) struct Preferred {
+    /// `search`, or the plain policy.
+    pub(crate) chosen: String,
+    pub(crate) schedule: Schedule,
+    pub(crate) cost: Cost,
+    /// What the best that the search found costs.
+    searched: Cost,
+    /// The error that a gain has to exceed, seconds.
+    error: f64,
+}
+
+/// The best of what was found, or the best plain schedule where that is not worse by more than the model's error.
+pub(crate) fn preferred(
+    task: &Task,
+    known: Known<'_>,
+    found: &Found,
+    plain: &[(String, Cost, Schedule)],
+) -> Option<Preferred> {
+    let (_, spread) = known.calibration.error(Quantity::Total, None);
+    let mut doubt = Doubt { task, known, fluid: Fluid::default() };
+    let (found_score, (found_cost, found_schedule)) = doubt.best(&found.nearby)?;
+    let plain_schedules: Vec<(Cost, Schedule)> =
+        plain.iter().map(|(_, cost, schedule)| (*cost, schedule.clone())).collect();
+    let (plain_score, (plain_cost, plain_schedule)) = doubt.best(&plain_schedules)?;
+    // The error is one of predictions; both sides share most of it, so what a gain must exceed is a part.
+    let error = ERROR_SHARE * spread * found_score;
+    let clever = gains_enough(plain_score, found_score, error);
+    let plain_name = plain.iter().find(|(_, _, schedule)| schedule == plain_schedule);
+    let (chosen, schedule, cost) = match plain_name {
+        Some((name, ..)) if !clever && found_schedule != plain_schedule => {
+            (name.clone(), plain_schedule.clone(), *plain_cost)
+        }
+        _ => ("search".to_owned(), found_schedule.clone(), *found_cost),
+    };
+    Some(Preferred { chosen, schedule, cost, searched: *found_cost, error })
+}
+
 /// One forecast in twenty is beyond so many standard deviations.
 const P95: f64 = 1.645;
 
@@ -253,21 +299,20 @@ fn planned(
     facts: &GangFacts,
     known: Known<'_>,
     plays: usize,
+    seed: u64,
 ) -> Option<(Task, Found, Option<Deadlines>)> {
-    let due = task.movers.iter().map(|mover| mover.deadline).fold(task.deadline, f64::min);
+    let due = task.due();
     let others = Urgency::ALL.map(weights);
     if due.is_infinite() {
-        let found = search_for(&task, &others, plays, SEED)?;
+        let found = search_for(&task, &others, plays, seed)?;
         return Some((task, found, None));
     }
-    let (_, spread) = known.calibration.error(Quantity::Total, None);
-    let safety = (P95 * spread).exp();
-    let keeps = |found: &Found| found.cost.parts.missed < 0.5;
+    let safety = safety(known);
     let safe = task.hurried(safety);
-    let found = search_for(&safe, &others, plays, SEED)?;
+    let found = search_for(&safe, &others, plays, seed)?;
     let fastest = |task: &Task| {
         let calm = Task { weights: weights(Urgency::Critical), ..task.hurried(0.0) };
-        search(&calm, plays, SEED).map_or(f64::INFINITY, |f| f.cost.parts.total_seconds * safety)
+        search(&calm, plays, seed).map_or(f64::INFINITY, |f| f.cost.parts.total_seconds * safety)
     };
     if keeps(&found) {
         let fastest_seconds = fastest(&task);
@@ -283,20 +328,20 @@ fn planned(
     for (index, fact) in facts.vms.iter().enumerate().filter(|(_, fact)| !fact.allow_postcopy) {
         let mut freer = task.clone();
         freer.movers[index].ways.extend(exposing(task.capacity));
-        if search(&freer.hurried(safety), plays, SEED).is_some_and(|found| keeps(&found)) {
+        if search(&freer.hurried(safety), plays, seed).is_some_and(|found| keeps(&found)) {
             remedies.push((0.0, format!("allow post-copy for {}", fact.vm)));
         }
     }
     if task.parallel_max < task.movers.len() {
         let freer = Task { parallel_max: task.movers.len(), ..task.clone() };
-        if search(&freer.hurried(safety), plays, SEED).is_some_and(|found| keeps(&found)) {
+        if search(&freer.hurried(safety), plays, seed).is_some_and(|found| keeps(&found)) {
             remedies.push((0.0, "let more VMs move at once (--max-parallel)".to_owned()));
         }
     }
     for percent in RESERVED {
         let mut freer = task.clone();
         if freer.reserve(f64::from(percent) / 100.0)
-            && search(&freer.hurried(safety), plays, SEED).is_some_and(|found| keeps(&found))
+            && search(&freer.hurried(safety), plays, seed).is_some_and(|found| keeps(&found))
         {
             let text = format!("reserve {percent} % of both ports for migration");
             remedies.push((0.0, text));
@@ -304,9 +349,9 @@ fn planned(
         }
     }
     remedies.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let raw = search_for(&task, &others, plays, SEED)?;
+    let raw = search_for(&task, &others, plays, seed)?;
     let hopeful =
-        || search(&task.hurried(1.0 / safety), plays, SEED).is_some_and(|found| keeps(&found));
+        || search(&task.hurried(1.0 / safety), plays, seed).is_some_and(|found| keeps(&found));
     let verdict = if keeps(&raw) || hopeful() {
         Verdict::AtRisk
     } else if least_seconds(&task) > task.deadline {
@@ -316,6 +361,17 @@ fn planned(
     };
     let remedies = remedies.into_iter().map(|(_, text)| text).collect();
     Some((task, raw, Some(Deadlines { verdict, fastest_seconds, remedies })))
+}
+
+/// Whether it misses nothing.
+pub(crate) fn keeps(found: &Found) -> bool {
+    found.cost.parts.missed < 0.5
+}
+
+/// So many times less time is planned with, so that deadlines are kept even if the forecast is off.
+pub(crate) fn safety(known: Known<'_>) -> f64 {
+    let (_, spread) = known.calibration.error(Quantity::Total, None);
+    (P95 * spread).exp()
 }
 
 /// Reservations that are tried as a remedy, percent of a port.
@@ -337,8 +393,13 @@ impl Task {
         gained
     }
 
+    /// The first deadline of any, seconds.
+    pub(crate) fn due(&self) -> f64 {
+        self.movers.iter().map(|mover| mover.deadline).fold(self.deadline, f64::min)
+    }
+
     /// The same with so many times less time; zero: all the time in the world.
-    fn hurried(&self, times: f64) -> Task {
+    pub(crate) fn hurried(&self, times: f64) -> Task {
         let hurry = |deadline: f64| if times > 0.0 { deadline / times } else { f64::INFINITY };
         let mut task = self.clone();
         task.deadline = hurry(task.deadline);
@@ -371,7 +432,12 @@ fn moved(step: &Move, way: Way) -> Move {
     step
 }
 
-fn task(intent: &Intent, facts: &GangFacts, known: Known<'_>, models: Vec<MoveModel>) -> Task {
+pub(crate) fn task(
+    intent: &Intent,
+    facts: &GangFacts,
+    known: Known<'_>,
+    models: Vec<MoveModel>,
+) -> Task {
     let mut gang = known.world.gang.clone();
     gang.constants = known.calibration.constants;
     let (source, target) =
@@ -426,7 +492,7 @@ fn exposing(capacity: f64) -> [Way; 3] {
 }
 
 /// The plain policies' schedules, under the task's limits.
-fn plain(task: &Task, judge: &mut Judge<'_>) -> Vec<(String, Cost, Schedule)> {
+pub(crate) fn plain(task: &Task, judge: &mut Judge<'_>) -> Vec<(String, Cost, Schedule)> {
     let mut plain = Vec::new();
     let most = task.movers.len().min(task.parallel_max).max(1);
     for technique in [Technique::PreCopy, Technique::PostCopy, Technique::Hybrid] {

@@ -8,6 +8,8 @@
 
 pub mod adaptive;
 pub mod check;
+pub mod document;
+pub mod explain;
 pub mod habits;
 mod plan;
 pub mod play;
@@ -18,5 +20,7 @@ pub mod search;
 
 pub use adaptive::{Known, Reasoning};
 pub use check::Violation;
-pub use plan::{Fallback, Move, Plan, StartRule, SwitchRule, Turns};
-pub use policy::{GangFacts, Made, Note, PolicyError, VmFacts};
+pub use plan::{
+    Direction, Fallback, Move, Plan, Reservation, SNAPSHOT_MAX_AGE, StartRule, SwitchRule, Turns,
+};
+pub use policy::{Chosen, GangFacts, Made, Note, PolicyError, VmFacts};

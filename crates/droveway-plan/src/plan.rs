@@ -1,24 +1,60 @@
 use crate::habits::Ladder;
-use droveway_fleet::{Bandwidth, HostId, RateLimit, Technique, VmId};
+use droveway_fleet::{
+    Bandwidth, HostId, RateLimit, Technique, TimeSpan, VmId, document::API_VERSION,
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What a run will do. Immutable: a new plan is a child with a higher generation.
+/// The `kind` of a plan.
+pub(crate) const KIND: &str = "Plan";
+
+/// A plan says nothing of a world that was measured longer ago than this, unless it says itself what it bears: operators'
+/// peaks last minutes.
+pub const SNAPSHOT_MAX_AGE: TimeSpan = TimeSpan::from_secs(600);
+
+/// What a run will do. Immutable: a new plan is a child with a higher generation. A document: [`crate::document`] reads one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Plan {
+    /// Always `droveway/v1`.
+    pub api_version: String,
+    /// Always `Plan`.
+    pub kind: String,
     /// Its name, unique among the runs of one controller.
     pub id: String,
     /// The plan that it replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     /// Whoever holds a higher generation refuses a lower one.
+    #[serde(default)]
     pub generation: u32,
-    /// The policy that made it.
+    /// The policy that made it, as it was asked for: with its parameters.
     pub policy: String,
     /// The host to leave.
     pub source: HostId,
     /// The host to go to.
     pub target: HostId,
+    /// When its snapshot was taken, RFC 3339; absent: it was made without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_taken_at: Option<String>,
+    /// It is not executed once its snapshot is older; absent: [`SNAPSHOT_MAX_AGE`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_max_age: Option<TimeSpan>,
+    /// When the last VM has to have arrived, from the start of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<TimeSpan>,
+    /// The longest downtime that was asked for; absent: nobody asked, and the moves' own limits are only aimed at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_downtime: Option<TimeSpan>,
+    /// At most so many VMs have their memory split between two hosts at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_exposed: Option<u32>,
+    /// What the ports keep free for the moves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reservations: Vec<Reservation>,
+    /// The VMs whose vCPUs did not run when it was made; all others did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paused: Vec<VmId>,
     /// At most so many VMs whose start is [`StartRule::InWindow`] move at once; the next starts as soon as one ends (a
     /// sliding window, not batches).
     pub concurrency: u32,
@@ -32,7 +68,7 @@ pub struct Plan {
 
 /// Streams that take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Turns {
     /// The ceiling of the VM whose turn it is.
     pub fast: Bandwidth,
@@ -40,9 +76,70 @@ pub struct Turns {
     pub slow: Bandwidth,
 }
 
+impl Plan {
+    /// A plan of generation 0 that says no more than who moves how.
+    #[must_use]
+    pub fn new(
+        id: &str,
+        policy: &str,
+        (source, target): (HostId, HostId),
+        concurrency: u32,
+        moves: Vec<Move>,
+    ) -> Self {
+        Plan {
+            api_version: API_VERSION.to_owned(),
+            kind: KIND.to_owned(),
+            id: id.to_owned(),
+            parent: None,
+            generation: 0,
+            policy: policy.to_owned(),
+            source,
+            target,
+            snapshot_taken_at: None,
+            snapshot_max_age: None,
+            deadline: None,
+            max_downtime: None,
+            max_exposed: None,
+            reservations: Vec::new(),
+            paused: Vec::new(),
+            concurrency,
+            turns: None,
+            moves,
+        }
+    }
+
+    /// The move of that VM.
+    #[must_use]
+    pub fn step(&self, vm: &str) -> Option<&Move> {
+        self.moves.iter().find(|step| step.vm.as_str() == vm)
+    }
+}
+
+/// A rate that a port keeps free for the moves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Reservation {
+    /// The host whose port it is.
+    pub port: HostId,
+    /// The direction.
+    pub direction: Direction,
+    /// The rate.
+    pub rate: Bandwidth,
+}
+
+/// A direction of a port, as its host sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// What the host sends.
+    Tx,
+    /// What the host receives.
+    Rx,
+}
+
 /// One VM's part of a plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Move {
     /// The VM.
     pub vm: VmId,
@@ -65,8 +162,10 @@ pub struct Move {
     /// remainder is small enough to stop for.
     pub switchover_bandwidth: Bandwidth,
     /// The longest downtime aimed at (`downtime-limit`).
+    #[serde(with = "span")]
     pub downtime_limit: Duration,
     /// A switchover that takes longer than this has met a dead path: the VM goes back to the source.
+    #[serde(with = "span")]
     pub switchover_limit: Duration,
     /// QEMU may hold the vCPUs back when pre-copy does not converge (`auto-converge`).
     #[serde(default)]
@@ -74,6 +173,21 @@ pub struct Move {
     /// A rule that acts while the pre-copy runs, instead of what the plan says of its downtime limit and its fallback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ladder: Option<Ladder>,
+}
+
+/// A time as people write it: `300ms`.
+mod span {
+    use droveway_fleet::TimeSpan;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::time::Duration;
+
+    pub(super) fn serialize<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        TimeSpan::from(*span).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        TimeSpan::deserialize(from).map(TimeSpan::duration)
+    }
 }
 
 /// When a move starts.
@@ -99,7 +213,7 @@ pub enum Fallback {
 
 /// When a hybrid switches from pre-copy to post-copy.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SwitchRule {
     /// At the end of this pass at the latest.
     pub after_pass: u32,

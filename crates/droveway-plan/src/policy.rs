@@ -1,11 +1,16 @@
 //! The registry of policies. A policy has a name, the stages that it fills and a source; it turns [`GangFacts`] and an
-//! [`Intent`] into a [`Plan`] and the notes of what it chose.
+//! [`Intent`] into a [`Plan`] and the notes of what it chose. It is addressed by name, with [`parameters`] where it has
+//! some: `direction-greedy:window=30s`.
 //!
 //! The plain ones are one technique for all, serially or in parallel, in the order given. They are what tools do today, and
 //! the baselines of every comparison. [`adaptive`](crate::adaptive) decides from measurements.
 
+pub(crate) mod parameters;
+
+pub use parameters::{Parameter, Unit};
+
 use crate::{
-    adaptive::{Known, Reasoning, propose},
+    adaptive::{Effort, Known, Reasoning, propose},
     habits::{Habit, LastResort},
     plan::{Fallback, Move, Plan, StartRule, SwitchRule},
     play,
@@ -16,7 +21,8 @@ use droveway_fleet::{
     AllowPostcopy, Bandwidth, Bytes, Intent, RateLimit, Technique, VmId, ids::nearest,
 };
 use droveway_model::fluid::MoveModel;
-use std::time::Duration;
+use parameters::Settings;
+use std::{ops::Deref, time::Duration};
 use thiserror::Error;
 
 /// What a plain policy has to know.
@@ -373,6 +379,16 @@ pub enum PolicyError {
         /// `, did you mean ..?` or nothing.
         meant: String,
     },
+    /// The policy has no such parameter, or not with that value.
+    #[error("policy '{policy}': {problem}; {known}")]
+    Parameter {
+        /// The policy.
+        policy: &'static str,
+        /// What is wrong.
+        problem: String,
+        /// The parameters that it has.
+        known: String,
+    },
     /// The request contradicts itself or a VM's permission.
     #[error("{0}")]
     Contradiction(String),
@@ -397,16 +413,36 @@ pub struct Note {
     pub reason: String,
 }
 
-/// The policy of that name.
+/// A policy with its parameters, as it was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    policy: Policy,
+    text: String,
+    settings: Settings,
+}
+
+impl Deref for Chosen {
+    type Target = Policy;
+    fn deref(&self) -> &Policy {
+        &self.policy
+    }
+}
+
+/// The policy of that name, with the parameters that may follow it: `name:key=value,key=value`.
 ///
 /// # Errors
-/// [`PolicyError::Unknown`], with the nearest name.
-pub fn find(name: &str) -> Result<&'static Policy, PolicyError> {
-    POLICIES.iter().find(|policy| policy.name == name).ok_or_else(|| PolicyError::Unknown {
+/// [`PolicyError::Unknown`], with the nearest name; [`PolicyError::Parameter`], with the parameters that it has.
+pub fn find(text: &str) -> Result<Chosen, PolicyError> {
+    let (name, given) =
+        text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest)));
+    let policy = POLICIES.iter().find(|policy| policy.name == name);
+    let policy = policy.ok_or_else(|| PolicyError::Unknown {
         name: name.to_owned(),
         meant: nearest(name, POLICIES.iter().map(|p| p.name))
             .map_or_else(String::new, |meant| format!(", did you mean '{meant}'?")),
-    })
+    })?;
+    let settings = Settings::parse(policy, given)?;
+    Ok(Chosen { policy: *policy, text: text.to_owned(), settings })
 }
 
 impl Policy {
@@ -421,6 +457,29 @@ impl Policy {
         }
     }
 
+    /// Whether it searches, so that a choice has a runner-up and a margin.
+    #[must_use]
+    pub const fn searches(&self) -> bool {
+        matches!(self.kind, Kind::Adaptive)
+    }
+
+    /// Plans with the default of every parameter: see [`Chosen::plan`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn plan(
+        &self,
+        id: &str,
+        intent: &Intent,
+        facts: &GangFacts,
+        known: Option<Known<'_>>,
+    ) -> Result<Made, PolicyError> {
+        let (text, settings) = (self.name.to_owned(), Settings::default());
+        Chosen { policy: *self, text, settings }.plan(id, intent, facts, known)
+    }
+}
+
+impl Chosen {
     /// Plans the gang: techniques by the policy, over it the operator's, under both each VM's permission. `known` is what
     /// was measured, if anything was.
     ///
@@ -522,7 +581,8 @@ impl Policy {
         rule: Rule,
     ) -> Result<Made, PolicyError> {
         let (_, models) = self.alone(id, intent, facts, known)?;
-        let draft = draft(rule, intent, facts, known.world, &models);
+        self.settings.fit(self.name, known.world)?;
+        let draft = draft(rule, intent, facts, known.world, &models, &self.settings);
         let count = facts.vms.len().max(1);
         let window = intent.max_parallel.map_or(draft.window, |most| most as usize);
         let concurrency = u32::try_from(window.clamp(1, count)).unwrap_or(u32::MAX);
@@ -545,6 +605,12 @@ impl Policy {
             if draft.patient_hybrid {
                 step.switch.after_pass = intent.max_passes;
             }
+            if let Some(passes) = self.settings.count("passes") {
+                step.switch.after_pass = passes;
+            }
+            if let Some(ratio) = self.settings.number("ratio") {
+                step.switch.stalled_ratio = ratio;
+            }
             let ceiling = draft.ceilings[*vm];
             if ceiling.is_finite() && step.bandwidth.bandwidth().is_none() {
                 step.bandwidth = limit(ceiling);
@@ -557,7 +623,7 @@ impl Policy {
     }
 
     /// Every VM by pre-copy, one after the other: what a policy changes.
-    fn alone(
+    pub(crate) fn alone(
         &self,
         id: &str,
         intent: &Intent,
@@ -582,7 +648,11 @@ impl Policy {
         known: Known<'_>,
     ) -> Result<Made, PolicyError> {
         let (serial, models) = self.alone(id, intent, facts, known)?;
-        let Some(proposal) = propose(intent, facts, known, &serial.moves, models) else {
+        let effort = Effort {
+            plays: self.settings.count("plays").map(|plays| plays as usize),
+            seed: self.settings.count("seed").map_or(Effort::default().seed, u64::from),
+        };
+        let Some(proposal) = propose(intent, facts, known, &serial.moves, models, effort) else {
             return Ok(Made { plan: serial, notes: Vec::new(), reasoning: None });
         };
         let mut moves = proposal.moves;
@@ -594,17 +664,11 @@ impl Policy {
     }
 
     fn plan_of(&self, id: &str, intent: &Intent, concurrency: u32, moves: Vec<Move>) -> Plan {
-        Plan {
-            id: id.to_owned(),
-            parent: None,
-            generation: 0,
-            policy: self.name.to_owned(),
-            source: intent.source.clone(),
-            target: intent.target.clone(),
-            concurrency,
-            turns: None,
-            moves,
-        }
+        let hosts = (intent.source.clone(), intent.target.clone());
+        let mut plan = Plan::new(id, &self.text, hosts, concurrency, moves);
+        plan.deadline = intent.deadline;
+        plan.max_exposed = intent.max_exposed;
+        plan
     }
 }
 
@@ -669,6 +733,8 @@ fn plan_move(
     let payload = facts.port_rate.tcp_payload().divided(concurrency);
     let asked = intent.max_downtime.duration();
     let patience = (fact.memory / payload).saturating_mul(SWITCHOVER_PATIENCE);
+    // Patience is no matter of nanoseconds, and people read the plan.
+    let patience = Duration::from_secs(patience.as_secs().saturating_add(1));
     Move {
         vm: fact.vm.clone(),
         technique,
@@ -687,4 +753,4 @@ fn plan_move(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

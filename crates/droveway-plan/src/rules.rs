@@ -7,7 +7,7 @@
 use crate::{
     habits::{Clark, Ladder},
     plan::Turns,
-    policy::GangFacts,
+    policy::{GangFacts, parameters::Settings},
     published::{
         Ports, Subject, clark_rate, cqncr, fpta, fuzzy_cluster, m_mixed, minutil_o, mvm,
         serial_or_parallel, slamig, solive, sync_finish, time_window_broker,
@@ -124,6 +124,7 @@ pub(crate) fn draft(
     facts: &GangFacts,
     world: &World,
     models: &[MoveModel],
+    settings: &Settings,
 ) -> Draft {
     let scene = Scene::of(world, models);
     let Scene { subjects, peers, ports } = &scene;
@@ -133,7 +134,8 @@ pub(crate) fn draft(
     let deadlines = facts.vms.iter().map(|fact| {
         let of_vm = fact.deadline.map(|time| time.as_secs_f64());
         let of_gang = intent.deadline.map(|time| time.duration().as_secs_f64());
-        of_vm.into_iter().chain(of_gang).fold(f64::INFINITY, f64::min)
+        let of_policy = settings.number("deadline");
+        of_vm.into_iter().chain(of_gang).chain(of_policy).fold(f64::INFINITY, f64::min)
     });
     let deadlines: Vec<f64> = deadlines.collect();
     match rule {
@@ -150,7 +152,9 @@ pub(crate) fn draft(
             plain.post_copying(&post).parallel()
         }
         Rule::FuzzyCluster => {
-            let parameters = fuzzy_cluster::Parameters::default();
+            let mut parameters = fuzzy_cluster::Parameters::default();
+            settings.set("fuzzifier", &mut parameters.fuzzifier);
+            settings.set("membership", &mut parameters.membership_min);
             let clusters = fuzzy_cluster::clusters(subjects, &parameters);
             let verdicts = fuzzy_cluster::verdicts(&clusters, &parameters);
             let post: Vec<bool> =
@@ -178,7 +182,8 @@ pub(crate) fn draft(
             draft
         }
         Rule::SerialOrParallel => {
-            let parameters = serial_or_parallel::Parameters::default();
+            let mut parameters = serial_or_parallel::Parameters::default();
+            settings.set("dirty-ratio", &mut parameters.dirty_ratio_max);
             let correlated = facts.is_one_group();
             match serial_or_parallel::schedule(subjects, rate, correlated, &parameters) {
                 serial_or_parallel::Schedule::Parallel => plain.parallel(),
@@ -187,7 +192,8 @@ pub(crate) fn draft(
         }
         Rule::ImprovedSerial => mixed(plain, subjects, 1),
         Rule::MMixed => {
-            let m = m_mixed::best_m(&scene.mean(rate, intent), least(&deadlines)).unwrap_or(1);
+            let best = || m_mixed::best_m(&scene.mean(rate, intent), least(&deadlines));
+            let m = settings.count("m").or_else(best).unwrap_or(1);
             mixed(plain, subjects, m as usize)
         }
         Rule::SyncFinish => match sync_finish::rates(subjects, rate) {
@@ -196,12 +202,16 @@ pub(crate) fn draft(
             None => plain,
         },
         Rule::Solive => {
-            let parameters = solive::Parameters::default();
+            let mut parameters = solive::Parameters::default();
+            settings.set("idle", &mut parameters.idle_below);
             let order = solive::order(subjects, *ports, intent.urgency, &parameters);
             plain.ordered(order)
         }
         Rule::Slamig => {
-            let order = slamig::order(subjects, *ports, peers, &slamig::Parameters::default());
+            let mut parameters = slamig::Parameters::default();
+            settings.set("time", &mut parameters.time);
+            settings.set("impact", &mut parameters.impact);
+            let order = slamig::order(subjects, *ports, peers, &parameters);
             plain.ordered(order)
         }
         Rule::Cqncr => plain.ordered(cqncr::order(subjects, *ports, peers)),
@@ -225,8 +235,8 @@ pub(crate) fn draft(
             plain.ordered(steps.into_iter().map(|step| step.vm).collect())
         }
         Rule::Pacer => {
-            let pace =
-                Pace { headroom: PACE_HEADROOM, rate_min: RATE_MIN_SHARE * rate, rate_max: rate };
+            let headroom = settings.number("headroom").unwrap_or(PACE_HEADROOM);
+            let pace = Pace { headroom, rate_min: RATE_MIN_SHARE * rate, rate_max: rate };
             let paced = subjects.iter().zip(&deadlines).map(|(subject, deadline)| {
                 let dirtied = subject.curve.initial_rate();
                 if deadline.is_finite() {
@@ -265,7 +275,7 @@ pub(crate) fn draft(
 /// A stream gets this share of the port at least, whatever is there: sharing by flow.
 const RATE_MIN_SHARE: f64 = 0.05;
 /// What a paced stream goes faster than it must.
-const PACE_HEADROOM: f64 = 0.05;
+pub(crate) const PACE_HEADROOM: f64 = 0.05;
 
 fn least(times: &[f64]) -> f64 {
     times.iter().copied().fold(f64::INFINITY, f64::min)

@@ -389,12 +389,29 @@ pub fn search_for(task: &Task, rivals: &[Weights], plays: usize, seed: u64) -> O
     if !exact {
         search.shaken(seed);
     }
-    let plays = search.judge.plays;
-    let nearby = search.nearby;
-    let mut best = search.best.into_iter();
-    let (cost, schedule) = best.next().flatten()?;
-    let rivals = best.flatten().collect();
-    Some(Found { schedule, cost, bound: bounds.all(task), exact, plays, nearby, rivals })
+    search.found(bounds.all(task), exact)
+}
+
+/// What is found near `starts` and the plain schedules, by at most `plays` plays: for a question that is nearly one that
+/// was answered, at a fraction of its price. `None` for no VM.
+#[must_use]
+pub fn search_near(task: &Task, starts: &[Schedule], plays: usize) -> Option<Found> {
+    if task.movers.is_empty() {
+        return None;
+    }
+    let mut search = Search::new(task, &[], plays);
+    for start in starts {
+        search.offer(start);
+    }
+    for technique in Technique::ALL {
+        for window in [1, task.window_max()] {
+            search.offer(&task.plain(technique, window));
+        }
+    }
+    if let Some(Some((cost, schedule))) = search.best.first().cloned() {
+        search.improve(schedule, cost.value, 0, plays);
+    }
+    search.found(lower_bound(task), false)
 }
 
 struct Search<'a> {
@@ -450,6 +467,14 @@ impl<'a> Search<'a> {
         self.nearby.push((cost, schedule.clone()));
         self.nearby.sort_by(|a, b| a.0.value.total_cmp(&b.0.value).then_with(|| a.1.cmp(&b.1)));
         self.nearby.truncate(NEARBY);
+    }
+
+    fn found(self, bound: f64, exact: bool) -> Option<Found> {
+        let (plays, nearby) = (self.judge.plays, self.nearby);
+        let mut best = self.best.into_iter();
+        let (cost, schedule) = best.next().flatten()?;
+        let rivals = best.flatten().collect();
+        Some(Found { schedule, cost, bound, exact, plays, nearby, rivals })
     }
 
     fn value(&self, parts: &Objective, objective: usize) -> f64 {

@@ -54,7 +54,7 @@ pub(crate) fn run(
                 ROUND.len()
             );
             let intent = IntentArgs {
-                to: target.to_string(),
+                to: Some(target.to_string()),
                 policy: Some((*policy).to_owned()),
                 report: args.report.as_ref().map(|folder| {
                     folder.join(format!("{:02}-{policy}", round as usize * ROUND.len() + index + 1))
@@ -67,7 +67,6 @@ pub(crate) fn run(
                 output: Output::Table,
                 quiet: true,
                 snapshot: Some(snapshot.clone()),
-                svg: None,
             };
             let exit = drain::move_named(&fleet, vms.clone(), &request)?;
             match exit {

@@ -10,7 +10,7 @@ use droveway_fleet::{
     ids::{HostId, VmId, nearest},
     schema,
 };
-use droveway_plan::policy::{DEFAULT_POLICY, MAX_PASSES_DEFAULT, POLICIES};
+use droveway_plan::policy::{DEFAULT_POLICY, MAX_PASSES_DEFAULT, POLICIES, Parameter};
 use std::{path::PathBuf, str::FromStr};
 
 /// Move gangs of running QEMU/KVM virtual machines over the one port that their applications share.
@@ -49,8 +49,7 @@ pub(crate) enum Command {
     /// Watch ports, VMs, their traffic and their memory; changes nothing
     Measure(MeasureArgs),
     /// What moving would be like and why so; starts nothing
-    #[command(subcommand)]
-    Plan(PlanCommand),
+    Plan(PlanArgs),
     /// Move every VM away from a host
     Drain(DrainArgs),
     /// Move named VMs
@@ -86,22 +85,24 @@ pub(crate) enum Command {
     },
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// Tell in a paragraph why this VM goes its way, and what would change that
+    #[arg(long, global = true, value_name = "VM")]
+    pub(crate) explain: Option<String>,
+    /// Draw the plan: what is done with each VM when, and the load of both ports
+    #[arg(long, global = true, value_name = "FILE.svg")]
+    pub(crate) svg: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: PlanCommand,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum PlanCommand {
     /// To move every VM away from a host
-    Drain(Planned<DrainArgs>),
+    Drain(DrainArgs),
     /// To move named VMs
-    Migrate(Planned<MigrateArgs>),
-}
-
-/// What is planned, and what else is made of the plan.
-#[derive(Debug, Args)]
-pub(crate) struct Planned<T: Args> {
-    #[command(flatten)]
-    pub(crate) what: T,
-    /// Draw the plan: what is done with each VM when, and the load of both ports
-    #[arg(long, value_name = "FILE.svg")]
-    pub(crate) svg: Option<PathBuf>,
+    Migrate(MigrateArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -141,16 +142,17 @@ pub(crate) struct MeasureArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DrainArgs {
-    /// The host to empty
-    pub(crate) host: String,
+    /// The host to empty; with --plan, the plan's
+    #[arg(required_unless_present = "plan")]
+    pub(crate) host: Option<String>,
     #[command(flatten)]
     pub(crate) intent: IntentArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct MigrateArgs {
-    /// The VMs, in the order in which they start
-    #[arg(required = true, num_args = 1.., value_name = "VM")]
+    /// The VMs, in the order in which they start; with --plan, the plan's
+    #[arg(required_unless_present = "plan", num_args = 1.., value_name = "VM")]
     pub(crate) vms: Vec<String>,
     #[command(flatten)]
     pub(crate) intent: IntentArgs,
@@ -262,10 +264,27 @@ pub(crate) struct ReportArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct IntentArgs {
-    /// The host to go to
-    #[arg(long, value_name = "HOST")]
-    pub(crate) to: String,
-    /// How the VMs move: `droveway policies` lists them [default: pre-copy-serial; of `plan`: adaptive]
+    /// The host to go to; with --plan, the plan's
+    #[arg(long, value_name = "HOST", required_unless_present = "plan")]
+    pub(crate) to: Option<String>,
+    /// Do exactly what this plan says, which `droveway plan -o json` (or yaml) printed; `-` is standard input. Refused if
+    /// the world has moved on
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "policy", "technique", "order", "max_parallel", "max_downtime", "bandwidth", "allow_postcopy",
+        "max_passes", "urgency", "deadline", "max_exposed",
+    ])]
+    pub(crate) plan: Option<PathBuf>,
+    /// How old the plan's snapshot may be [default: what the plan says, else 10m]
+    #[arg(long, value_name = "TIME", requires = "plan")]
+    pub(crate) plan_max_age: Option<TimeSpan>,
+    /// Where the plan is to be drawn: set by `plan --svg`
+    #[arg(skip)]
+    pub(crate) svg: Option<PathBuf>,
+    /// The VM whose way is to be explained: set by `plan --explain`
+    #[arg(skip)]
+    pub(crate) explain: Option<VmId>,
+    /// How the VMs move: `droveway policies` lists them, some with parameters, like direction-greedy:window=30s
+    /// [default: pre-copy-serial; of `plan`: adaptive]
     #[arg(long, value_name = "NAME")]
     pub(crate) policy: Option<String>,
     /// The technique of one VM, over the policy's choice (repeatable)
@@ -322,7 +341,11 @@ impl Default for IntentArgs {
     /// What the command line gives when nothing is said.
     fn default() -> Self {
         IntentArgs {
-            to: String::new(),
+            to: None,
+            plan: None,
+            plan_max_age: None,
+            svg: None,
+            explain: None,
             policy: None,
             technique: Vec::new(),
             order: Vec::new(),
@@ -435,18 +458,39 @@ pub(crate) fn print_policies(output: Output) {
         stages: &'static str,
         source: &'static str,
         summary: &'static str,
+        parameters: Vec<ParameterRow>,
     }
-    let rows: Vec<Row> = POLICIES
-        .iter()
-        .map(|p| Row { name: p.name, stages: p.stages, source: p.source, summary: p.summary })
-        .collect();
+    #[derive(serde::Serialize)]
+    struct ParameterRow {
+        name: &'static str,
+        form: String,
+        default: &'static str,
+        summary: &'static str,
+    }
+    let parameter = |of: &Parameter| ParameterRow {
+        name: of.name,
+        form: of.unit.form(),
+        default: of.default,
+        summary: of.what,
+    };
+    let row = |p: &droveway_plan::policy::Policy| Row {
+        name: p.name,
+        stages: p.stages,
+        source: p.source,
+        summary: p.summary,
+        parameters: p.parameters().iter().map(parameter).collect(),
+    };
+    let rows: Vec<Row> = POLICIES.iter().map(row).collect();
     if output != Output::Table {
-        // Four words of text a row: writing them cannot fail.
+        // Some words of text a row: writing them cannot fail.
         let _ = print_data(&rows, output);
         return;
     }
     for row in rows {
         println!("{:<20} {:<18} {:<26} {}", row.name, row.stages, row.source, row.summary);
+        for of in row.parameters {
+            println!("  :{}=  {} ({}; default: {})", of.name, of.summary, of.form, of.default);
+        }
     }
 }
 
@@ -474,23 +518,20 @@ mod tests {
             let words = words.split(' ');
             Cli::try_parse_from(["droveway"].into_iter().chain(words)).map(|cli| cli.command)
         };
-        let Ok(Command::Plan(PlanCommand::Drain(planned))) =
+        let Ok(Command::Plan(PlanArgs { svg, command: PlanCommand::Drain(drain), .. })) =
             parsed("plan drain alpha --to beta --svg plan.svg --urgency high")
         else {
             panic!("a plan's picture");
         };
-        assert_eq!(planned.svg, Some(PathBuf::from("plan.svg")));
-        assert_eq!(
-            (planned.what.host.as_str(), planned.what.intent.to.as_str()),
-            ("alpha", "beta")
-        );
-        assert_eq!(planned.what.intent.urgency, Urgency::High);
-        let Ok(Command::Plan(PlanCommand::Migrate(planned))) =
+        assert_eq!(svg, Some(PathBuf::from("plan.svg")));
+        assert_eq!(drain.host.as_deref(), Some("alpha"));
+        assert_eq!(drain.intent.urgency, Urgency::High);
+        let Ok(Command::Plan(PlanArgs { command: PlanCommand::Migrate(migrate), .. })) =
             parsed("plan migrate a b --svg plan.svg --to beta")
         else {
             panic!("a plan's picture");
         };
-        assert_eq!(planned.what.vms, ["a", "b"]);
+        assert_eq!(migrate.vms, ["a", "b"]);
         assert!(parsed("drain alpha --to beta --svg plan.svg").is_err());
     }
 }

@@ -1,34 +1,34 @@
 //! `drain` and `migrate`: from what was asked to a plan, its check, the run and its report.
 
 use crate::{
-    cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output, PlanCommand, Planned},
+    cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output, PlanArgs, PlanCommand},
     clock,
     exit::{Exit, Failure},
     explain,
     fleet::{self, RunLock},
+    given::Given,
+    lineage,
     measure::{self, Sought},
     outlook::{Knowledge, Outlook},
     preflight::{self, Checked},
     qemu::{self, Qemu},
-    render::{self, PlanPicture},
-    report,
+    render, report,
     run::{self, Display, Pair, Ports, Run},
-    state,
+    show::{self, Shown},
 };
 use droveway_drive::GangDriver;
 use droveway_fleet::{
-    Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, TimeSpan, VmId,
-    report::{Decision, Quantiles},
+    Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, TimeSpan, VmId, report::Decision,
 };
-use droveway_model::forecast::{Forecast, MoveForecast};
 use droveway_plan::{
-    GangFacts, Made, Note, Plan, Reasoning, VmFacts,
+    Chosen, GangFacts, Made, Note, Plan, Reasoning, SNAPSHOT_MAX_AGE, VmFacts,
     adaptive::{Deadlines, Verdict},
-    check::check,
+    check::{Now, check, check_at},
+    explain::{Explanation, Question, explain},
     policy,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Arc, atomic::AtomicU32},
 };
@@ -41,38 +41,38 @@ const PLAN_POLICY: &str = "adaptive";
 
 /// `plan`: the same up to the plan, and why it is so; nothing starts.
 pub(crate) fn plan(
-    command: PlanCommand,
+    args: PlanArgs,
     fleet: Option<&Path>,
     calibration: Option<&Path>,
     output: Output,
 ) -> Result<Exit, Failure> {
     let only_plan = |intent: &mut IntentArgs| {
         intent.dry_run = true;
-        intent.policy.get_or_insert_with(|| PLAN_POLICY.to_owned());
-    };
-    match command {
-        PlanCommand::Drain(Planned { what: mut args, svg }) => {
-            only_plan(&mut args.intent);
-            let request =
-                Request { svg: svg.as_deref(), ..Request::of(&args.intent, calibration, output) };
-            drain_as(&args, fleet, &request)
+        if intent.plan.is_none() {
+            intent.policy.get_or_insert_with(|| PLAN_POLICY.to_owned());
         }
-        PlanCommand::Migrate(Planned { what: mut args, svg }) => {
-            only_plan(&mut args.intent);
-            let request =
-                Request { svg: svg.as_deref(), ..Request::of(&args.intent, calibration, output) };
-            migrate_as(&args, fleet, &request)
+        intent.svg.clone_from(&args.svg);
+        let Some(name) = &args.explain else { return Ok(()) };
+        if intent.plan.is_some() {
+            return Err(Failure::usage("--explain: a plan from a file has no reasons with it")
+                .hint("leave --plan out"));
+        }
+        // Before anything is measured: a misspelt name should not take seconds.
+        let fleet = fleet::load(fleet)?;
+        let names = fleet.spec.vms.iter().map(|vm| &vm.name);
+        intent.explain = Some(cli::known(name, "VM", names, cli::vm_text)?.clone());
+        Ok(())
+    };
+    match args.command {
+        PlanCommand::Drain(mut args) => {
+            only_plan(&mut args.intent)?;
+            drain(&args, fleet, calibration, output)
+        }
+        PlanCommand::Migrate(mut args) => {
+            only_plan(&mut args.intent)?;
+            migrate(&args, fleet, calibration, output)
         }
     }
-}
-
-/// A plan and what there is to say about it, for programs.
-#[derive(Debug, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Shown<'a> {
-    plan: &'a Plan,
-    forecast: Option<&'a Forecast>,
-    reasoning: Option<&'a Reasoning>,
 }
 
 pub(crate) fn drain(
@@ -81,18 +81,17 @@ pub(crate) fn drain(
     calibration: Option<&Path>,
     output: Output,
 ) -> Result<Exit, Failure> {
-    drain_as(args, fleet, &Request::of(&args.intent, calibration, output))
-}
-
-fn drain_as(
-    args: &DrainArgs,
-    fleet: Option<&Path>,
-    request: &Request<'_>,
-) -> Result<Exit, Failure> {
     let fleet = fleet::load(fleet)?;
+    let request = Request { args: &args.intent, calibration, output, quiet: false, snapshot: None };
+    if let Some(path) = &args.intent.plan {
+        let given = Given::read(path, args.intent.plan_max_age)?;
+        given.agrees(args.host.as_deref(), args.intent.to.as_deref(), &[])?;
+        return execute(&fleet, "drain", Wish::Plan(&given), &request);
+    }
     let hosts = fleet.spec.hosts.iter().map(|host| &host.name);
-    let source = cli::known(&args.host, "host", hosts, cli::host_text)?.clone();
-    execute(&fleet, "drain", Some(source), None, request)
+    let name = args.host.as_deref().unwrap_or_default();
+    let source = cli::known(name, "host", hosts, cli::host_text)?.clone();
+    execute(&fleet, "drain", Wish::Empty(source), &request)
 }
 
 pub(crate) fn migrate(
@@ -101,15 +100,13 @@ pub(crate) fn migrate(
     calibration: Option<&Path>,
     output: Output,
 ) -> Result<Exit, Failure> {
-    migrate_as(args, fleet, &Request::of(&args.intent, calibration, output))
-}
-
-fn migrate_as(
-    args: &MigrateArgs,
-    fleet: Option<&Path>,
-    request: &Request<'_>,
-) -> Result<Exit, Failure> {
     let fleet = fleet::load(fleet)?;
+    let request = Request { args: &args.intent, calibration, output, quiet: false, snapshot: None };
+    if let Some(path) = &args.intent.plan {
+        let given = Given::read(path, args.intent.plan_max_age)?;
+        given.agrees(None, args.intent.to.as_deref(), &args.vms)?;
+        return execute(&fleet, "migrate", Wish::Plan(&given), &request);
+    }
     let names = fleet.spec.vms.iter().map(|vm| &vm.name);
     let mut vms = Vec::new();
     for name in &args.vms {
@@ -119,7 +116,17 @@ fn migrate_as(
         }
         vms.push(vm);
     }
-    move_named(&fleet, vms, request)
+    move_named(&fleet, vms, &request)
+}
+
+/// What is to be moved.
+enum Wish<'a> {
+    /// Every VM of this host.
+    Empty(HostId),
+    /// These VMs.
+    Named(Vec<VmId>),
+    /// What a plan says.
+    Plan(&'a Given),
 }
 
 /// How a move is asked for, beside what is moved.
@@ -132,15 +139,6 @@ pub(crate) struct Request<'a> {
     pub(crate) quiet: bool,
     /// What is known of the fleet, if the caller knows.
     pub(crate) snapshot: Option<Snapshot>,
-    /// Where the plan's picture goes, if one is wanted.
-    pub(crate) svg: Option<&'a Path>,
-}
-
-impl<'a> Request<'a> {
-    /// As the command line asks for it.
-    fn of(args: &'a IntentArgs, calibration: Option<&'a Path>, output: Output) -> Self {
-        Request { args, calibration, output, quiet: false, snapshot: None, svg: None }
-    }
 }
 
 /// Moves these VMs.
@@ -149,7 +147,7 @@ pub(crate) fn move_named(
     vms: Vec<VmId>,
     request: &Request<'_>,
 ) -> Result<Exit, Failure> {
-    execute(fleet, "migrate", None, Some(vms), request)
+    execute(fleet, "migrate", Wish::Named(vms), request)
 }
 
 /// A VM that will move, with its QEMU at the source.
@@ -162,20 +160,14 @@ struct Candidate<'a> {
 fn execute(
     fleet: &Fleet,
     verb: &str,
-    source: Option<HostId>,
-    wanted: Option<Vec<VmId>>,
+    wish: Wish<'_>,
     request: &Request<'_>,
 ) -> Result<Exit, Failure> {
     let args = request.args;
-    let policy = policy::find(policy_of(args)).map_err(|error| Failure::new(Exit::Usage, error))?;
-    if !args.order.is_empty() && policy.plainly().is_none() {
-        return Err(Failure::usage(format!(
-            "--order: policy '{}' decides the order itself; choose a plain one, or leave --order out",
-            policy.name
-        )));
-    }
-    let hosts = fleet.spec.hosts.iter().map(|host| &host.name);
-    let target = cli::known(&args.to, "host", hosts, cli::host_text)?.clone();
+    let policy = match &wish {
+        Wish::Plan(_) => None,
+        Wish::Empty(_) | Wish::Named(_) => Some(chosen(args)?),
+    };
     let snapshot = match &request.snapshot {
         Some(known) => Some(known.clone()),
         // Measured before the right to move is taken: it takes its time, and others may look meanwhile.
@@ -195,32 +187,90 @@ fn execute(
     let run_id = format!("run-{}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
     lock.publish(&fleet::ActiveRun::preparing(&run_id));
     runtime.block_on(async {
+        let (source, wanted) = match wish {
+            Wish::Plan(given) => {
+                let (candidates, facts, now) = found_for(fleet, verb, given).await?;
+                let intent = given.intent(verb);
+                let how = How::Given { given, now };
+                let job = Job { fleet, intent, candidates, facts, how, request, snapshot, run_id };
+                return job.run(lock).await;
+            }
+            Wish::Empty(source) => (Some(source), None),
+            Wish::Named(vms) => (None, Some(vms)),
+        };
+        let hosts = fleet.spec.hosts.iter().map(|host| &host.name);
+        let name = args.to.as_deref().unwrap_or_default();
+        let target = cli::known(name, "host", hosts, cli::host_text)?.clone();
         let (source, candidates) = candidates(fleet, source, wanted, &target, &args.order).await?;
         if candidates.is_empty() {
             eprintln!("host '{source}' has no VM: nothing to do");
             return Ok(Exit::Done);
         }
         let intent = intent(fleet, verb, &source, &target, &candidates, args)?;
-        let job = Job { fleet, intent, candidates, request, snapshot, run_id };
+        let facts = candidates.iter().map(|candidate| vm_facts(candidate.vm)).collect();
+        let Some(policy) = policy else { return Ok(Exit::Done) };
+        let how = How::Policy(policy);
+        let job = Job { fleet, intent, candidates, facts, how, request, snapshot, run_id };
         job.run(lock).await
     })
+}
+
+/// The policy that was asked for, with its parameters.
+fn chosen(args: &IntentArgs) -> Result<Chosen, Failure> {
+    let policy = policy::find(policy_of(args)).map_err(|error| Failure::new(Exit::Usage, error))?;
+    if !args.order.is_empty() && policy.plainly().is_none() {
+        return Err(Failure::usage(format!(
+            "--order: policy '{}' decides the order itself; choose a plain one, or leave --order out",
+            policy.name
+        )));
+    }
+    Ok(policy)
+}
+
+/// The VMs that a plan moves, as far as they are at its source; the facts to check it by; and how things stand now.
+async fn found_for<'a>(
+    fleet: &'a Fleet,
+    verb: &str,
+    given: &Given,
+) -> Result<(Vec<Candidate<'a>>, Vec<VmFacts>, Now), Failure> {
+    let plan = &given.plan;
+    // A drain has all VMs of the host in view, so that no group is torn apart; who names VMs has those.
+    let all = verb == "drain";
+    let looked_at = |vm: &&FleetVm| all || plan.step(vm.name.as_str()).is_some();
+    let mut now = given.now(lineage::highest(fleet, plan)?)?;
+    let mut here = BTreeMap::new();
+    for (vm, (host, candidate)) in places(fleet, looked_at).await? {
+        if host == plan.source {
+            here.insert(vm, candidate);
+        } else {
+            now.elsewhere.insert(vm, host);
+        }
+    }
+    let facts = here.values().map(|candidate: &Candidate<'_>| vm_facts(candidate.vm)).collect();
+    now.paused = paused(here.values()).into_iter().collect::<BTreeSet<_>>();
+    let moving: Vec<_> = plan.moves.iter().filter_map(|step| here.remove(&step.vm)).collect();
+    for vm in here.keys() {
+        eprintln!("note: {vm} is on host '{}' too; the plan leaves it there", plan.source);
+    }
+    Ok((moving, facts, now))
+}
+
+/// Those whose vCPUs do not run.
+fn paused<'a>(candidates: impl Iterator<Item = &'a Candidate<'a>>) -> Vec<VmId> {
+    candidates.filter(|candidate| !candidate.runs).map(|it| it.vm.name.clone()).collect()
 }
 
 fn policy_of(args: &IntentArgs) -> &str {
     args.policy.as_deref().unwrap_or(policy::DEFAULT_POLICY)
 }
 
-/// The VMs that move, in order, each found at the source by asking the QEMUs.
-async fn candidates<'a>(
+/// Where these VMs are, found by asking the QEMUs.
+async fn places<'a>(
     fleet: &'a Fleet,
-    source: Option<HostId>,
-    wanted: Option<Vec<VmId>>,
-    target: &HostId,
-    order: &[String],
-) -> Result<(HostId, Vec<Candidate<'a>>), Failure> {
+    looked_at: impl Fn(&&FleetVm) -> bool,
+) -> Result<BTreeMap<VmId, (HostId, Candidate<'a>)>, Failure> {
     let mut at: BTreeMap<VmId, Vec<(HostId, Candidate<'a>)>> = BTreeMap::new();
-    let named = |vm: &&FleetVm| wanted.as_ref().is_none_or(|wanted| wanted.contains(&vm.name));
-    for vm in fleet.spec.vms.iter().filter(named) {
+    for vm in fleet.spec.vms.iter().filter(looked_at) {
         for (host, found) in qemu::find_settled(vm).await {
             let found = found.map_err(|qemu::Silent| {
                 Failure::says(
@@ -247,8 +297,19 @@ async fn candidates<'a>(
             .hint("find out which one is right and end the other"));
         }
     }
-    let mut flat: BTreeMap<VmId, (HostId, Candidate<'a>)> =
-        at.into_iter().filter_map(|(vm, mut places)| Some((vm, places.pop()?))).collect();
+    Ok(at.into_iter().filter_map(|(vm, mut places)| Some((vm, places.pop()?))).collect())
+}
+
+/// The VMs that move, in order, each found at the source.
+async fn candidates<'a>(
+    fleet: &'a Fleet,
+    source: Option<HostId>,
+    wanted: Option<Vec<VmId>>,
+    target: &HostId,
+    order: &[String],
+) -> Result<(HostId, Vec<Candidate<'a>>), Failure> {
+    let named = |vm: &&FleetVm| wanted.as_ref().is_none_or(|wanted| wanted.contains(&vm.name));
+    let mut flat = places(fleet, named).await?;
 
     let names: Vec<VmId> = match (&source, wanted) {
         (_, Some(wanted)) => {
@@ -353,11 +414,22 @@ fn intent(
     })
 }
 
+/// Where the plan comes from.
+enum How<'a> {
+    /// A policy makes it.
+    Policy(Chosen),
+    /// It was made before.
+    Given { given: &'a Given, now: Now },
+}
+
 /// One request, resolved.
 struct Job<'a> {
     fleet: &'a Fleet,
     intent: Intent,
     candidates: Vec<Candidate<'a>>,
+    /// What the plan is made from and checked by.
+    facts: Vec<VmFacts>,
+    how: How<'a>,
     request: &'a Request<'a>,
     snapshot: Option<Snapshot>,
     run_id: String,
@@ -369,30 +441,34 @@ impl Job<'_> {
         let (source, target) = (self.host(&self.intent.source)?, self.host(&self.intent.target)?);
         let facts = GangFacts {
             port_rate: source.port.rate.min(target.port.rate),
-            vms: self.candidates.iter().map(|candidate| vm_facts(candidate.vm)).collect(),
+            vms: self.facts.clone(),
         };
         let knowledge = self.knowledge()?;
-        let policy =
-            policy::find(&self.intent.policy).map_err(|error| Failure::new(Exit::Usage, error))?;
-        let known = knowledge.as_ref().map(Knowledge::known);
-        let Made { plan, notes, reasoning } = policy
-            .plan(&run_id, &self.intent, &facts, known)
-            .map_err(|error| Failure::new(Exit::Usage, error))?;
-        let violations = check(&plan, &facts);
-        if !violations.is_empty() {
-            let text: Vec<_> = violations.iter().map(ToString::to_string).collect();
-            return Err(Failure::says(Exit::Blocked, text.join("; ")));
-        }
-        for note in &notes {
+        let made = self.made(&facts, knowledge.as_ref())?;
+        for note in &made.notes {
             eprintln!(
                 "note: {}: {} instead of {}: {}",
                 note.vm, note.choice, note.instead_of, note.reason
             );
         }
-        let outlook = knowledge.map(|knowledge| knowledge.outlook(&plan)).transpose()?;
+        // An explanation plans again, from what is known; so it is not given away yet.
+        let known = self.request.args.explain.as_ref().and(knowledge.clone());
+        let outlook = knowledge.map(|knowledge| knowledge.outlook(&made.plan)).transpose()?;
         if self.request.args.dry_run {
-            return self.show(&plan, outlook.as_ref(), reasoning.as_ref());
+            let explanation = self.explained(&made, &facts, known.as_ref(), outlook.as_ref())?;
+            if let Some(path) = &self.request.args.svg {
+                self.picture(&made.plan, outlook.as_ref(), path)?;
+            }
+            let shown = Shown {
+                plan: &made.plan,
+                forecast: outlook.as_ref().map(|outlook| &outlook.forecast),
+                reasoning: made.reasoning.as_ref(),
+                explanation: explanation.as_ref(),
+            };
+            show::print(&shown, self.request.output)?;
+            return Ok(Exit::Done);
         }
+        let Made { plan, notes, reasoning } = made;
         let refused = |deadlines: &&Deadlines| {
             matches!(deadlines.verdict, Verdict::Infeasible | Verdict::Impossible)
         };
@@ -406,6 +482,7 @@ impl Job<'_> {
             eprintln!("forecast: {:.1} s in all ({:.1} to {:.1} s)", time.p50, time.p10, time.p90);
         }
         let asked_at = clock::now();
+        lineage::remember(self.fleet, &plan)?;
         let (pairs, checked) = self.prepare(&plan, target).await?;
         let was_running = checked.iter().map(|(vm, c)| (vm.clone(), c.was_running)).collect();
         let ports = Ports::open(&[source, target]);
@@ -427,7 +504,10 @@ impl Job<'_> {
                 () = interrupts.next() => {}
             }
         }
-        let decided = decisions(&notes, reasoning.as_ref());
+        let mut decided = decisions(&notes, reasoning.as_ref());
+        if let How::Given { given, .. } = &self.how {
+            decided.push(given.decision());
+        }
         let context = report::Context {
             fleet: self.fleet,
             plan: &plan,
@@ -438,7 +518,7 @@ impl Job<'_> {
             started_at,
             asked_at,
             ended_at: clock::now(),
-            downtime_limit_asked: self.request.args.max_downtime.is_some(),
+            downtime_limit_asked: plan.max_downtime.is_some(),
             capacity,
         };
         let mut report = report::build(&context, &ledger);
@@ -456,6 +536,64 @@ impl Job<'_> {
             self.print(&report, &folder)?;
         }
         Ok(report::exit_of(&report))
+    }
+
+    /// The plan, checked.
+    fn made(&self, facts: &GangFacts, knowledge: Option<&Knowledge>) -> Result<Made, Failure> {
+        let policy = match &self.how {
+            How::Policy(policy) => policy,
+            How::Given { given, now } => {
+                let violations = check_at(&given.plan, facts, now);
+                if !violations.is_empty() {
+                    return Err(given.refused(&self.intent.verb, &violations));
+                }
+                return Ok(Made { plan: given.plan.clone(), notes: Vec::new(), reasoning: None });
+            }
+        };
+        let known = knowledge.map(Knowledge::known);
+        let mut made = policy
+            .plan(&self.run_id, &self.intent, facts, known)
+            .map_err(|error| Failure::new(Exit::Usage, error))?;
+        let plan = &mut made.plan;
+        plan.max_downtime = self.request.args.max_downtime;
+        plan.paused = paused(self.candidates.iter());
+        if let Some(snapshot) = &self.snapshot {
+            plan.snapshot_taken_at = Some(snapshot.taken_at.clone());
+            plan.snapshot_max_age = Some(SNAPSHOT_MAX_AGE);
+        }
+        let violations = check(&made.plan, facts);
+        if violations.is_empty() {
+            return Ok(made);
+        }
+        let text: Vec<_> = violations.iter().map(ToString::to_string).collect();
+        Err(Failure::says(Exit::Blocked, text.join("; ")))
+    }
+
+    /// Why the VM that was asked about goes its way.
+    fn explained(
+        &self,
+        made: &Made,
+        facts: &GangFacts,
+        knowledge: Option<&Knowledge>,
+        outlook: Option<&Outlook>,
+    ) -> Result<Option<Explanation>, Failure> {
+        let (Some(vm), How::Policy(policy)) = (&self.request.args.explain, &self.how) else {
+            return Ok(None);
+        };
+        let question = Question {
+            policy,
+            intent: &self.intent,
+            facts,
+            known: knowledge.map(Knowledge::known),
+            made,
+            forecast: outlook.map(|outlook| &outlook.forecast),
+        };
+        let explained = explain(&question, vm);
+        explained.map(Some).ok_or_else(|| {
+            let moved: Vec<_> = self.intent.vms.iter().map(VmId::as_str).collect();
+            Failure::usage(format!("--explain {vm}: that VM is not moved"))
+                .hint(format!("moved: {}", moved.join(", ")))
+        })
     }
 
     /// What is known of the VMs, if there is a snapshot to know it from.
@@ -549,102 +687,14 @@ impl Job<'_> {
         .hint("nothing was started"))
     }
 
-    #[expect(clippy::print_stdout, reason = "the command's data")]
-    fn show(
-        &self,
-        plan: &Plan,
-        outlook: Option<&Outlook>,
-        reasoning: Option<&Reasoning>,
-    ) -> Result<Exit, Failure> {
-        if let Some(path) = self.request.svg {
-            self.picture(plan, outlook, path)?;
-        }
-        if self.request.output != Output::Table {
-            let forecast = outlook.map(|outlook| &outlook.forecast);
-            cli::print_data(&Shown { plan, forecast, reasoning }, self.request.output)?;
-            return Ok(Exit::Done);
-        }
-        let mut table = comfy_table::Table::new();
-        table.load_style(comfy_table::presets::NOTHING).set_header([
-            "#",
-            "VM",
-            "technique",
-            "does not converge",
-            "downtime limit",
-            "bandwidth",
-            "forecast: takes",
-            "outage",
-        ]);
-        let said = |index: usize, of: fn(&MoveForecast) -> Quantiles| {
-            let made = outlook.and_then(|outlook| outlook.forecast.moves.get(index)).map(of);
-            made.map_or_else(
-                || "-".to_owned(),
-                |made| format!("{:.2} s ({:.2}-{:.2})", made.p50, made.p10, made.p90),
-            )
-        };
-        for (index, step) in plan.moves.iter().enumerate() {
-            let limit = TimeSpan::from(step.downtime_limit).to_string();
-            let stops = step.technique == droveway_fleet::Technique::StopAndCopy;
-            let fallback = match step.fallback {
-                droveway_plan::Fallback::PostCopy => "post-copy",
-                droveway_plan::Fallback::Abort => "stays at the source",
-            };
-            table.add_row([
-                (index + 1).to_string(),
-                step.vm.to_string(),
-                step.technique.to_string(),
-                if stops { "-".to_owned() } else { fallback.to_owned() },
-                if stops { "none".to_owned() } else { limit },
-                step.bandwidth.to_string(),
-                said(index, |said| said.duration_seconds),
-                said(index, |said| said.outage_seconds),
-            ]);
-        }
-        let at_once = match plan.concurrency {
-            1 => "one at a time".to_owned(),
-            n => format!("up to {n} at once"),
-        };
-        println!(
-            "{} -> {}, policy {}, {at_once}; nothing was started",
-            plan.source, plan.target, plan.policy
-        );
-        println!("{table}");
-        if let Some(outlook) = outlook {
-            let time = outlook.forecast.total_seconds;
-            println!("forecast: {:.2} s in all ({:.2} to {:.2} s)", time.p50, time.p10, time.p90);
-        }
-        if let Some(reasoning) = reasoning {
-            println!("\n{}", explain::text(reasoning));
-        }
-        if let Some(path) = self.request.svg {
-            println!("\npicture: {}", path.display());
-        }
-        Ok(Exit::Done)
-    }
-
     /// Draws the plan into a file.
     fn picture(&self, plan: &Plan, outlook: Option<&Outlook>, path: &Path) -> Result<(), Failure> {
         let Some(outlook) = outlook else {
-            return Err(Failure::usage(format!(
-                "--svg {}: there is no fresh snapshot of fleet '{}' to draw a plan from",
-                path.display(),
-                self.fleet.metadata.name
-            ))
-            .hint("measure first: `droveway measure`, or add --measure 5s, or name one with --snapshot"));
+            return Err(show::nothing_to_draw_from(path, self.fleet.metadata.name.as_str()));
         };
         let own = |vm: &VmId| self.fleet.spec.vm(vm.as_str()).and_then(|vm| vm.deadline);
         let deadlines: Vec<_> = plan.moves.iter().map(|step| own(&step.vm)).collect();
-        let (course, trace) = outlook.trace();
-        let svg = render::plan_picture(&PlanPicture {
-            plan,
-            intent: &self.intent,
-            deadlines: &deadlines,
-            forecast: &outlook.forecast,
-            gang: outlook.gang(),
-            course: &course,
-            trace: &trace,
-        });
-        keep_picture(&svg, path)
+        show::draw(plan, &self.intent, &deadlines, outlook, path)
     }
 
     #[expect(clippy::print_stdout, reason = "the command's data")]
@@ -657,13 +707,6 @@ impl Job<'_> {
             cli::print_data(report, self.request.output)
         }
     }
-}
-
-fn keep_picture(svg: &str, path: &Path) -> Result<(), Failure> {
-    state::write_text(svg, path).map_err(|failure| {
-        Failure::usage(format!("--svg: {:#}", failure.error))
-            .hint("name a file in a folder that you may write to")
-    })
 }
 
 fn vm_facts(vm: &FleetVm) -> VmFacts {
@@ -703,28 +746,4 @@ pub(crate) fn decisions(notes: &[Note], reasoning: Option<&Reasoning>) -> Vec<De
         })
     });
     noted.chain(reasoned).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_picture_is_written_whole_or_the_file_and_the_remedy_are_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("new").join("plan.svg");
-        for text in ["<svg/>", "<svg></svg>"] {
-            keep_picture(text, &path).unwrap();
-            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
-        }
-        assert_eq!(std::fs::read_dir(folder.path().join("new")).unwrap().count(), 1);
-        for bad in [path.join("below-a-file.svg"), folder.path().join("new"), "/".into()] {
-            let failure = keep_picture("<svg/>", &bad).unwrap_err();
-            assert_eq!(failure.exit, Exit::Usage);
-            let said = failure.error.to_string();
-            assert!(said.contains("--svg") && said.contains(&*bad.to_string_lossy()), "{said}");
-            assert!(failure.hint.is_some());
-        }
-        assert_eq!(std::fs::read_dir(folder.path().join("new")).unwrap().count(), 1);
-    }
 }

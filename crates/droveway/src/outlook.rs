@@ -15,7 +15,7 @@ use droveway_plan::{Known, Plan, play};
 use std::path::{Path, PathBuf};
 
 /// What is known before a plan is made: the world of a snapshot, and what earlier runs taught.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Knowledge {
     calibration: Calibration,
     path: PathBuf,

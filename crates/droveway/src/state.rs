@@ -1,7 +1,8 @@
 //! What outlives a run: the calibration that a fleet has learned, and its last snapshot.
 //!
 //! In `$DROVEWAY_STATE`, else `/var/lib/droveway`: `calibration/NAME.json`, where the name is the fleet's own unless its
-//! file says that it learns together with others, and `snapshots/FLEET.json`.
+//! file says that it learns together with others, `snapshots/FLEET.json`, and `plans/FLEET.json`: which plans have been
+//! replaced.
 
 use crate::exit::{Exit, Failure};
 use droveway_fleet::{Fleet, Snapshot, document::API_VERSION, snapshot};
@@ -35,13 +36,26 @@ fn snapshot_path(fleet: &Fleet) -> PathBuf {
     root().join("snapshots").join(format!("{}.json", fleet.metadata.name))
 }
 
+/// Where it is kept which plans of a fleet have been replaced.
+pub(crate) fn plan_lines_path(fleet: &Fleet) -> PathBuf {
+    root().join("plans").join(format!("{}.json", fleet.metadata.name))
+}
+
+/// The document in a file, if there is that file.
+pub(crate) fn read_if_there<T: DeserializeOwned>(
+    path: &Path,
+    kind: &str,
+) -> Result<Option<T>, Failure> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::usage(format!("{}: {error}", path.display()))),
+        Ok(text) => parsed(&text, path, kind).map(Some),
+    }
+}
+
 /// The calibration in a file; the priors if there is none yet.
 pub(crate) fn calibration(path: &Path) -> Result<Calibration, Failure> {
-    match fs::read_to_string(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Calibration::default()),
-        Err(error) => Err(Failure::usage(format!("{}: {error}", path.display()))),
-        Ok(text) => parsed::<Calibration>(&text, path, calibration::KIND),
-    }
+    Ok(read_if_there(path, calibration::KIND)?.unwrap_or_default())
 }
 
 /// Keeps a calibration.

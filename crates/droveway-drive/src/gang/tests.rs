@@ -25,18 +25,9 @@ fn plan(count: usize, concurrency: u32) -> Plan {
         throttle: false,
         ladder: None,
     };
-    Plan {
-        id: "p".to_owned(),
-        parent: None,
-        generation: 0,
-        policy: "test".to_owned(),
-        source: "alpha".parse().unwrap(),
-        target: "beta".parse().unwrap(),
-        concurrency,
-        turns: None,
-        // The last named starts first: the order is the plan's, not the names'.
-        moves: (0..count).rev().map(step).collect(),
-    }
+    // The last named starts first: the order is the plan's, not the names'.
+    let moves = (0..count).rev().map(step).collect();
+    Plan::new("p", "test", ("alpha".parse().unwrap(), "beta".parse().unwrap()), concurrency, moves)
 }
 
 /// A world that answers at once, in which each VM's stream takes a given number of steps, or fails.

@@ -8,11 +8,11 @@ use crate::{
 use droveway_model::{calibration::Calibration, world::World};
 use proptest::prelude::*;
 
-fn intent(policy: &str) -> Intent {
+pub(crate) fn intent(policy: &str) -> Intent {
     Intent::drain("alpha".parse().unwrap(), "beta".parse().unwrap(), Vec::new(), policy)
 }
 
-fn facts(permissions: &[bool]) -> GangFacts {
+pub(crate) fn facts(permissions: &[bool]) -> GangFacts {
     let vm = |(index, allow): (usize, &bool)| VmFacts {
         vm: format!("vm{index}").parse().unwrap(),
         memory: Bytes::from_mib(512),
@@ -151,7 +151,7 @@ fn the_check_finds_each_violation() {
 }
 
 /// A world of VMs at `alpha`: of each its MiB, working set, dirty rate, and traffic out and in as shares of the port.
-fn world(vms: &[(f64, f64, f64, f64, f64)]) -> World {
+pub(crate) fn world(vms: &[(f64, f64, f64, f64, f64)]) -> World {
     let gang = crate::search::tests::task(vms).gang;
     let hosts = ["alpha", "beta"].map(|name| name.parse().unwrap()).to_vec();
     let names = (0..vms.len()).map(|index| format!("vm{index}").parse().unwrap()).collect();
@@ -169,9 +169,9 @@ fn techniques(made: &Made) -> Vec<(&str, Technique)> {
     made.plan.moves.iter().map(|step| (step.vm.as_str(), step.technique)).collect()
 }
 
-const SENDER: (f64, f64, f64, f64, f64) = (120.0, 2.0, 0.5, 0.5, 0.0);
-const RECEIVER: (f64, f64, f64, f64, f64) = (120.0, 2.0, 0.5, 0.0, 0.5);
-const WRITER: (f64, f64, f64, f64, f64) = (200.0, 80.0, 30.0, 0.0, 0.0);
+pub(crate) const SENDER: (f64, f64, f64, f64, f64) = (120.0, 2.0, 0.5, 0.5, 0.0);
+pub(crate) const RECEIVER: (f64, f64, f64, f64, f64) = (120.0, 2.0, 0.5, 0.0, 0.5);
+pub(crate) const WRITER: (f64, f64, f64, f64, f64) = (200.0, 80.0, 30.0, 0.0, 0.0);
 
 #[test]
 fn who_decides_from_measurements_says_that_there_are_none() {
