@@ -11,7 +11,7 @@ use crate::{
     vm::{Request, RequestDenied, VmDriver},
 };
 use droveway_fleet::{RateLimit, Timestamp, VmId};
-use droveway_plan::{Move, Plan, StartRule};
+use droveway_plan::{Move, Plan, StartRule, check::contradictions};
 use std::collections::BTreeMap;
 
 /// One plan's driver.
@@ -29,6 +29,8 @@ impl GangDriver {
     /// A driver of `plan`; `was_running` says of each VM whether its vCPUs run now (a VM it does not name is taken to).
     #[must_use]
     pub fn new(plan: Plan, was_running: &BTreeMap<VmId, bool>) -> Self {
+        // Whoever hands a plan over has checked it; one that contradicts itself might never end.
+        debug_assert_eq!(contradictions(&plan), []);
         let driver = |step: &droveway_plan::Move| {
             let runs = was_running.get(&step.vm).copied().unwrap_or(true);
             (step.vm.clone(), VmDriver::new(step.clone(), runs))

@@ -6,7 +6,7 @@ use crate::{
     exit::{Exit, Failure},
     explain,
     fleet::{self, RunLock},
-    given::Given,
+    given::{self, Given},
     lineage,
     measure::{self, Sought},
     outlook::{Knowledge, Outlook},
@@ -453,7 +453,14 @@ impl Job<'_> {
         }
         // An explanation plans again, from what is known; so it is not given away yet.
         let known = self.request.args.explain.as_ref().and(knowledge.clone());
-        let outlook = knowledge.map(|knowledge| knowledge.outlook(&made.plan)).transpose()?;
+        let outlook = match knowledge.map(|knowledge| knowledge.outlook(&made.plan)).transpose() {
+            // Such a plan does not come from this snapshot; without one it is done all the same.
+            Err(failure) if matches!(self.how, How::Given { .. }) => {
+                eprintln!("note: there is no forecast: {:#}", failure.error);
+                None
+            }
+            outlook => outlook?,
+        };
         if self.request.args.dry_run {
             let explanation = self.explained(&made, &facts, known.as_ref(), outlook.as_ref())?;
             if let Some(path) = &self.request.args.svg {
@@ -466,6 +473,7 @@ impl Job<'_> {
                 explanation: explanation.as_ref(),
             };
             show::print(&shown, self.request.output)?;
+            given::warn_of_age(&made.plan);
             return Ok(Exit::Done);
         }
         let Made { plan, notes, reasoning } = made;

@@ -4,7 +4,7 @@
 use crate::exit::{Exit, Failure};
 use droveway_fleet::{Intent, TimeSpan, VmId, report::Decision};
 use droveway_plan::{
-    Plan,
+    Plan, SNAPSHOT_MAX_AGE,
     check::{Now, Violation},
     document,
     policy::DOWNTIME_DEFAULT,
@@ -73,14 +73,13 @@ impl Given {
     /// How old the snapshot is that the plan was made from.
     fn age(&self) -> Result<Option<Duration>, Failure> {
         let Some(text) = &self.plan.snapshot_taken_at else { return Ok(None) };
-        let taken: jiff::Timestamp = text.parse().map_err(|_| {
+        let age = age(text).ok_or_else(|| {
             Failure::usage(format!(
                 "{}: snapshotTakenAt: '{text}' is not a time: write it like 2026-01-31T12:00:00Z",
                 self.origin
             ))
         })?;
-        // A snapshot from the future is as far from now as one from the past: a clock was set.
-        Ok(Some(jiff::Timestamp::now().duration_since(taken).unsigned_abs()))
+        Ok(Some(age))
     }
 
     /// How things stand with the plan itself; where its VMs are is for the caller to say.
@@ -146,6 +145,25 @@ impl Given {
             runner_up: None,
             margin: None,
         }
+    }
+}
+
+/// How long ago that was; `None` if it is not a time. What is in the future is as far from now as what is in the past: a
+/// clock was set.
+fn age(time: &str) -> Option<Duration> {
+    let time: jiff::Timestamp = time.parse().ok()?;
+    Some(jiff::Timestamp::now().duration_since(time).unsigned_abs())
+}
+
+/// Says of a plan that is shown, to be executed later, that it will be refused.
+pub(crate) fn warn_of_age(plan: &Plan) {
+    let max = plan.snapshot_max_age.unwrap_or(SNAPSHOT_MAX_AGE);
+    let old = plan.snapshot_taken_at.as_deref().and_then(age);
+    if let Some(old) = old.filter(|old| *old > max.duration()) {
+        eprintln!(
+            "note: the snapshot is {} s old; --plan takes at most {max}, so measure again (--measure 5s)",
+            old.as_secs()
+        );
     }
 }
 

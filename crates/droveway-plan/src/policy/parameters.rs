@@ -295,8 +295,8 @@ impl Settings {
     }
 }
 
-/// A measurement takes a little longer than it was asked to.
-const WINDOW_TOLERANCE: f64 = 0.1;
+/// A measurement on a busy machine takes somewhat longer than it was asked to; a mean over that is as good.
+const WINDOW_TOLERANCE: f64 = 0.25;
 
 #[cfg(test)]
 mod tests {

@@ -210,6 +210,46 @@ fn published_policies_do_what_they_are_known_for() {
 }
 
 #[test]
+fn parameters_do_what_they_say() {
+    use Technique::PostCopy;
+    let three = [WRITER, SENDER, RECEIVER];
+    for (policy, window) in [("m-mixed:m=1", 1), ("m-mixed:m=2", 2)] {
+        let made = made(policy, &three);
+        assert_eq!(made.plan.policy, policy, "the plan keeps the text");
+        assert_eq!(made.plan.concurrency, window);
+        let post = made.plan.moves.iter().filter(|step| step.technique == PostCopy).count();
+        assert_eq!(post, 3 - window as usize);
+    }
+    let switch = |policy: &str| made(policy, &[WRITER]).plan.moves[0].switch;
+    assert!((switch("dynamic-hybrid:ratio=0.9").stalled_ratio - 0.9).abs() < 1e-9);
+    assert_eq!(switch("ws-hybrid:passes=3").after_pass, 3);
+    // Without a deadline nothing is paced.
+    let paced = |policy: &str| made(policy, &[SENDER]).plan.moves[0].bandwidth.bandwidth();
+    assert_eq!(paced("pacer"), None);
+    let slow = paced("pacer:deadline=60s").unwrap();
+    assert!(paced("pacer:deadline=60s,headroom=1").unwrap() > slow);
+    // Who weighs only the impact on others may choose another order, and whoever asks twice gets the same.
+    assert_eq!(made("slamig:time=0,impact=1", &three), made("slamig:time=0,impact=1", &three));
+    assert_eq!(made("adaptive:plays=100,seed=7", &three).plan.policy, "adaptive:plays=100,seed=7");
+}
+
+#[test]
+fn a_window_that_was_not_measured_is_refused() {
+    let (mut world, calibration) = (world(&[SENDER]), Calibration::default());
+    let asked = intent("direction-greedy:window=30s");
+    let plan = |world: &World| {
+        let known = Known { world, calibration: &calibration };
+        find(&asked.policy).unwrap().plan("p", &asked, &facts(&[true]), Some(known))
+    };
+    assert!(plan(&world).is_ok(), "what is known exactly holds for any window");
+    world.window_seconds = Some(31.0);
+    assert!(plan(&world).is_ok());
+    world.window_seconds = Some(5.0);
+    let error = plan(&world).unwrap_err().to_string();
+    assert!(error.contains("window=30s") && error.contains("over 5 s"), "{error}");
+}
+
+#[test]
 fn adaptive_gives_its_reasons() {
     let made = made("adaptive", &[RECEIVER, SENDER, WRITER]);
     let reasoning = made.reasoning.unwrap();

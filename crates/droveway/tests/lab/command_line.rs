@@ -23,6 +23,14 @@ fn usage_errors_have_their_code_and_a_hint() {
     check(&["policies"], 0, &["pre-copy-parallel", "stop-and-copy"]);
     check(&["policies", "-o", "json"], 0, &["\"name\": \"hybrid-serial\""]);
     check(&["drain", "alpha"], 2, &["--to"]);
+    check(&["drain", "--to", "beta"], 2, &["<HOST>"]);
+    check(&["policies"], 0, &[":window=", ":ratio="]);
+    check(&["policies", "-o", "json"], 0, &["\"parameters\"", "\"default\": \"0.5\""]);
+    for option in ["--policy=adaptive", "--max-parallel=1", "--deadline=1s", "--order=a"] {
+        let name = option.split('=').next().expect("a name");
+        check(&["drain", "--plan", "p.json", option], 2, &[name, "--plan"]);
+    }
+    check(&["drain", "a", "--to", "b", "--plan-max-age", "1m"], 2, &["--plan"]);
     check(&["drain", "a", "--to", "b", "--max-downtime", "300"], 2, &["300ms"]);
     check(&["drain", "a", "--to", "b", "--technique", "x=fast"], 2, &["post-copy"]);
 }
