@@ -356,7 +356,10 @@ pub const POLICIES: &[Policy] = &[
 ];
 
 /// The policy that is used when none is named.
-pub const DEFAULT_POLICY: &str = "pre-copy-serial";
+pub const DEFAULT_POLICY: &str = "adaptive";
+
+/// The policy that is used instead where nothing was measured and nothing can be.
+pub const UNMEASURED_POLICY: &str = "pre-copy-serial";
 
 /// A hybrid's rule: one pass moves what is not rewritten; a pass that leaves half of what the one before left has stalled
 /// (Altahat 2020; the ratio is our reading).

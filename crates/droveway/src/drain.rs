@@ -164,7 +164,7 @@ fn execute(
     request: &Request<'_>,
 ) -> Result<Exit, Failure> {
     let args = request.args;
-    let policy = match &wish {
+    let mut policy = match &wish {
         Wish::Plan(_) => None,
         Wish::Empty(_) | Wish::Named(_) => Some(chosen(args)?),
     };
@@ -173,6 +173,16 @@ fn execute(
         // Measured before the right to move is taken: it takes its time, and others may look meanwhile.
         None => match measure::seek(fleet, &args.source)? {
             Sought::Found(found) => Some(*found),
+            Sought::Nothing if policy.is_some() && by_default(args) => {
+                match measured_by_default(fleet)? {
+                    Sought::Found(found) => Some(*found),
+                    Sought::Interrupted => return Ok(Exit::Interrupted),
+                    Sought::Nothing => {
+                        policy = Some(found_policy(policy::UNMEASURED_POLICY)?);
+                        None
+                    }
+                }
+            }
             Sought::Nothing => None,
             Sought::Interrupted => return Ok(Exit::Interrupted),
         },
@@ -216,8 +226,42 @@ fn execute(
 }
 
 /// The policy that was asked for, with its parameters.
+fn found_policy(name: &str) -> Result<Chosen, Failure> {
+    policy::find(name).map_err(|error| Failure::new(Exit::Usage, error))
+}
+
+/// Whether the policy is our own choice.
+fn by_default(args: &IntentArgs) -> bool {
+    args.policy.is_none() && args.order.is_empty()
+}
+
+/// Long enough for rates and for a first idea of dirtying; an operator who waits longer says so.
+const MEASURED_BY_DEFAULT: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// Measures because the default policy decides from measurements. If that fails, there is nothing to decide from, which is
+/// said: a host must be drained even if nobody may look at it.
+fn measured_by_default(fleet: &Fleet) -> Result<Sought, Failure> {
+    let window = TimeSpan::from(MEASURED_BY_DEFAULT);
+    eprintln!(
+        "nothing was measured lately: measuring for {window} (--policy {} does without)",
+        policy::UNMEASURED_POLICY
+    );
+    let source = measure::Source { snapshot: None, measure: Some(window) };
+    match measure::seek(fleet, &source) {
+        Err(failure) if failure.exit != Exit::Interrupted => {
+            eprintln!(
+                "note: {:#}; the VMs go by policy {} instead",
+                failure.error,
+                policy::UNMEASURED_POLICY
+            );
+            Ok(Sought::Nothing)
+        }
+        sought => sought,
+    }
+}
+
 fn chosen(args: &IntentArgs) -> Result<Chosen, Failure> {
-    let policy = policy::find(policy_of(args)).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let policy = found_policy(policy_of(args))?;
     if !args.order.is_empty() && policy.plainly().is_none() {
         return Err(Failure::usage(format!(
             "--order: policy '{}' decides the order itself; choose a plain one, or leave --order out",
@@ -261,7 +305,9 @@ fn paused<'a>(candidates: impl Iterator<Item = &'a Candidate<'a>>) -> Vec<VmId> 
 }
 
 fn policy_of(args: &IntentArgs) -> &str {
-    args.policy.as_deref().unwrap_or(policy::DEFAULT_POLICY)
+    let own =
+        if args.order.is_empty() { policy::DEFAULT_POLICY } else { policy::UNMEASURED_POLICY };
+    args.policy.as_deref().unwrap_or(own)
 }
 
 /// Where these VMs are, found by asking the QEMUs.

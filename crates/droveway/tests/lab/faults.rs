@@ -59,7 +59,8 @@ fn a_killed_target_a_dead_link_and_an_interrupt_leave_the_vm_at_the_source() {
     cache.verify(VALUES);
 
     // After all of this it still moves.
-    let (code, report) = lab.moves(&["migrate", "cache", "--to", "beta"]);
+    let (code, report) =
+        lab.moves(&["migrate", "cache", "--to", "beta", "--policy", "pre-copy-serial"]);
     assert_eq!(code, 0, "{:?}", report.vms);
     cache.verify(VALUES);
 }
@@ -94,7 +95,8 @@ fn a_killed_controller_loses_no_vm_in_any_phase() {
     }
     // What the dead controllers left does not stand in the way.
     let there = if here == "alpha" { "beta" } else { "alpha" };
-    let (code, report) = lab.moves(&["migrate", "cache", "--to", there]);
+    let (code, report) =
+        lab.moves(&["migrate", "cache", "--to", there, "--policy", "pre-copy-serial"]);
     assert_eq!(code, 0, "{:?}", report.vms);
     cache.verify(VALUES);
 }

@@ -76,8 +76,9 @@ fn a_vm_that_cannot_converge_takes_its_fallback() {
     let Some(lab) = Lab::up("t-converge", "200Mbit/s", &[vm]) else { return };
     let limits = ["--max-passes", "3", "--max-downtime", "50ms"];
 
-    let never = ["migrate", "writer", "--to", "beta", "--allow-postcopy", "never"];
-    let (code, report) = lab.moves(&[&never[..], &limits[..]].concat());
+    let by = ["migrate", "writer", "--to", "beta", "--policy", "pre-copy-serial"];
+    let never = ["--allow-postcopy", "never"];
+    let (code, report) = lab.moves(&[&by[..], &never[..], &limits[..]].concat());
     assert_eq!(code, 5, "{:?}", report.vms);
     assert_eq!(report.vms[0].result, MoveResult::RolledBack);
     let reason = report.vms[0].reason.clone().expect("a reason");
@@ -85,8 +86,7 @@ fn a_vm_that_cannot_converge_takes_its_fallback() {
     assert_eq!(lab.place("writer"), ("alpha".to_owned(), "running".to_owned()));
     assert_eq!(lab.qemu("writer", "beta"), None, "the target is cleaned");
 
-    let (_, report) =
-        lab.moves(&[&["migrate", "writer", "--to", "beta"][..], &limits[..]].concat());
+    let (_, report) = lab.moves(&[&by[..], &limits[..]].concat());
     assert_eq!(report.vms[0].result, MoveResult::Completed, "{:?}", report.vms);
     assert_eq!(report.vms[0].fallback_taken, Some(Technique::PostCopy));
     assert!(report.decisions.iter().any(|d| d.choice == "switch to post-copy"));
@@ -117,6 +117,7 @@ fn what_cannot_be_done_is_said_before_anything_starts() {
     assert!(output.status.success(), "{}", said(&output));
     let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a plan");
     assert_eq!(plan["plan"]["moves"].as_array().map(Vec::len), Some(2));
+    assert_eq!(plan["plan"]["policy"], "adaptive", "it measures by itself");
     assert_eq!(lab.qemu("vm-1", "beta"), None, "a dry run starts nothing");
 
     let empty = droveway(&lab.arguments(&["drain", "beta", "--to", "alpha"]));
