@@ -3,7 +3,7 @@
 //! The latter is found by planning again, for a world in which one thing is changed: what the VM sends, receives or
 //! writes, its deadline, its permission, the urgency. Each thing is changed as far as it is tried at all first; only where
 //! that changes the technique, the smallest change that does is looked for. A search is not repeated for that but
-//! continued from the plan, with [`PLAYS`] schedules at most, so that an explanation costs no more than some plans.
+//! continued from the plan, with some hundred schedules at most, so that an explanation costs no more than some plans.
 
 use crate::{
     adaptive::{self, Known, Reasoning, RunnerUp, preferred, safety},
@@ -79,17 +79,16 @@ pub fn explain(question: &Question<'_>, vm: &VmId) -> Option<Explanation> {
     let index = plan.moves.iter().position(|step| step.vm == *vm)?;
     let technique = plan.moves[index].technique;
     let forecast = question.forecast.and_then(|forecast| forecast.moves.get(index));
-    let sought = changes(question, vm, technique, forecast);
+    let sought = sought(question, vm, technique, forecast);
     let mut text = vec![course(plan, index)];
     text.extend(forecast.map(expected));
     text.push(reason(question, vm));
-    text.push(sensitivity(sought.as_deref()));
-    Some(Explanation {
-        vm: vm.clone(),
-        technique,
-        changes: sought.unwrap_or_default(),
-        text: text.join(" "),
-    })
+    text.push(sensitivity(&sought));
+    let changes = match sought {
+        Sought::Found(changes) => changes,
+        Sought::Fixed | Sought::TooClose => Vec::new(),
+    };
+    Some(Explanation { vm: vm.clone(), technique, changes, text: text.join(" ") })
 }
 
 /// How and when it goes.
@@ -189,14 +188,27 @@ fn runner_up(other: &RunnerUp, cost: f64) -> String {
     )
 }
 
-/// What would change it, in words; `None`: it does not depend on anything.
-fn sensitivity(changes: Option<&[Change]>) -> String {
-    match changes {
-        None => "Nothing that can be measured changes that.".to_owned(),
-        Some([]) => "Nothing that was tried changes that: not its traffic or its dirtying from \
+/// What became of looking for what would change it.
+enum Sought {
+    /// It does not depend on anything that is measured.
+    Fixed,
+    /// The search near the plan comes to another technique even if nothing is changed: it cannot say anything of changes.
+    TooClose,
+    /// The smallest changes of those tried.
+    Found(Vec<Change>),
+}
+
+/// What would change it, in words.
+fn sensitivity(sought: &Sought) -> String {
+    match sought {
+        Sought::Fixed => "Nothing that can be measured changes that.".to_owned(),
+        Sought::TooClose => "The choice is too close for saying what would change it.".to_owned(),
+        Sought::Found(changes) if changes.is_empty() => {
+            "Nothing that was tried changes that: not its traffic or its dirtying from \
                      nothing to ten times as much, nor a deadline."
-            .to_owned(),
-        Some(changes) => {
+                .to_owned()
+        }
+        Sought::Found(changes) => {
             let one = |change: &Change| {
                 format!("{} it would go by {}", change.condition, change.technique)
             };
@@ -207,23 +219,24 @@ fn sensitivity(changes: Option<&[Change]>) -> String {
     }
 }
 
-/// The smallest changes of those tried; `None` where the technique does not depend on anything.
-fn changes(
+/// Looks for the smallest changes that lead to another technique.
+fn sought(
     question: &Question<'_>,
     vm: &VmId,
     technique: Technique,
     forecast: Option<&MoveForecast>,
-) -> Option<Vec<Change>> {
-    let known = question.known?;
+) -> Sought {
     if question.intent.techniques.contains_key(vm) || question.policy.plainly().is_some() {
-        return None;
+        return Sought::Fixed;
     }
-    let (fact, index) =
-        (question.facts.vms.iter().position(|fact| fact.vm == *vm)?, known.world.vm(vm)?);
+    let facts = &question.facts.vms;
+    let (Some(known), Some(fact)) = (question.known, facts.iter().position(|f| f.vm == *vm)) else {
+        return Sought::Fixed;
+    };
+    let Some(index) = known.world.vm(vm) else { return Sought::Fixed };
     let lab = Lab { question, known, vm, technique, fact, index };
-    // What the search near the plan does not confirm, it cannot say anything of.
     if lab.decide(&lab.unchanged()) != Some(technique) {
-        return Some(Vec::new());
+        return Sought::TooClose;
     }
     let traffic = [(Way::Sends, "sends", "sent"), (Way::Receives, "receives", "received")];
     let mut found = Vec::new();
@@ -233,7 +246,7 @@ fn changes(
     found.extend(lab.dirtying());
     found.extend(lab.deadline(forecast));
     found.extend(lab.asked());
-    Some(found)
+    Sought::Found(found)
 }
 
 /// A direction of a VM's traffic.

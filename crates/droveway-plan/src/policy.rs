@@ -1,5 +1,5 @@
 //! The registry of policies. A policy has a name, the stages that it fills and a source; it turns [`GangFacts`] and an
-//! [`Intent`] into a [`Plan`] and the notes of what it chose. It is addressed by name, with [`parameters`] where it has
+//! [`Intent`] into a [`Plan`] and the notes of what it chose. It is addressed by name, with [`Parameter`]s where it has
 //! some: `direction-greedy:window=30s`.
 //!
 //! The plain ones are one technique for all, serially or in parallel, in the order given. They are what tools do today, and
