@@ -98,10 +98,10 @@ impl<'a> Pair<'a> {
                 layout.grid(svg, y, y + PANEL_HEIGHT);
                 panel.draw(svg, area, scale);
                 let baseline = y + 14.0;
-                let name = format!("{} {}", shortened(end.host), panel.words);
+                let name = format!("{} ({})", shortened(end.host), end.role);
                 svg.text(MARGIN, baseline, Font { size: 13.0, ..Font::small(INK) }, &name);
-                let role = format!("{}'s port, Mbit/s of payload", end.role);
-                svg.text(MARGIN, baseline + 17.0, Font::small(PALE), &role);
+                let what = format!("{}, Mbit/s of payload", panel.words);
+                svg.text(MARGIN, baseline + 17.0, Font::small(PALE), &what);
                 y += PANEL_HEIGHT;
             }
         }

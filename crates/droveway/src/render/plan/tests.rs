@@ -9,7 +9,7 @@ use droveway_model::{
 };
 use droveway_plan::{GangFacts, Known, VmFacts, play, policy};
 use droveway_sim::{Physics, snapshot};
-use std::fmt::Write as _;
+use std::{fmt::Write as _, ops::Range};
 
 /// Everything that a picture is drawn from.
 #[derive(Clone)]
@@ -115,6 +115,31 @@ fn values(svg: &str, element: &str, attribute: &str) -> Vec<f64> {
     own.filter_map(value).collect()
 }
 
+/// Where a text is, pixels.
+struct Placed<'a> {
+    words: &'a str,
+    x: Range<f64>,
+    y: Range<f64>,
+}
+
+/// All texts, as wide as those of a wide font are.
+fn texts(svg: &str) -> Vec<Placed<'_>> {
+    const WIDE: f64 = 0.57;
+    let place = |line| {
+        let words = str::split_once(line, '>')?.1.split_once('<')?.0;
+        let [x, y, size] = ["x", "y", "font-size"].map(|name| values(line, "text", name)[0]);
+        let letters = words.replace("&apos;", "'").chars().count();
+        let width = count(letters) * size * WIDE;
+        let start = match str::split_once(line, "text-anchor=\"")?.1 {
+            anchor if anchor.starts_with("start") => x,
+            anchor if anchor.starts_with("middle") => x - width / 2.0,
+            _ => x - width,
+        };
+        Some(Placed { words, x: start..start + width, y: y - 0.75 * size..y + 0.2 * size })
+    };
+    svg.lines().filter(|line| line.starts_with("<text ")).filter_map(place).collect()
+}
+
 #[track_caller]
 fn check(example: &Example) -> String {
     let svg = example.drawn();
@@ -122,15 +147,24 @@ fn check(example: &Example) -> String {
         let name = format!(">{}</text>", shortened(step.vm.as_str()));
         assert_eq!(svg.matches(&name).count(), 1, "{name}");
     }
-    // No two texts of a column stand on each other, nothing is outside of the page or too small to read.
     let height = values(&svg, "svg", "height")[0];
-    let (x, y) = (values(&svg, "text", "x"), values(&svg, "text", "y"));
-    assert!(y.iter().all(|y| *y > 0.0 && *y < height));
-    for column in [MARGIN, TECHNIQUE_X] {
-        let mut own: Vec<_> =
-            x.iter().zip(&y).filter(|(x, _)| (**x - column).abs() < 0.1).map(|(_, y)| *y).collect();
-        own.sort_by(f64::total_cmp);
-        assert!(own.windows(2).all(|pair| pair[1] - pair[0] >= SMALL), "{own:?}");
+    let texts = texts(&svg);
+    for (index, text) in texts.iter().enumerate() {
+        let (x, y) = (&text.x, &text.y);
+        assert!(
+            x.start > 0.0 && x.end < WIDTH && y.start > 0.0 && y.end < height,
+            "{}",
+            text.words
+        );
+        for other in &texts[index + 1..] {
+            let apart = |a: &Range<f64>, b: &Range<f64>| a.end <= b.start || b.end <= a.start;
+            assert!(
+                apart(x, &other.x) || apart(y, &other.y),
+                "'{}' on '{}'",
+                text.words,
+                other.words
+            );
+        }
     }
     assert!(values(&svg, "text", "font-size").iter().all(|size| *size >= SMALL));
     let (x, width) = (values(&svg, "rect", "x"), values(&svg, "rect", "width"));
@@ -156,10 +190,10 @@ fn gangs_of_every_size_are_drawn_row_by_row() {
             "p10 to p90",
             policy,
             "urgency medium",
-            "alpha transmits (TX)",
-            "alpha receives (RX)",
-            "beta transmits (TX)",
-            "beta receives (RX)",
+            "alpha (source)",
+            "beta (target)",
+            "transmits (TX), Mbit/s",
+            "receives (RX), Mbit/s",
             "Mbit/s",
             "capacity 9",
             " s</text>",
@@ -220,6 +254,8 @@ fn odd_plans_are_drawn_too() {
     let mut long = Example::of(1, "pre-copy-serial", 1);
     long.plan.moves[0].vm = "a-name-that-is-as-long-as-names-may-be-and-more".parse().unwrap();
     long.plan.source = "a-host-with-a-name-that-is-as-long-as-names-may-be".parse().unwrap();
+    long.intent.deadline = Some(TimeSpan::from_millis(100));
+    long.deadlines[0] = Some(TimeSpan::from_millis(100));
     let svg = check(&long);
     assert!(svg.contains("a-name-that-is-as-long-as-names-may-be-and-more, pre-copy: "));
 }
