@@ -23,6 +23,9 @@ pub struct GangDriver {
     cancelled: bool,
     /// Whose turn it is, where streams take turns.
     turn: Option<VmId>,
+    /// Nobody starts before.
+    begins_at: Timestamp,
+    has_begun: bool,
 }
 
 impl GangDriver {
@@ -36,7 +39,15 @@ impl GangDriver {
             (step.vm.clone(), VmDriver::new(step.clone(), runs))
         };
         let drivers = plan.moves.iter().map(driver).collect();
-        GangDriver { plan, drivers, started: false, cancelled: false, turn: None }
+        GangDriver {
+            plan,
+            drivers,
+            started: false,
+            cancelled: false,
+            turn: None,
+            begins_at: Timestamp::ZERO,
+            has_begun: false,
+        }
     }
 
     /// Prepares every VM, without touching its memory.
@@ -55,6 +66,8 @@ impl GangDriver {
     /// Starts the plan's first moves.
     pub fn start(&mut self, now: Timestamp) {
         self.started = true;
+        let wait = self.plan.start_after.map(droveway_fleet::TimeSpan::duration);
+        self.begins_at = now + wait.unwrap_or_default();
         self.admit(now);
     }
 
@@ -137,7 +150,9 @@ impl GangDriver {
     /// When [`Self::handle_timeout`] must be called at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.drivers.values().filter_map(VmDriver::poll_timeout).min()
+        let waits = self.started && !self.cancelled && !self.has_begun;
+        let begin = waits.then_some(self.begins_at);
+        self.drivers.values().filter_map(VmDriver::poll_timeout).chain(begin).min()
     }
 
     /// The drivers, by VM.
@@ -199,9 +214,10 @@ impl GangDriver {
     }
 
     fn admit_due(&mut self, now: Timestamp) {
-        if !self.started || self.cancelled {
+        if !self.started || self.cancelled || now < self.begins_at {
             return;
         }
+        self.has_begun = true;
         let in_window = |step: &&Move| step.start == StartRule::InWindow;
         let uses_port = |step: &&Move| self.drivers.get(&step.vm).is_some_and(VmDriver::uses_port);
         let mut used = self.plan.moves.iter().filter(in_window).filter(uses_port).count();

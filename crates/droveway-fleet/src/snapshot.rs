@@ -121,10 +121,25 @@ pub struct VmSnapshot {
     pub tx_local_ratio: f64,
     /// The same for what it receives.
     pub rx_local_ratio: f64,
+    /// Its traffic over time; absent when it was watched for a few seconds only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<RateSeries>,
     /// Its memory; `None` when that was not asked for, or could not be measured.
     pub memory: Option<MemorySnapshot>,
     /// Its configured memory.
     pub memory_bytes: u64,
+}
+
+/// What a VM sent and received over time, on its taps, in equal steps up to the end of the measurement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RateSeries {
+    /// How long a step is.
+    pub step_seconds: f64,
+    /// Sent, bytes per second.
+    pub tx: Vec<f64>,
+    /// Received, bytes per second.
+    pub rx: Vec<f64>,
 }
 
 /// A VM's memory.

@@ -2,7 +2,7 @@
 //!
 //! Time is an argument everywhere: seconds on any clock that does not go back.
 
-use droveway_fleet::snapshot::RateSummary;
+use droveway_fleet::snapshot::{RateSeries, RateSummary};
 use std::collections::VecDeque;
 
 /// An exponentially weighted mean that knows time: a sample that covers `dt` weighs `1 - exp(-dt / tau)`.
@@ -222,6 +222,49 @@ impl RateEstimator {
     }
 }
 
+/// Steps of a series at most: what is longer is told in longer steps.
+pub const SERIES_STEPS: u32 = 600;
+/// The shortest step, seconds: bursts within it are nobody's phase.
+const SERIES_STEP_MIN: f64 = 1.0;
+/// Fewer steps tell nothing of phases.
+const SERIES_STEPS_MIN: u32 = 8;
+
+/// Rates in equal steps from cumulative counts: (seconds, sent, received), by rising time. `None` for a measurement of a few
+/// seconds.
+#[must_use]
+pub fn series(points: &[(f64, u64, u64)]) -> Option<RateSeries> {
+    let (first, last) = (points.first()?.0, points.last()?.0);
+    let step_seconds = ((last - first) / f64::from(SERIES_STEPS)).max(SERIES_STEP_MIN);
+    let steps = ((last - first) / step_seconds + 1e-9).floor();
+    if steps.is_nan() || steps < f64::from(SERIES_STEPS_MIN) {
+        return None;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+    let total = |at: f64, of: fn(&(f64, u64, u64)) -> u64| -> f64 {
+        let after = points.partition_point(|point| point.0 < at).min(points.len() - 1);
+        let (b, a) = (&points[after], &points[after.saturating_sub(1)]);
+        let part = if b.0 > a.0 { ((at - a.0) / (b.0 - a.0)).clamp(0.0, 1.0) } else { 1.0 };
+        of(a) as f64 + part * (of(b) as f64 - of(a) as f64)
+    };
+    // The last step ends with the measurement.
+    let begin = last - steps * step_seconds;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "at most SERIES_STEPS"
+    )]
+    let count = steps as u32;
+    let rates = |of: fn(&(f64, u64, u64)) -> u64| {
+        let rate = |index: u32| {
+            let from = begin + f64::from(index) * step_seconds;
+            // A counter that begins anew sent nothing.
+            ((total(from + step_seconds, of) - total(from, of)) / step_seconds).max(0.0)
+        };
+        (0..count).map(rate).collect()
+    };
+    Some(RateSeries { step_seconds, tx: rates(|p| p.1), rx: rates(|p| p.2) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,5 +378,22 @@ mod tests {
             prop_assert!((summary.mean_bytes_per_second - expected).abs() <= 1e-6 * expected.max(1.0));
             prop_assert!(summary.p10_bytes_per_second <= summary.p90_bytes_per_second);
         }
+    }
+
+    #[test]
+    fn a_series_has_the_rates_of_its_steps_and_ends_now() {
+        // 10 bytes a second sent, in ten seconds' turns of none received and 100 a second.
+        let received = |at: u64| (at / 20) * 1_000 + (at % 20).saturating_sub(10) * 100;
+        let points: Vec<(f64, u64, u64)> =
+            (0..=205_u64).map(|n| (n as f64 / 5.0 + 100.0, n * 2, received(n / 5))).collect();
+        let made = series(&points).unwrap();
+        assert_eq!((made.step_seconds, made.tx.len()), (1.0, 41));
+        assert!(made.tx.iter().all(|rate| (rate - 10.0).abs() < 1e-6), "{:?}", made.tx);
+        assert_eq!((made.rx[5], made.rx[15], made.rx[25]), (0.0, 100.0, 0.0));
+        let long: Vec<_> = (0..=4_000_u64).map(|n| (n as f64, n, n)).collect();
+        let long = series(&long).unwrap();
+        assert!(long.tx.len() <= 600 && long.step_seconds > 6.0);
+        assert_eq!(series(&points[..20]), None);
+        assert_eq!(series(&[]), None);
     }
 }

@@ -3,7 +3,7 @@
 use crate::fluid::{Constants, End, FlowModel, Gang, PortModel, Tail, VmModel};
 use droveway_fleet::{
     Bandwidth, DirtyCurve, HostId, Snapshot, VmId,
-    snapshot::{FlowEnd, VmSnapshot},
+    snapshot::{FlowEnd, RateSeries, VmSnapshot},
 };
 
 /// CPU and device state of a QEMU guest; measured: 60 to 300 KB for the usual devices.
@@ -24,6 +24,8 @@ pub struct World {
     pub gang: Gang,
     /// Of each VM: relative standard error of its dirty curve, and of what a first pass sends.
     pub uncertain: Vec<Uncertainty>,
+    /// Of each VM: its traffic over time, where that was watched for long.
+    pub series: Vec<Option<RateSeries>>,
     /// How long traffic was watched, seconds; `None` where its rates hold for any time.
     pub window_seconds: Option<f64>,
 }
@@ -75,14 +77,16 @@ impl World {
         };
         let uncertain = snapshot.vms.iter().map(uncertainty).collect();
         let window_seconds = Some(snapshot.window_seconds).filter(|seconds| *seconds > 0.0);
-        World { hosts, vms, gang, uncertain, window_seconds }
+        let series = snapshot.vms.iter().map(|vm| vm.series.clone()).collect();
+        World { hosts, vms, gang, uncertain, series, window_seconds }
     }
 
     /// A gang whose ports and VMs have these names, in its order, all of it known exactly. Names may be missing where nobody
     /// asks for them.
     #[must_use]
     pub fn named(gang: Gang, hosts: Vec<HostId>, vms: Vec<VmId>) -> Self {
-        World { hosts, vms, uncertain: Vec::new(), gang, window_seconds: None }
+        let (uncertain, series) = (Vec::new(), Vec::new());
+        World { hosts, vms, uncertain, series, gang, window_seconds: None }
     }
 
     /// The index of a host.

@@ -16,6 +16,7 @@ use crate::{
         Cost, Found, Judge, Mover, Schedule, Task, Way, Weights, least_seconds, moves, search,
         search_for,
     },
+    window::quiet,
 };
 use droveway_fleet::{AllowPostcopy, Intent, Ratio, Technique, Urgency, VmId};
 use droveway_model::{
@@ -40,7 +41,7 @@ pub struct Known<'a> {
 /// applications lose, as seconds of the port; a second of exposure. Missing a deadline outweighs everything.
 ///
 /// - critical: time alone; the rest only decides between equals;
-/// - high: time, but ten seconds of silence or of a lost port are as bad as one second more;
+/// - high: time, but fifty seconds of silence or of a lost port are as bad as one second more;
 /// - medium: a lost second of the port is as bad as a second more, a silent VM half of that;
 /// - low: applications first; ten seconds more are as bad as one second of silence.
 #[must_use]
@@ -50,7 +51,7 @@ pub const fn weights(urgency: Urgency) -> Weights {
         Urgency::Critical => {
             Weights { time: 1.0, outage: 0.001, loss: 0.001, exposure: 0.000_1, missed }
         }
-        Urgency::High => Weights { time: 1.0, outage: 0.1, loss: 0.1, exposure: 0.01, missed },
+        Urgency::High => Weights { time: 1.0, outage: 0.02, loss: 0.02, exposure: 0.002, missed },
         Urgency::Medium => Weights { time: 1.0, outage: 0.5, loss: 1.0, exposure: 0.02, missed },
         Urgency::Low => Weights { time: 0.1, outage: 1.0, loss: 2.0, exposure: 0.02, missed },
     }
@@ -195,6 +196,8 @@ pub struct Proposal {
     pub moves: Vec<Move>,
     /// At most so many at once.
     pub concurrency: u32,
+    /// So many seconds are waited first, for a quieter phase.
+    pub wait: Option<f64>,
     /// Why.
     pub reasoning: Reasoning,
 }
@@ -226,7 +229,10 @@ pub fn propose(
         .collect();
     alternatives.sort_by(|a, b| a.cost.value.total_cmp(&b.cost.value));
     let frontier = frontier(&context, &found, &mut judge);
-    let remarks = context.below_floor();
+    let mut remarks = context.below_floor();
+    let waiting = context.worth_waiting(intent, known);
+    let wait = waiting.as_ref().map(|(seconds, _)| *seconds);
+    remarks.extend(waiting.map(|(_, text)| text));
     let why = context.why(&mut judge);
     let reasoning = Reasoning {
         urgency: intent.urgency,
@@ -248,7 +254,7 @@ pub fn propose(
         moved(&steps[*index], way)
     });
     let concurrency = u32::try_from(schedule.window).unwrap_or(u32::MAX);
-    Some(Proposal { moves: moves.collect(), concurrency, reasoning })
+    Some(Proposal { moves: moves.collect(), concurrency, wait, reasoning })
 }
 
 /// What is to be done, and how it compares.
@@ -574,6 +580,11 @@ fn frontier(context: &Context<'_>, found: &Found, judge: &mut Judge<'_>) -> Vec<
     frontier
 }
 
+/// At low urgency without a deadline so many times what the moves take may be waited.
+const WAIT_TIMES: f64 = 10.0;
+/// A second of waiting, in which nothing suffers, against one of moving.
+const WAIT_WEIGHT: f64 = 0.1;
+
 /// The chosen schedule and what it is compared in.
 struct Context<'a> {
     facts: &'a GangFacts,
@@ -594,6 +605,43 @@ impl Context<'_> {
             margin: (cost.value - self.cost.value) / self.cost.value.max(1e-9),
             worst_outage_seconds: worst,
         }
+    }
+
+    /// How long to wait for a quieter phase, and why; `None`: it starts at once. Only where there is slack: up to the latest
+    /// safe start before a deadline; at low urgency without one, ten times what the moves take.
+    fn worth_waiting(&self, intent: &Intent, known: Known<'_>) -> Option<(f64, String)> {
+        let takes = self.cost.parts.total_seconds;
+        let surely = takes * safety(known);
+        let due = self.task.due();
+        let most = match intent.urgency {
+            Urgency::Low if due.is_infinite() => WAIT_TIMES * takes,
+            Urgency::Low | Urgency::Medium if due.is_finite() => due - surely,
+            _ => return None,
+        };
+        let vms: Vec<usize> = self.task.movers.iter().map(|mover| mover.step.vm).collect();
+        let found = quiet(known.world, &vms, takes, most)?;
+        let cost = |share: f64| {
+            let mut task = self.task.clone();
+            for flow in &mut task.gang.flows {
+                let of = |end: End| matches!(end, End::Vm(vm) if vms.contains(&vm));
+                if of(flow.from) || of(flow.to) {
+                    flow.demand *= share;
+                }
+            }
+            Judge::new(&task).cost(self.schedule)
+        };
+        let (now, then) = (cost(found.now), cost(found.then));
+        let price = WAIT_WEIGHT * self.task.weights.time * found.wait;
+        if now.value - then.value <= price {
+            return None;
+        }
+        let text = format!(
+            "it waits {:.0} s for a quieter phase of the traffic: {:.1} MB are lost then, {:.1} MB now",
+            found.wait,
+            then.parts.lost_bytes / 1e6,
+            now.parts.lost_bytes / 1e6
+        );
+        Some((found.wait, text))
     }
 
     /// Which applications keep less than is promised, in this schedule.

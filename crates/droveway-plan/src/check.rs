@@ -377,7 +377,7 @@ fn earliest_starts(plan: &Plan) -> BTreeMap<&VmId, Duration> {
     let mut starts: BTreeMap<&VmId, Duration> = BTreeMap::new();
     for step in &plan.moves {
         let start = match &step.start {
-            StartRule::InWindow => Duration::ZERO,
+            StartRule::InWindow => plan.start_after.map_or(Duration::ZERO, TimeSpan::duration),
             StartRule::AfterEnd(first) => starts.get(first).copied().unwrap_or_default(),
         };
         starts.insert(&step.vm, start);

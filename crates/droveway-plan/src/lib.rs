@@ -17,6 +17,7 @@ pub mod policy;
 pub mod published;
 mod rules;
 pub mod search;
+mod window;
 
 pub use adaptive::{Known, Reasoning};
 pub use check::Violation;

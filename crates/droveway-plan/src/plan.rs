@@ -62,6 +62,9 @@ pub struct Plan {
     /// say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turns: Option<Turns>,
+    /// So long after the start of the run the first VM starts: a quieter phase is waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_after: Option<TimeSpan>,
     /// The moves, in the order in which they start.
     pub moves: Vec<Move>,
 }
@@ -104,6 +107,7 @@ impl Plan {
             paused: Vec::new(),
             concurrency,
             turns: None,
+            start_after: None,
             moves,
         }
     }

@@ -18,7 +18,7 @@ use crate::{
 };
 pub use droveway_fleet::intent::{DOWNTIME_DEFAULT, MAX_PASSES_DEFAULT};
 use droveway_fleet::{
-    AllowPostcopy, Bandwidth, Bytes, Intent, RateLimit, Technique, VmId, ids::nearest,
+    AllowPostcopy, Bandwidth, Bytes, Intent, RateLimit, Technique, TimeSpan, VmId, ids::nearest,
 };
 use droveway_model::fluid::MoveModel;
 use parameters::Settings;
@@ -295,6 +295,20 @@ pub const POLICIES: &[Policy] = &[
         "all at once, each as slowly as its deadline allows",
     ),
     published(
+        "alma",
+        Rule::Alma,
+        "start",
+        "ALMA 2016",
+        "one after the other, from the quietest time of the traffic's period on (dirtying in the paper)",
+    ),
+    published(
+        "pava",
+        Rule::Pava,
+        "bandwidth",
+        "Son & Buyya 2018",
+        "one after the other, at what its class gets of the port: before applications if urgent, else after",
+    ),
+    published(
         "time-window-broker",
         Rule::TimeWindowBroker,
         "order, bandwidth",
@@ -422,6 +436,14 @@ pub struct Chosen {
     policy: Policy,
     text: String,
     settings: Settings,
+}
+
+impl Chosen {
+    /// As it was asked for: its name, and the parameters that were given.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
 }
 
 impl Deref for Chosen {
@@ -622,6 +644,7 @@ impl Chosen {
         }
         let mut plan = self.plan_of(id, intent, concurrency, moves);
         plan.turns = draft.turns;
+        plan.start_after = draft.wait.map(after);
         Ok(Made { plan, notes, reasoning: None })
     }
 
@@ -662,7 +685,8 @@ impl Chosen {
         for step in &mut moves {
             step.switchover_bandwidth = facts.port_rate.tcp_payload().divided(proposal.concurrency);
         }
-        let plan = self.plan_of(id, intent, proposal.concurrency, moves);
+        let mut plan = self.plan_of(id, intent, proposal.concurrency, moves);
+        plan.start_after = proposal.wait.map(after);
         Ok(Made { plan, notes: Vec::new(), reasoning: Some(proposal.reasoning) })
     }
 
@@ -710,6 +734,11 @@ fn technique_of(
         }
         _ => Ok(policy),
     }
+}
+
+/// A wait, in whole seconds, which is as exact as phases are.
+fn after(seconds: f64) -> TimeSpan {
+    TimeSpan::from(Duration::from_secs_f64(seconds.clamp(0.0, 1e6).round()))
 }
 
 /// A ceiling, at least a byte per second.

@@ -9,11 +9,12 @@ use crate::{
     plan::Turns,
     policy::{GangFacts, parameters::Settings},
     published::{
-        Ports, Subject, clark_rate, cqncr, fpta, fuzzy_cluster, m_mixed, minutil_o, mvm,
+        Ports, Subject, clark_rate, cqncr, fpta, fuzzy_cluster, m_mixed, minutil_o, mvm, pava,
         serial_or_parallel, slamig, solive, sync_finish, time_window_broker,
     },
+    window::{WAIT_MAX, quiet},
 };
-use droveway_fleet::{Intent, Technique};
+use droveway_fleet::{Intent, Technique, Urgency};
 use droveway_model::{
     fluid::{End, FlowModel, MoveModel},
     gangs::{Equal, Loaded, Residents, greedy, joint_split},
@@ -48,6 +49,8 @@ pub(crate) enum Rule {
     TimeWindowBroker,
     ClarkRate,
     RoundRobin,
+    Pava,
+    Alma,
 }
 
 /// What a rule decides; VMs by their index among the facts.
@@ -69,6 +72,8 @@ pub(crate) struct Draft {
     pub(crate) ladder: Option<Ladder>,
     /// Whether streams take turns.
     pub(crate) turns: Option<Turns>,
+    /// So many seconds are waited first.
+    pub(crate) wait: Option<f64>,
 }
 
 impl Draft {
@@ -82,6 +87,7 @@ impl Draft {
             patient_hybrid: false,
             ladder: None,
             turns: None,
+            wait: None,
         }
     }
 
@@ -246,6 +252,31 @@ pub(crate) fn draft(
                 }
             });
             Draft { ceilings: paced.collect(), ..plain.parallel() }
+        }
+        Rule::Alma => {
+            let vms: Vec<usize> = models.iter().map(|model| model.vm).collect();
+            let bytes: f64 = subjects.iter().map(|subject| subject.send_bytes).sum();
+            let most = deadlines.iter().copied().fold(WAIT_MAX, f64::min) - bytes / rate;
+            let wait = quiet(world, &vms, bytes / rate, most).map(|found| found.wait);
+            Draft { wait, ..plain }
+        }
+        Rule::Pava => {
+            let mut parameters = pava::Parameters::default();
+            settings.set("floor", &mut parameters.floor);
+            // Nothing says which applications are critical: all are normal. The busier of the two directions counts.
+            let sent: f64 = subjects.iter().map(|subject| subject.tx).sum();
+            let busier = (ports.resident_source_tx + sent).max(ports.resident_target_rx);
+            let urgent = matches!(intent.urgency, Urgency::High | Urgency::Critical);
+            let stream = |of: bool| if of { f64::INFINITY } else { 0.0 };
+            let demands = pava::ByClass {
+                critical: 0.0,
+                urgent_migration: stream(urgent),
+                normal: busier.min(ports.capacity),
+                other_migration: stream(!urgent),
+            };
+            let granted = pava::grants(ports.capacity, demands, &parameters);
+            let ceiling = granted.urgent_migration + granted.other_migration;
+            Draft { ceilings: vec![ceiling; plain.order.len()], ..plain }
         }
         Rule::TimeWindowBroker => {
             let requests: Vec<_> = subjects

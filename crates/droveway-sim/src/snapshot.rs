@@ -46,6 +46,7 @@ pub fn snapshot(scenario: &Scenario, physics: &Physics) -> Snapshot {
         rx: RateSummary::default(),
         tx_local_ratio: 0.0,
         rx_local_ratio: 0.0,
+        series: None,
         memory: Some(memory(&Memory::of(vm, physics))),
         memory_bytes: vm.memory.get(),
     };

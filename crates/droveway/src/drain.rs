@@ -1,6 +1,7 @@
 //! `drain` and `migrate`: from what was asked to a plan, its check, the run and its report.
 
 use crate::{
+    choice::{by_default, chosen, found_policy, measured_by_default},
     cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output, PlanArgs, PlanCommand},
     clock,
     exit::{Exit, Failure},
@@ -216,9 +217,10 @@ fn execute(
             eprintln!("host '{source}' has no VM: nothing to do");
             return Ok(Exit::Done);
         }
-        let intent = intent(fleet, verb, &source, &target, &candidates, args)?;
-        let facts = candidates.iter().map(|candidate| vm_facts(candidate.vm)).collect();
         let Some(policy) = policy else { return Ok(Exit::Done) };
+        let mut intent = intent(fleet, verb, &source, &target, &candidates, args)?;
+        policy.text().clone_into(&mut intent.policy);
+        let facts = candidates.iter().map(|candidate| vm_facts(candidate.vm)).collect();
         let how = How::Policy(policy);
         let job = Job { fleet, intent, candidates, facts, how, request, snapshot, run_id };
         job.run(lock).await
@@ -226,51 +228,6 @@ fn execute(
 }
 
 /// The policy that was asked for, with its parameters.
-fn found_policy(name: &str) -> Result<Chosen, Failure> {
-    policy::find(name).map_err(|error| Failure::new(Exit::Usage, error))
-}
-
-/// Whether the policy is our own choice.
-fn by_default(args: &IntentArgs) -> bool {
-    args.policy.is_none() && args.order.is_empty()
-}
-
-/// Long enough for rates and for a first idea of dirtying; an operator who waits longer says so.
-const MEASURED_BY_DEFAULT: std::time::Duration = std::time::Duration::from_secs(3);
-
-/// Measures because the default policy decides from measurements. If that fails, there is nothing to decide from, which is
-/// said: a host must be drained even if nobody may look at it.
-fn measured_by_default(fleet: &Fleet) -> Result<Sought, Failure> {
-    let window = TimeSpan::from(MEASURED_BY_DEFAULT);
-    eprintln!(
-        "nothing was measured lately: measuring for {window} (--policy {} does without)",
-        policy::UNMEASURED_POLICY
-    );
-    let source = measure::Source { snapshot: None, measure: Some(window) };
-    match measure::seek(fleet, &source) {
-        Err(failure) if failure.exit != Exit::Interrupted => {
-            eprintln!(
-                "note: {:#}; the VMs go by policy {} instead",
-                failure.error,
-                policy::UNMEASURED_POLICY
-            );
-            Ok(Sought::Nothing)
-        }
-        sought => sought,
-    }
-}
-
-fn chosen(args: &IntentArgs) -> Result<Chosen, Failure> {
-    let policy = found_policy(policy_of(args))?;
-    if !args.order.is_empty() && policy.plainly().is_none() {
-        return Err(Failure::usage(format!(
-            "--order: policy '{}' decides the order itself; choose a plain one, or leave --order out",
-            policy.name
-        )));
-    }
-    Ok(policy)
-}
-
 /// The VMs that a plan moves, as far as they are at its source; the facts to check it by; and how things stand now.
 async fn found_for<'a>(
     fleet: &'a Fleet,
@@ -302,12 +259,6 @@ async fn found_for<'a>(
 /// Those whose vCPUs do not run.
 fn paused<'a>(candidates: impl Iterator<Item = &'a Candidate<'a>>) -> Vec<VmId> {
     candidates.filter(|candidate| !candidate.runs).map(|it| it.vm.name.clone()).collect()
-}
-
-fn policy_of(args: &IntentArgs) -> &str {
-    let own =
-        if args.order.is_empty() { policy::DEFAULT_POLICY } else { policy::UNMEASURED_POLICY };
-    args.policy.as_deref().unwrap_or(own)
 }
 
 /// Where these VMs are, found by asking the QEMUs.
@@ -446,7 +397,7 @@ fn intent(
         source: source.clone(),
         target: target.clone(),
         vms: moving.cloned().collect(),
-        policy: policy_of(args).to_owned(),
+        policy: String::new(),
         techniques,
         max_parallel: args.max_parallel,
         max_downtime: args.max_downtime.unwrap_or_else(|| TimeSpan::from(policy::DOWNTIME_DEFAULT)),

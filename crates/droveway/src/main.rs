@@ -3,6 +3,7 @@
 //! `main` parses and prints; everything else is in the modules. Data goes to stdout, talk to stderr.
 
 mod calibrate;
+mod choice;
 mod cli;
 mod clock;
 mod drain;

@@ -302,6 +302,7 @@ fn vm(
         rx,
         tx_local_ratio: local_ratio(sends, stays),
         rx_local_ratio: local_ratio(receives, stays),
+        series: traffic::of(seen, &place.host).and_then(|host| host.series.get(&vm.name).cloned()),
         memory,
         memory_bytes: place.facts.memory.get(),
     }

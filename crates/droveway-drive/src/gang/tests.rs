@@ -212,3 +212,66 @@ proptest! {
         prop_assert_eq!(completed, steps.iter().filter(|steps| **steps > 0).count());
     }
 }
+
+#[test]
+fn nobody_starts_before_the_plan_says() {
+    let mut waiting = plan(2, 1);
+    waiting.start_after = Some("5s".parse().unwrap());
+    let mut gang = GangDriver::new(waiting, &BTreeMap::new());
+    gang.prepare(Timestamp::ZERO);
+    while let Some((vm, id, action)) = gang.poll_action() {
+        let reply = match action {
+            Action::Listen => Reply::Listening("tcp:1".to_owned()),
+            _ => Reply::Done,
+        };
+        gang.handle_reply(Timestamp::ZERO, &vm, id, Ok(reply));
+    }
+    assert!(gang.is_prepared());
+    gang.start(Timestamp::from_millis(1_000));
+    assert_eq!(gang.poll_timeout(), Some(Timestamp::from_millis(6_000)));
+    gang.handle_timeout(Timestamp::from_millis(5_999));
+    assert_eq!(gang.poll_action(), None);
+    gang.handle_timeout(Timestamp::from_millis(6_000));
+    let begun = gang.poll_action().map(|(_, _, action)| action);
+    assert!(matches!(begun, Some(Action::Migrate { .. })), "{begun:?}");
+}
+
+/// Of two streams that take turns one is fast, and the turn goes on when its pass ends.
+#[test]
+fn a_turn_goes_on_with_each_pass() {
+    let mut turning = plan(2, 2);
+    let rate = |text: &str| text.parse().unwrap();
+    turning.turns = Some(droveway_plan::Turns { fast: rate("900Mbit/s"), slow: rate("9Mbit/s") });
+    let (first, second) = (turning.moves[0].vm.clone(), turning.moves[1].vm.clone());
+    let mut gang = GangDriver::new(turning, &BTreeMap::new());
+    gang.prepare(Timestamp::ZERO);
+    let mut set = Vec::new();
+    let mut answer = |gang: &mut GangDriver| {
+        set.clear();
+        while let Some((vm, id, action)) = gang.poll_action() {
+            let reply = match &action {
+                Action::Listen => Reply::Listening("tcp:1".to_owned()),
+                _ => Reply::Done,
+            };
+            if let Action::SetBandwidth(limit) = action {
+                set.push((vm.clone(), limit.to_string()));
+            }
+            gang.handle_reply(Timestamp::ZERO, &vm, id, Ok(reply));
+        }
+        set.clone()
+    };
+    answer(&mut gang);
+    gang.start(Timestamp::ZERO);
+    assert_eq!(answer(&mut gang), [(first.clone(), "900Mbit/s".to_owned())]);
+    let mut pass = |gang: &mut GangDriver, vm: &VmId, number| {
+        gang.handle_event(Timestamp::ZERO, vm, Side::Source, QemuEvent::Pass(number));
+    };
+    pass(&mut gang, &second, 2);
+    assert_eq!(answer(&mut gang), [], "it was not its turn");
+    pass(&mut gang, &first, 2);
+    let mut changed = answer(&mut gang);
+    changed.sort();
+    let mut wanted = vec![(first, "9Mbit/s".to_owned()), (second, "900Mbit/s".to_owned())];
+    wanted.sort();
+    assert_eq!(changed, wanted);
+}

@@ -218,6 +218,9 @@ const fn of_rule(rule: Rule) -> &'static [Parameter] {
                 ]
             }
         }
+        Rule::Pava => {
+            const { &[number("floor", Unit::Share, "0.05", "what a class gets of the port at least")] }
+        }
         Rule::TimeWindowBroker => &[DEADLINE],
         _ => &[],
     }

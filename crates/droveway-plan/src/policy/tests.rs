@@ -78,6 +78,47 @@ fn products_move_as_many_at_once_as_they_do_and_obey_permissions() {
 }
 
 #[test]
+fn pava_gives_urgent_moves_the_port_and_others_the_rest() {
+    let gang = facts(&[true; 2]);
+    let names: Vec<VmId> = gang.vms.iter().map(|vm| vm.vm.clone()).collect();
+    let payload = 117e6;
+    let flow = droveway_model::fluid::FlowModel {
+        from: droveway_model::fluid::End::Vm(0),
+        to: droveway_model::fluid::End::Outside,
+        demand: 0.5 * payload,
+        weight: 1.0,
+    };
+    let vm = || droveway_model::fluid::VmModel {
+        host: 0,
+        send_bytes: 120e6,
+        zero_bytes: 0.0,
+        tail: droveway_model::fluid::Tail::default(),
+        curve: droveway_fleet::DirtyCurve::idle(),
+        state_bytes: 0.0,
+    };
+    let model = droveway_model::fluid::Gang {
+        ports: vec![droveway_model::fluid::PortModel::shared(payload); 2],
+        vms: vec![vm(), vm()],
+        flows: vec![flow],
+        ..droveway_model::fluid::Gang::default()
+    };
+    let hosts = vec!["alpha".parse().unwrap(), "beta".parse().unwrap()];
+    let world = World::named(model, hosts, names);
+    let calibration = Calibration::default();
+    let ceiling = |urgency| {
+        let mut asked = intent("pava");
+        asked.urgency = urgency;
+        let known = Known { world: &world, calibration: &calibration };
+        let made = find("pava").unwrap().plan("p", &asked, &gang, Some(known)).unwrap();
+        assert_eq!(made.plan.concurrency, 1);
+        made.plan.moves[1].bandwidth.bandwidth().unwrap().bytes_per_second() as f64 / payload
+    };
+    // Applications keep their floor of 5 %, or everything.
+    assert!((ceiling(droveway_fleet::Urgency::High) - 0.95).abs() < 0.01);
+    assert!((ceiling(droveway_fleet::Urgency::Low) - 0.5).abs() < 0.01);
+}
+
+#[test]
 fn a_vm_that_forbids_post_copy_gets_pre_copy_and_says_so() {
     let (made, notes) = plan(&intent("post-copy-parallel"), &facts(&[true, false]));
     assert_eq!(made.moves[0].technique, Technique::PostCopy);

@@ -7,7 +7,10 @@ use super::{
     flows::{self, ConnectionTraffic, HostView, Mac, OwnTraffic, PairTraffic, PortUse},
     network,
 };
-use droveway_fleet::{Bandwidth, Host, HostId, Timestamp, VmId, snapshot::RateSummary};
+use droveway_fleet::{
+    Bandwidth, Host, HostId, Timestamp, VmId,
+    snapshot::{RateSeries, RateSummary},
+};
 use droveway_host::{
     Counters,
     features::{self, MachineCpu},
@@ -62,6 +65,8 @@ pub(super) struct HostSeen {
     pub(super) port: (RateSummary, RateSummary),
     /// Sent and received, payload.
     pub(super) vms: BTreeMap<VmId, (RateSummary, RateSummary)>,
+    /// The same over time, with headers.
+    pub(super) series: BTreeMap<VmId, RateSeries>,
     pub(super) view: HostView,
 }
 
@@ -209,6 +214,12 @@ impl<'a> HostWatch<'a> {
             self.rate(|of| of(self.port).map(|c| c.rx_bytes)),
         );
         let vms = self.plan.vms.iter().map(|vm| (vm.name.clone(), self.of_vm(vm, &view))).collect();
+        let series = self
+            .plan
+            .vms
+            .iter()
+            .filter_map(|vm| Some((vm.name.clone(), self.series_of(vm)?)))
+            .collect();
         let mut view = view;
         view.port = PortUse {
             #[expect(clippy::cast_precision_loss, reason = "bytes a second, far below 2^53")]
@@ -216,7 +227,7 @@ impl<'a> HostWatch<'a> {
             tx: port.0.mean_bytes_per_second,
             rx: port.1.mean_bytes_per_second,
         };
-        HostSeen { port, vms, view }
+        HostSeen { port, vms, series, view }
     }
 
     /// A rate from a cumulative count, which is made of any links' counters.
@@ -230,6 +241,21 @@ impl<'a> HostWatch<'a> {
             }
         }
         estimator.summary()
+    }
+
+    /// A VM's traffic over time.
+    fn series_of(&self, vm: &VmPlan) -> Option<RateSeries> {
+        let (origin, _) = self.samples.first()?;
+        let point = |(at, counters): &(Timestamp, Vec<(u32, Counters)>)| {
+            let mut sum = (0, 0);
+            for tap in &vm.taps {
+                let (_, of) = counters.iter().find(|(index, _)| *index == tap.ifindex)?;
+                sum = (sum.0 + of.rx_bytes, sum.1 + of.tx_bytes);
+            }
+            Some((at.seconds_from(*origin), sum.0, sum.1))
+        };
+        let points: Vec<_> = self.samples.iter().filter_map(point).collect();
+        droveway_model::estimate::series(&points)
     }
 
     /// What a VM sends (its tap receives) and receives, payload.
