@@ -263,7 +263,7 @@ fn a_turn_goes_on_with_each_pass() {
     answer(&mut gang);
     gang.start(Timestamp::ZERO);
     assert_eq!(answer(&mut gang), [(first.clone(), "900Mbit/s".to_owned())]);
-    let mut pass = |gang: &mut GangDriver, vm: &VmId, number| {
+    let pass = |gang: &mut GangDriver, vm: &VmId, number| {
         gang.handle_event(Timestamp::ZERO, vm, Side::Source, QemuEvent::Pass(number));
     };
     pass(&mut gang, &second, 2);

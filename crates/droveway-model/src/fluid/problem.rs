@@ -314,7 +314,7 @@ impl Constants {
         dirty_inflation: 1.0,
         slice_seconds: 0.05,
         socket_bytes: 4e5,
-        threshold_ratio: 1.1,
+        threshold_ratio: 1.05,
         acknowledgement_ratio: 0.031,
         reverse_loss: 0.15,
         essential_pages: 800.0,
