@@ -1,7 +1,9 @@
-//! Netlink dumps: one question, many messages as an answer, over a socket that stays open.
+//! Netlink: dumps (one question, many messages as an answer) and orders (one message, done or refused), over a socket that
+//! stays open.
 //!
-//! By hand rather than by a crate, because these run in sampling loops: nothing is allocated once the buffer is warm, and
-//! only the attributes that somebody wants are looked at. Single questions about one link are [`crate::counters`]' matter.
+//! By hand rather than by a crate: dumps run in sampling loops, where nothing is allocated once the buffer is warm and only the
+//! attributes that somebody wants are looked at; orders are about queueing disciplines and classes, for which no crate has
+//! types. Single questions about one link are [`crate::counters`]' matter.
 
 use crate::netns::{Netns, NetnsError};
 use netlink_sys::{Socket, SocketAddr};
@@ -19,6 +21,10 @@ const ATTRIBUTE_HEADER: usize = 4;
 const ATTRIBUTE_TYPE_MASK: u16 = 0x3fff;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
 const DUMP: u16 = 0x1 | 0x300;
+/// `NLM_F_REQUEST | NLM_F_ACK`.
+const ORDER: u16 = 0x1 | 0x4;
+/// `NLM_F_CREATE | NLM_F_EXCL`: the order makes something that is not there yet.
+pub(crate) const NEW: u16 = 0x400 | 0x200;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
@@ -26,8 +32,8 @@ const NLMSG_DONE: u16 = 3;
 const ANSWER_LEN: usize = 64 << 10;
 /// The kernel answers at once; a longer silence is a bug and must not hang a sampling loop.
 const ANSWER_SECONDS_MAX: i64 = 1;
-/// The longest question here: struct inet_diag_req_v2 behind the header.
-const REQUEST_LEN_MAX: usize = 128;
+/// The longest request here: a filter with its action, some 250 bytes, or an old discipline's options, put back as they were.
+const REQUEST_LEN_MAX: usize = 4096;
 
 /// What did not work, and what the system said. Whoever asked knows for whom.
 #[derive(Debug)]
@@ -72,6 +78,21 @@ impl DumpSocket {
         &mut self,
         kind: u16,
         body: &[u8],
+        each: impl FnMut(u16, &[u8]),
+    ) -> Result<(), DumpError> {
+        self.exchange(kind, DUMP, body, each)
+    }
+
+    /// Orders something and waits until it is done or refused. `flags` beside those of every order: [`NEW`] or 0.
+    pub(crate) fn order(&mut self, kind: u16, flags: u16, body: &[u8]) -> Result<(), DumpError> {
+        self.exchange(kind, ORDER | flags, body, |_, _| {})
+    }
+
+    fn exchange(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: &[u8],
         mut each: impl FnMut(u16, &[u8]),
     ) -> Result<(), DumpError> {
         let failed = |action| move |source| DumpError { action, source };
@@ -83,7 +104,7 @@ impl DumpSocket {
         })?;
         known[0..4].copy_from_slice(&u32::try_from(length).unwrap_or(0).to_ne_bytes());
         known[4..6].copy_from_slice(&kind.to_ne_bytes());
-        known[6..8].copy_from_slice(&DUMP.to_ne_bytes());
+        known[6..8].copy_from_slice(&flags.to_ne_bytes());
         known[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
         known[HEADER..].copy_from_slice(body);
         self.socket.send(known, 0).map_err(failed("ask by netlink"))?;

@@ -16,7 +16,10 @@ pub mod path;
 pub mod process;
 pub mod qemu;
 pub mod resources;
+pub mod shaping;
+pub mod sockets;
 pub mod taps;
+mod tc;
 pub mod tcp_info;
 
 pub use counters::{Counters, PortCounters};

@@ -205,8 +205,11 @@ impl Divided {
             }
         }
         rx += of_vm.iter().map(|(_, rx)| rx).sum::<f64>();
-        // Those that cost least source TX for what they spare at target RX stay longest.
-        of_vm.sort_by(|a, b| (a.0 * b.1).total_cmp(&(b.0 * a.1)));
+        // Those that cost least source TX for what they spare at target RX stay longest. By one number each: products of
+        // pairs are no order where a VM has no traffic at all.
+        let sent =
+            |(sends, receives): &(f64, f64)| sends / (sends + receives).max(f64::MIN_POSITIVE);
+        of_vm.sort_by(|a, b| sent(a).total_cmp(&sent(b)));
         let mut points = vec![(tx, rx)];
         for (sends, receives) in of_vm {
             tx += sends;

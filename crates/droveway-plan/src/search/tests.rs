@@ -335,3 +335,17 @@ proptest! {
         prop_assert!(cost.value <= exact.cost.value * 1.03, "{} {}", cost.value, exact.cost.value);
     }
 }
+
+#[test]
+fn a_large_gang_with_idle_vms_has_a_bound() {
+    // Traffic of every direction and of none, in an order that no sort expects.
+    let part = |index: u32, step: f64| (f64::from(index) * 0.618_034 * step).fract();
+    let share = |part: f64| if part < 0.3 { 0.0 } else { part / 1000.0 };
+    let vm = |index| (100.0, 10.0, 2.0, share(part(index, 3.0)), share(part(index, 5.0)));
+    for count in [30, 300, 1000] {
+        let vms: Vec<_> = (0..count).map(vm).collect();
+        let bound = lower_bound(&task(&vms));
+        // Every byte once, at the port's rate.
+        assert!(bound > f64::from(count) * 100.0 * MIB / RATE, "{count}: {bound}");
+    }
+}

@@ -1,0 +1,88 @@
+use super::*;
+
+fn range(first: u16, last: u16) -> PortRange {
+    PortRange { first, last }
+}
+
+#[test]
+fn prefixes_are_the_range_and_nothing_else() {
+    for (first, last) in
+        [(49152, 49215), (5888, 6143), (1, 1), (3, 3), (5, 17), (0, 65535), (65534, 65535), (7, 6)]
+    {
+        let all = prefixes(range(first, last));
+        for port in 0..=u16::MAX {
+            let picked = all.iter().filter(|(value, mask)| port & mask == *value).count();
+            assert_eq!(picked, usize::from((first..=last).contains(&port)), "{port} of {all:?}");
+        }
+    }
+    assert_eq!(prefixes(range(49152, 49215)).len(), 1);
+}
+
+#[test]
+fn options_read_back_from_hexadecimal() {
+    let qdisc =
+        Qdisc { kind: "pfifo".into(), handle: 7, parent: tc::ROOT, options: vec![0, 255, 16] };
+    let saved = saved(&qdisc);
+    assert_eq!(saved.options, "00ff10");
+    assert_eq!(from_hexadecimal(&saved.options), qdisc.options);
+    assert_eq!(from_hexadecimal("00zz"), [0]);
+}
+
+/// A shaper that touches nothing.
+fn shaper(rate: &str) -> Shaper {
+    let listens = Listens { address: IpAddr::from([10, 0, 0, 2]), ports: range(49152, 49215) };
+    Shaper::look(&Netns::own(), "lo", rate.parse().unwrap(), listens).unwrap()
+}
+
+fn mbit(rate: u64) -> Bandwidth {
+    Bandwidth::from_bits_per_second(rate * 1_000_000)
+}
+
+proptest::proptest! {
+    #[test]
+    fn classes_never_promise_more_than_there_is(
+        migration in 0_u64..2000,
+        ceiling in 0_u64..2000,
+        floors in proptest::collection::vec(0_u64..600, 0..6),
+        yields: bool,
+    ) {
+        let shaper = shaper("1Gbit/s");
+        let floors = floors.iter().map(|rate| Floor { mac: [2; 6], rate: mbit(*rate) }).collect();
+        let promise = Promise { migration: mbit(migration), ceiling: mbit(ceiling), yields, floors };
+        let classes = shaper.classes(&promise);
+        let bits = |class: u32| {
+            let htb = classes.iter().find(|one| one.0 == class).unwrap().2;
+            assert!(htb.rate <= htb.ceiling, "{class:x}: {htb:?}");
+            htb.rate.bits_per_second()
+        };
+        let children = |parent: u32| -> u64 {
+            let of = classes.iter().filter(|one| one.1 == parent);
+            of.map(|one| bits(one.0)).sum()
+        };
+        // Rounding to whole bits, one for each class.
+        proptest::prop_assert!(children(ALL) <= bits(ALL) + 10);
+        proptest::prop_assert!(children(MIGRATION) <= bits(MIGRATION) + 10);
+        proptest::prop_assert!(children(APPLICATIONS) <= bits(APPLICATIONS) + 10);
+        if (10..900).contains(&migration) {
+            let wanted = f64::from(u32::try_from(migration).unwrap()) * 1e6 * 1514.0 / 1538.0;
+            #[expect(clippy::cast_precision_loss, reason = "rates")]
+            let got = bits(MIGRATION) as f64;
+            proptest::prop_assert!((got / wanted - 1.0).abs() < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn a_promise_of_everything_leaves_applications_a_little() {
+    let all = Promise { migration: mbit(5000), ceiling: mbit(5000), yields: false, floors: vec![] };
+    let shaper = shaper("1Gbit/s");
+    let classes = shaper.classes(&all);
+    let of = |class: u32| classes.iter().find(|one| one.0 == class).unwrap().2;
+    assert!(of(APPLICATIONS).rate.bits_per_second() > 1_000_000);
+    assert_eq!(of(MIGRATION).ceiling, shaper.root);
+    assert!(of(URGENT).priority < of(OTHERS).priority);
+    assert_eq!(of(STREAM).priority, of(OTHERS).priority);
+    let low = shaper.classes(&Promise { yields: true, ..all });
+    let stream = low.iter().find(|one| one.0 == STREAM).unwrap().2;
+    assert!(stream.priority > of(OTHERS).priority);
+}

@@ -1,0 +1,238 @@
+//! Tuning the TCP sockets of another process from outside: QEMU's migration connections.
+//!
+//! QEMU leaves Nagle's algorithm on at all four ends. A post-copied guest's page requests are 16 bytes each, and Nagle holds one
+//! back until the one before is acknowledged, which rides on data that stands in the queue: two queues' worth of delay for
+//! each page. And QEMU's own bandwidth limit pulses, overshoots and does not bind at switchover or in post-copy, where the
+//! kernel's pacing of the socket does.
+//!
+//! `pidfd_getfd` gives a descriptor of the very same socket, so an option set here holds for QEMU. That needs the right to
+//! trace the process; without it everything works as before, only slower, and the caller says so.
+
+use crate::{
+    process::Process,
+    tcp_info::{Connection, TcpDiag, TcpInfoError},
+};
+use droveway_fleet::{Bandwidth, RateLimit};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+/// What is set on a migration's socket. Every field is set on each call, so that nothing of an earlier call stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// Small segments leave at once (`TCP_NODELAY`).
+    pub no_delay: bool,
+    /// The class of the port's queueing discipline that its packets go to (`SO_PRIORITY`); 0: none.
+    pub priority: u32,
+    /// What it may send (`SO_MAX_PACING_RATE`), payload; binds in every phase.
+    pub pacing: RateLimit,
+    /// How much may wait unsent in the send buffer (`TCP_NOTSENT_LOWAT`), bytes; `None`: the system's own.
+    pub unsent_limit: Option<u32>,
+}
+
+impl Tuning {
+    /// As the system makes a socket.
+    pub const STOCK: Tuning =
+        Tuning { no_delay: false, priority: 0, pacing: RateLimit::Unlimited, unsent_limit: None };
+}
+
+/// A socket of another process, held open here too: the connection lasts until both have let go of it, so it is not to be kept
+/// longer than it is needed.
+#[derive(Debug)]
+pub struct ForeignSocket {
+    fd: OwnedFd,
+    /// Its own address.
+    pub local: SocketAddr,
+    /// The other end's.
+    pub remote: SocketAddr,
+}
+
+/// `SO_MAX_PACING_RATE` without a limit, as the kernel writes it.
+const UNPACED: u64 = u64::MAX;
+
+impl ForeignSocket {
+    /// Sets all of it.
+    ///
+    /// # Errors
+    /// What the system said at the first option that it refused; those before are set.
+    pub fn tune(&self, tuning: &Tuning) -> io::Result<()> {
+        setsockopt(&self.fd, sockopt::TcpNoDelay, &tuning.no_delay)?;
+        self.set(libc::SOL_SOCKET, libc::SO_PRIORITY, &tuning.priority.to_ne_bytes())?;
+        self.pace(tuning.pacing)?;
+        // 0 is the system's own (`net.ipv4.tcp_notsent_lowat`).
+        let unsent = tuning.unsent_limit.unwrap_or(0);
+        self.set(libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &unsent.to_ne_bytes())
+    }
+
+    /// Sets only the pace.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn pace(&self, limit: RateLimit) -> io::Result<()> {
+        let bytes = match limit {
+            RateLimit::Unlimited => UNPACED,
+            RateLimit::At(rate) => bytes_per_second(rate),
+        };
+        self.set(libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &bytes.to_ne_bytes())
+    }
+
+    /// Whether small segments leave at once.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn no_delay(&self) -> io::Result<bool> {
+        Ok(getsockopt(&self.fd, sockopt::TcpNoDelay)?)
+    }
+
+    fn set(&self, level: libc::c_int, option: libc::c_int, value: &[u8]) -> io::Result<()> {
+        let length = libc::socklen_t::try_from(value.len()).unwrap_or(0);
+        // SAFETY: the descriptor is open while `self` lives; the kernel reads `length` bytes of `value` and keeps nothing.
+        let result = unsafe {
+            libc::setsockopt(self.fd.as_raw_fd(), level, option, value.as_ptr().cast(), length)
+        };
+        nix::errno::Errno::result(result).map(drop).map_err(io::Error::from)
+    }
+}
+
+/// A rate of 0 would stop the socket for good: the least is one byte a second.
+fn bytes_per_second(rate: Bandwidth) -> u64 {
+    (rate.bits_per_second() / 8).clamp(1, UNPACED - 1)
+}
+
+/// Finds the sockets of one process among a namespace's connections.
+#[derive(Debug)]
+pub struct SocketFinder {
+    process: Process,
+    diag: TcpDiag,
+}
+
+impl SocketFinder {
+    /// For a process that lives in the namespace of `diag`; `None` if it is gone.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn open(pid: u32, diag: TcpDiag) -> io::Result<Option<Self>> {
+        Ok(Process::open(pid)?.map(|process| SocketFinder { process, diag }))
+    }
+
+    /// The established connections of the process from a port of its own to a port of the other side, with their descriptors;
+    /// `None`: any port.
+    ///
+    /// # Errors
+    /// [`TcpInfoError`].
+    pub fn between(
+        &mut self,
+        local: Option<u16>,
+        remote: Option<u16>,
+    ) -> Result<Vec<(i32, Connection)>, TcpInfoError> {
+        let all = self.diag.between(local, remote)?;
+        if all.is_empty() {
+            return Ok(Vec::new());
+        }
+        let numbers = descriptors(self.process.pid());
+        Ok(all.into_iter().filter_map(|one| Some((*numbers.get(&one.inode)?, one))).collect())
+    }
+
+    /// The socket behind a descriptor of the process.
+    ///
+    /// # Errors
+    /// What the system said: `EPERM` without the right to trace the process.
+    pub fn take(&self, number: i32, connection: &Connection) -> io::Result<ForeignSocket> {
+        let fd = self.process.descriptor(number)?;
+        Ok(ForeignSocket { fd, local: connection.local, remote: connection.remote })
+    }
+}
+
+/// The descriptors of a process that are sockets, by inode. QEMU duplicates some: the lowest number counts.
+fn descriptors(pid: u32) -> BTreeMap<u32, i32> {
+    let mut all = BTreeMap::new();
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return all };
+    for entry in entries.flatten() {
+        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let Ok(link) = fs::read_link(entry.path()) else { continue };
+        let inode = link.to_str().and_then(|text| text.strip_prefix("socket:["));
+        let Some(inode) = inode.and_then(|text| text.strip_suffix(']')?.parse().ok()) else {
+            continue;
+        };
+        let lowest = all.entry(inode).or_insert(number);
+        *lowest = (*lowest).min(number);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netns::Netns;
+    use std::{
+        io::{Read as _, Write as _},
+        net::{TcpListener, TcpStream},
+        time::{Duration, Instant},
+    };
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    fn foreign(of: &TcpStream) -> ForeignSocket {
+        let local = of.local_addr().unwrap();
+        let diag = TcpDiag::open(&Netns::own()).unwrap();
+        let mut finder = SocketFinder::open(std::process::id(), diag).unwrap().unwrap();
+        let found = finder.between(Some(local.port()), None).unwrap();
+        assert!(finder.between(Some(local.port()), Some(1)).unwrap().is_empty());
+        assert_eq!(found.len(), 1, "{found:?}");
+        let (number, connection) = &found[0];
+        assert_eq!(*number, of.as_raw_fd());
+        finder.take(*number, connection).unwrap()
+    }
+
+    #[test]
+    fn an_option_set_from_outside_holds_for_the_owner() {
+        let (client, _server) = pair();
+        let socket = foreign(&client);
+        assert_eq!(Some(socket.remote), client.peer_addr().ok());
+        assert!(!client.nodelay().unwrap() && !socket.no_delay().unwrap());
+        let tuning = Tuning { no_delay: true, unsent_limit: Some(1 << 17), ..Tuning::STOCK };
+        socket.tune(&tuning).unwrap();
+        assert!(client.nodelay().unwrap());
+        socket.tune(&Tuning::STOCK).unwrap();
+        assert!(!client.nodelay().unwrap());
+    }
+
+    #[test]
+    fn a_paced_socket_keeps_its_pace_and_is_freed_again() {
+        let (mut client, mut server) = pair();
+        let socket = foreign(&client);
+        let rate: Bandwidth = "8Mbit/s".parse().unwrap();
+        socket.pace(RateLimit::At(rate)).unwrap();
+        let send = |client: &mut TcpStream, server: &mut TcpStream, bytes: usize| {
+            let began = Instant::now();
+            std::thread::scope(|scope| {
+                scope.spawn(|| client.write_all(&vec![1; bytes]).unwrap());
+                server.read_exact(&mut vec![0; bytes]).unwrap();
+            });
+            began.elapsed()
+        };
+        // 1 MB at 1 MB/s: a second, but for the first window that leaves at once.
+        let paced = send(&mut client, &mut server, 1_000_000);
+        socket.pace(RateLimit::Unlimited).unwrap();
+        let free = send(&mut client, &mut server, 1_000_000);
+        assert!(paced > Duration::from_millis(500), "{paced:?}");
+        assert!(paced > 3 * free, "paced {paced:?}, free {free:?}");
+    }
+
+    #[test]
+    fn who_is_gone_has_no_sockets() {
+        let diag = TcpDiag::open(&Netns::own()).unwrap();
+        assert!(SocketFinder::open(u32::MAX >> 1, diag).unwrap().is_none());
+        assert!(descriptors(u32::MAX >> 1).is_empty());
+    }
+}

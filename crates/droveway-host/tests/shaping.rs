@@ -1,0 +1,347 @@
+//! Promises on a real port between two namespaces: needs root.
+#![allow(clippy::print_stdout, reason = "a skipped test says so, others what they measured")]
+
+use droveway_fleet::{Bandwidth, fleet::PortRange};
+use droveway_host::{
+    features,
+    netns::Netns,
+    shaping::{Listens, Passed, Promise, STREAM, Shaper, ShapingError, URGENT, Way, restore},
+    sockets::{SocketFinder, Tuning},
+    tcp_info::TcpDiag,
+};
+use std::{
+    io::{Read as _, Write},
+    net::{IpAddr, TcpListener, TcpStream},
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+/// The most time for something that is due at once.
+const SOON: Duration = Duration::from_secs(10);
+const RATE: &str = "200Mbit/s";
+const PORTS: PortRange = PortRange { first: 49152, last: 49215 };
+
+/// Says why a test cannot run, where whoever counts them looks; where nothing may be skipped it fails instead.
+fn skip(test: &str, reason: &str) {
+    let line = format!("skip: {test}: {reason}");
+    assert!(std::env::var("DROVEWAY_REQUIRE_LAB").as_deref() != Ok("1"), "{line}");
+    println!("{line}");
+    if let Ok(path) = std::env::var("DROVEWAY_SKIP_LOG") {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        writeln!(file, "{line}").unwrap();
+    }
+}
+
+/// Two hosts with a cable between them: `nic` of 10.8.0.1 and of 10.8.0.2. All goes when it is dropped.
+struct Cable {
+    names: [String; 2],
+}
+
+impl Cable {
+    fn new(tag: &str) -> Self {
+        let names = ["a", "b"].map(|end| format!("dws-{tag}-{}-{end}", std::process::id()));
+        let cable = Cable { names };
+        for name in &cable.names {
+            ip(&["netns", "add", name]);
+        }
+        let [a, b] = &cable.names;
+        ip(&["-n", a, "link", "add", "nic", "type", "veth", "peer", "name", "nic", "netns", b]);
+        for (name, last) in [(a, 1), (b, 2)] {
+            ip(&["-n", name, "addr", "add", &format!("10.8.0.{last}/24"), "dev", "nic"]);
+            ip(&["-n", name, "link", "set", "nic", "up"]);
+        }
+        cable
+    }
+
+    fn end(&self, number: usize) -> Netns {
+        Netns::named(&self.names[number]).unwrap()
+    }
+
+    /// A shaper of one end's port; migrations go to the second.
+    fn shaper(&self, number: usize) -> Result<Shaper, ShapingError> {
+        let listens = Listens { address: address(2), ports: PORTS };
+        Shaper::look(&self.end(number), "nic", RATE.parse().unwrap(), listens)
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "del", name]).output();
+        }
+    }
+}
+
+fn address(last: u8) -> IpAddr {
+    IpAddr::from([10, 8, 0, last])
+}
+
+#[track_caller]
+fn ip(arguments: &[&str]) {
+    run(&Netns::own(), "ip", arguments);
+}
+
+#[track_caller]
+fn run(netns: &Netns, program: &str, arguments: &[&str]) -> String {
+    let output = netns.command(program).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Everything that `tc` and `ip` tell of the port, but no counters.
+fn state(netns: &Netns) -> String {
+    let tc = |what: &[&str]| run(netns, "tc", what);
+    let qdiscs = tc(&["qdisc", "show"]);
+    // HTB tells of a counter among its options.
+    let without = |line: &str| line.split(" direct_packets_stat ").next().unwrap().to_owned();
+    [
+        qdiscs.lines().map(without).collect(),
+        tc(&["class", "show", "dev", "nic"]),
+        tc(&["filter", "show", "dev", "nic"]),
+        run(netns, "ip", &["-o", "link"]).replace("qlen 1000", ""),
+    ]
+    .concat()
+}
+
+fn promise(share: f64) -> Promise {
+    let rate: Bandwidth = RATE.parse().unwrap();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a rate"
+    )]
+    let migration = Bandwidth::from_bits_per_second((rate.bits_per_second() as f64 * share) as u64);
+    Promise { migration, ceiling: rate, yields: false, floors: Vec::new() }
+}
+
+/// Elastic flows until they are told to stop: from one end to a port of the other.
+fn flow(stop: &AtomicBool, from: &Netns, to: &Netns, at: (IpAddr, u16)) {
+    let listener = to.run(|| TcpListener::bind(at).unwrap()).unwrap();
+    let mut near = from.run(|| TcpStream::connect(at).unwrap()).unwrap();
+    let mut far = listener.accept().unwrap().0;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            while far.read(&mut buffer).is_ok_and(|read| read > 0) {}
+        });
+        let block = vec![0x5a; 1 << 16];
+        while !stop.load(Ordering::Relaxed) && near.write_all(&block).is_ok() {}
+        drop(near);
+    });
+}
+
+/// Shares of the stream and the applications in one second, once they have begun.
+fn shares(shaper: &mut Shaper, way: Way) -> (f64, f64) {
+    let before = shaper.passed(way).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let after = shaper.passed(way).unwrap();
+    #[expect(clippy::cast_precision_loss, reason = "bytes of a second")]
+    let of = |get: fn(&Passed) -> u64| (get(&after) - get(&before)) as f64;
+    let (stream, applications) = (of(|it| it.stream), of(|it| it.applications));
+    (stream / (stream + applications), (stream + applications) / 25e6)
+}
+
+/// Whether the promise is kept within 5 %, in both directions at once, from one second after a change.
+#[test]
+fn what_is_promised_is_had() {
+    if !features::is_privileged() {
+        return skip("what_is_promised_is_had", "not root");
+    }
+    let cable = Cable::new("had");
+    let [a, b] = [cable.end(0), cable.end(1)];
+    let mut source = cable.shaper(0).unwrap();
+    let mut target = cable.shaper(1).unwrap();
+    source.install(&promise(0.25), &promise(0.05)).unwrap();
+    target.install(&promise(0.05), &promise(0.25)).unwrap();
+    let stop = AtomicBool::new(false);
+    let mut worst = 0.0_f64;
+    std::thread::scope(|scope| {
+        // Migration and three flows of applications beside it; and three the other way.
+        scope.spawn(|| flow(&stop, &a, &b, (address(2), 49160)));
+        for port in 7000..7003 {
+            let (a, b, stop) = (&a, &b, &stop);
+            scope.spawn(move || flow(stop, a, b, (address(2), port)));
+            scope.spawn(move || flow(stop, b, a, (address(1), port)));
+        }
+        for share in [0.25, 0.55, 0.75, 0.95] {
+            source.promise(Way::Tx, &promise(share)).unwrap();
+            target.promise(Way::Rx, &promise(share)).unwrap();
+            std::thread::sleep(Duration::from_secs(1));
+            let (got, used) = shares(&mut source, Way::Tx);
+            // What is promised is a share of the port; what is given out is a little less than the port.
+            let wanted = share / 0.97;
+            println!("promised {share}: {got:.3} of what was sent, {used:.3} of the port was used");
+            worst = worst.max((got / wanted - 1.0).abs());
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    restore(source.before()).unwrap();
+    restore(target.before()).unwrap();
+    assert!(worst < 0.1, "off by {worst:.3}");
+}
+
+/// One that yields has what is left, and nothing is lost when a promise changes.
+#[test]
+fn who_yields_has_what_is_left() {
+    if !features::is_privileged() {
+        return skip("who_yields_has_what_is_left", "not root");
+    }
+    let cable = Cable::new("yield");
+    let [a, b] = [cable.end(0), cable.end(1)];
+    let mut source = cable.shaper(0).unwrap();
+    let yields = Promise { yields: true, ..promise(0.02) };
+    source.install(&yields, &promise(0.05)).unwrap();
+    let (one, other) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| flow(&one, &a, &b, (address(2), 49160)));
+        scope.spawn(|| flow(&other, &a, &b, (address(2), 7000)));
+        let deadline = Instant::now() + SOON;
+        loop {
+            let (share, used) = shares(&mut source, Way::Tx);
+            println!("yielding: {share:.3}, {used:.3} of the port was used");
+            if share < 0.1 && used > 0.8 {
+                break;
+            }
+            assert!(Instant::now() < deadline);
+        }
+        other.store(true, Ordering::Relaxed);
+        loop {
+            let (share, used) = shares(&mut source, Way::Tx);
+            println!("alone: {share:.3}, {used:.3} of the port was used");
+            if share > 0.9 && used > 0.8 {
+                break;
+            }
+            assert!(Instant::now() < deadline + SOON);
+        }
+        one.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn a_port_is_put_back_as_it_was() {
+    if !features::is_privileged() {
+        return skip("a_port_is_put_back_as_it_was", "not root");
+    }
+    let cable = Cable::new("back");
+    let host = cable.end(0);
+    for chosen in ["", "pfifo limit 77", "bfifo limit 123456"] {
+        if !chosen.is_empty() {
+            let mut all = vec!["qdisc", "add", "dev", "nic", "root", "handle", "8001:"];
+            all.extend(chosen.split(' '));
+            run(&host, "tc", &all);
+        }
+        let before = state(&host);
+        let mut shaper = cable.shaper(0).unwrap();
+        assert_eq!(state(&host), before, "looking changes nothing");
+        shaper.install(&promise(0.5), &promise(0.5)).unwrap();
+        assert!(shaper.shapes_inbound());
+        assert_ne!(state(&host), before);
+        // As after a crash: from what was kept alone; and once more.
+        let kept = serde_json::to_string(shaper.before()).unwrap();
+        drop(shaper);
+        let kept = serde_json::from_str(&kept).unwrap();
+        restore(&kept).unwrap();
+        assert_eq!(state(&host), before, "{chosen}");
+        restore(&kept).unwrap();
+        assert_eq!(state(&host), before, "{chosen}");
+        if !chosen.is_empty() {
+            run(&host, "tc", &["qdisc", "del", "dev", "nic", "root"]);
+        }
+    }
+    let shaper = cable.shaper(0).unwrap();
+    let kept = shaper.before().clone();
+    drop(cable);
+    restore(&kept).unwrap();
+}
+
+#[test]
+fn what_could_not_be_put_back_is_left_alone() {
+    if !features::is_privileged() {
+        return skip("what_could_not_be_put_back_is_left_alone", "not root");
+    }
+    let cable = Cable::new("alone");
+    let host = cable.end(0);
+    run(
+        &host,
+        "tc",
+        &["qdisc", "add", "dev", "nic", "root", "handle", "1:", "htb", "default", "1"],
+    );
+    let before = state(&host);
+    let refused = cable.shaper(0).unwrap_err();
+    assert!(matches!(refused, ShapingError::Occupied { .. }), "{refused}");
+    assert!(refused.to_string().contains("htb"), "{refused}");
+    assert_eq!(state(&host), before);
+    run(&host, "tc", &["qdisc", "del", "dev", "nic", "root"]);
+
+    // Somebody else looks at what arrives: that stays, and what is sent is shaped all the same.
+    run(&host, "tc", &["qdisc", "add", "dev", "nic", "ingress"]);
+    let before = state(&host);
+    let mut shaper = cable.shaper(0).unwrap();
+    assert!(!shaper.shapes_inbound());
+    shaper.install(&promise(0.5), &promise(0.5)).unwrap();
+    assert_eq!(shaper.passed(Way::Rx).unwrap(), Passed::default());
+    restore(shaper.before()).unwrap();
+    assert_eq!(state(&host), before);
+
+    let listens = Listens { address: address(2), ports: PORTS };
+    let missing = Shaper::look(&host, "nix", RATE.parse().unwrap(), listens).unwrap_err();
+    assert!(matches!(missing, ShapingError::Missing { .. }), "{missing}");
+}
+
+/// A socket's priority is its class, whatever its ports; and a connection that is hastened is urgent.
+#[test]
+fn sockets_go_to_their_class() {
+    if !features::is_privileged() {
+        return skip("sockets_go_to_their_class", "not root");
+    }
+    let cable = Cable::new("class");
+    let [a, b] = [cable.end(0), cable.end(1)];
+    let mut source = cable.shaper(0).unwrap();
+    source.install(&promise(0.5), &promise(0.5)).unwrap();
+    let connect = |port: u16| {
+        let at = (address(2), port);
+        let listener = b.run(|| TcpListener::bind(at).unwrap()).unwrap();
+        let near = a.run(|| TcpStream::connect(at).unwrap()).unwrap();
+        (near, listener.accept().unwrap().0)
+    };
+    let send = |near: &mut TcpStream, far: &mut TcpStream| {
+        near.write_all(&vec![1; 200_000]).unwrap();
+        far.read_exact(&mut vec![0; 200_000]).unwrap();
+    };
+    let tune = |of: &TcpStream, priority| {
+        let local = of.local_addr().unwrap();
+        let diag = TcpDiag::open(&a).unwrap();
+        let mut finder = SocketFinder::open(std::process::id(), diag).unwrap().unwrap();
+        let found = finder.between(Some(local.port()), None).unwrap();
+        let socket = finder.take(found[0].0, &found[0].1).unwrap();
+        socket.tune(&Tuning { priority, ..Tuning::STOCK }).unwrap();
+    };
+    // What arrived counts: acknowledgements of other tests' ends do not.
+    let mut gained = |near: &mut TcpStream, far: &mut TcpStream| {
+        let before = source.passed(Way::Tx).unwrap();
+        send(near, far);
+        let after = source.passed(Way::Tx).unwrap();
+        let least = 190_000;
+        [
+            after.urgent - before.urgent > least,
+            after.stream - before.stream > least,
+            after.applications - before.applications > least,
+        ]
+    };
+    let (mut near, mut far) = connect(7000);
+    assert_eq!(gained(&mut near, &mut far), [false, false, true]);
+    tune(&near, STREAM);
+    assert_eq!(gained(&mut near, &mut far), [false, true, false]);
+    tune(&near, URGENT);
+    assert_eq!(gained(&mut near, &mut far), [true, false, false]);
+    let (mut near, mut far) = connect(49152);
+    assert_eq!(gained(&mut near, &mut far), [false, true, false]);
+    let mut shaper = source;
+    shaper.hasten(near.local_addr().unwrap().port()).unwrap();
+    let before = shaper.passed(Way::Tx).unwrap();
+    send(&mut near, &mut far);
+    assert!(shaper.passed(Way::Tx).unwrap().urgent - before.urgent > 190_000);
+}
