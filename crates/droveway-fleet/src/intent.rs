@@ -2,7 +2,7 @@
 
 use crate::{
     ids::{HostId, VmId},
-    units::{RateLimit, Ratio, TimeSpan},
+    units::{Bandwidth, RateLimit, Ratio, TimeSpan, UnitError},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -134,6 +134,85 @@ impl FromStr for Urgency {
     }
 }
 
+/// How much of both ports is held for the moves.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Reserve {
+    /// What the policy finds best.
+    #[default]
+    Auto,
+    /// Nothing: the moves compete with the applications.
+    Off,
+    /// A share of the ports.
+    Share(Ratio),
+    /// A rate.
+    Rate(Bandwidth),
+}
+
+impl Reserve {
+    /// The rate that is held of a port of that rate; `None` where nobody named one.
+    #[must_use]
+    pub fn of(self, port: Bandwidth) -> Option<Bandwidth> {
+        match self {
+            Reserve::Auto | Reserve::Off => None,
+            Reserve::Share(share) => Some(port.scaled(share.get())),
+            Reserve::Rate(rate) => Some(rate.min(port)),
+        }
+    }
+}
+
+impl fmt::Display for Reserve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reserve::Auto => f.pad("auto"),
+            Reserve::Off => f.pad("off"),
+            Reserve::Share(share) => write!(f, "{}%", share.get() * 100.0),
+            Reserve::Rate(rate) => rate.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Reserve {
+    type Err = UnitError;
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        match text {
+            "auto" => Ok(Reserve::Auto),
+            "off" => Ok(Reserve::Off),
+            share if share.ends_with('%') || share.parse::<f64>().is_ok_and(|it| it <= 1.0) => {
+                let share: Ratio = share.parse()?;
+                if share == Ratio::ZERO {
+                    return Err(UnitError::OutOfRange {
+                        text: text.to_owned(),
+                        reason: "write 'off' to hold nothing",
+                    });
+                }
+                Ok(Reserve::Share(share))
+            }
+            rate => {
+                let rate: Bandwidth = rate.parse()?;
+                if rate == Bandwidth::ZERO {
+                    return Err(UnitError::OutOfRange {
+                        text: text.to_owned(),
+                        reason: "write 'off' to hold nothing",
+                    });
+                }
+                Ok(Reserve::Rate(rate))
+            }
+        }
+    }
+}
+
+impl Serialize for Reserve {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Reserve {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// One request to move VMs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -172,6 +251,15 @@ pub struct Intent {
     /// The share of its measured traffic that every application keeps.
     #[serde(default)]
     pub floor: Option<Ratio>,
+    /// How much of both ports is held for the moves.
+    #[serde(default)]
+    pub reserve: Reserve,
+    /// The ports can be made to keep what is promised: their queueing disciplines may be changed.
+    #[serde(default)]
+    pub shaping: bool,
+    /// The migrations' sockets can be tuned from outside, and may be.
+    #[serde(default)]
+    pub tuning: bool,
 }
 
 /// Pre-copy passes before a VM counts as not converging. Idle and moderately busy guests need 2 to 8 (measured); each
@@ -201,6 +289,9 @@ impl Intent {
             deadline: None,
             max_exposed: None,
             floor: None,
+            reserve: Reserve::Auto,
+            shaping: false,
+            tuning: false,
         }
     }
 }
@@ -219,5 +310,30 @@ mod tests {
             assert_eq!(urgency.name().parse(), Ok(urgency));
         }
         assert!("hihg".parse::<Urgency>().unwrap_err().contains("critical"));
+    }
+
+    #[test]
+    fn what_is_held_is_read_and_printed() {
+        let port: Bandwidth = "1Gbit/s".parse().unwrap();
+        for (text, printed, held) in [
+            ("auto", "auto", None),
+            ("off", "off", None),
+            ("60%", "60%", Some("600Mbit/s")),
+            ("0.25", "25%", Some("250Mbit/s")),
+            ("300Mbit/s", "300Mbit/s", Some("300Mbit/s")),
+            ("3Gbit/s", "3Gbit/s", Some("1Gbit/s")),
+        ] {
+            let reserve: Reserve = text.parse().unwrap();
+            assert_eq!(reserve.to_string(), printed);
+            assert_eq!(reserve.to_string().parse(), Ok(reserve));
+            assert_eq!(reserve.of(port), held.map(|rate| rate.parse().unwrap()));
+        }
+        for text in ["0", "0%", "0Mbit/s"] {
+            let error = text.parse::<Reserve>().unwrap_err();
+            assert!(error.to_string().contains("'off'"), "{error}");
+        }
+        for text in ["", "110%", "-1", "much", "600"] {
+            assert!(text.parse::<Reserve>().is_err(), "{text}");
+        }
     }
 }

@@ -22,7 +22,7 @@ pub use curve::DirtyCurve;
 pub use document::{Document, DocumentError};
 pub use fleet::{Fleet, FleetVm, Host, Instance, Port};
 pub use ids::{EndpointId, HostId, VmId};
-pub use intent::{AllowPostcopy, Intent, Technique, Urgency};
+pub use intent::{AllowPostcopy, Intent, Reserve, Technique, Urgency};
 pub use report::RunReport;
 pub use scenario::Scenario;
 pub use snapshot::Snapshot;

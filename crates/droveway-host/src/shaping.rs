@@ -259,7 +259,7 @@ impl Shaper {
             root,
             inbound_device,
         };
-        let root = scaled(rate, ROOT_RATIO * FRAME_COUNTED / FRAME_ON_WIRE);
+        let root = rate.scaled(ROOT_RATIO * FRAME_COUNTED / FRAME_ON_WIRE);
         Ok(Shaper { tc, before, root, listens, inbound: None, netns: netns.clone() })
     }
 
@@ -272,7 +272,7 @@ impl Shaper {
     /// What is given out of the port, on the wire.
     #[must_use]
     pub fn usable(&self) -> Bandwidth {
-        scaled(self.root, FRAME_ON_WIRE / FRAME_COUNTED)
+        self.root.scaled(FRAME_ON_WIRE / FRAME_COUNTED)
     }
 
     /// True if inbound traffic is, or can be, shaped too.
@@ -363,11 +363,11 @@ impl Shaper {
     /// Every class with its parent, parents first.
     fn classes(&self, promise: &Promise) -> Vec<(u32, u32, Htb)> {
         let root = self.root;
-        let least = scaled(root, LEAST_RATIO);
-        let counted = |rate: Bandwidth| scaled(rate, FRAME_COUNTED / FRAME_ON_WIRE);
-        let migration = counted(promise.migration).clamp(least, less(root, least));
+        let least = root.scaled(LEAST_RATIO);
+        let counted = |rate: Bandwidth| rate.scaled(FRAME_COUNTED / FRAME_ON_WIRE);
+        let migration = counted(promise.migration).clamp(least, root - least);
         let ceiling = counted(promise.ceiling).clamp(migration, root);
-        let rest = less(root, migration);
+        let rest = root - migration;
         let class = |rate: Bandwidth, ceiling, priority| Htb {
             rate,
             ceiling,
@@ -378,29 +378,27 @@ impl Shaper {
         // Who borrows first. The stream is an application's equal unless it yields.
         let (urgent, applications) = (0, 2);
         let stream = if promise.yields { 4 } else { applications };
-        let half = scaled(migration, 0.5);
+        let half = migration.scaled(0.5);
         let mut all = vec![
             (ALL, 0x1_0000, class(root, root, 0)),
             (MIGRATION, ALL, class(migration, ceiling, 0)),
             (URGENT, MIGRATION, class(half, ceiling, urgent)),
-            (STREAM, MIGRATION, class(less(migration, half), ceiling, stream)),
+            (STREAM, MIGRATION, class(migration - half, ceiling, stream)),
             (APPLICATIONS, ALL, class(rest, root, 0)),
         ];
         // Floors are promises only as far as there is room for all of them.
         let floors: u64 =
             promise.floors.iter().map(|one| counted(one.rate).bits_per_second()).sum();
-        let room = less(rest, least).bits_per_second();
+        let room = (rest - least).bits_per_second();
         #[expect(clippy::cast_precision_loss, reason = "rates, far below 2^53")]
         let fits = if floors > room { room as f64 / floors as f64 } else { 1.0 };
-        let mut given = Bandwidth::from_bits_per_second(0);
+        let mut given = Bandwidth::ZERO;
         for (index, floor) in promise.floors.iter().enumerate() {
-            let rate = scaled(counted(floor.rate), fits);
-            given = Bandwidth::from_bits_per_second(
-                given.bits_per_second().saturating_add(rate.bits_per_second()),
-            );
+            let rate = counted(floor.rate).scaled(fits);
+            given = given + rate;
             all.push((floor_class(index), APPLICATIONS, class(rate, root, applications)));
         }
-        all.push((OTHERS, APPLICATIONS, class(less(rest, given), root, applications)));
+        all.push((OTHERS, APPLICATIONS, class(rest - given, root, applications)));
         all
     }
 
@@ -560,22 +558,6 @@ fn from_hexadecimal(text: &str) -> Vec<u8> {
 fn floor_class(index: usize) -> u32 {
     // More floors than classes have numbers share the last one.
     FIRST_FLOOR + u32::try_from(index).unwrap_or(u32::MAX).min(0xfe00)
-}
-
-fn scaled(rate: Bandwidth, ratio: f64) -> Bandwidth {
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "rates, positive and far below 2^53"
-    )]
-    let bits = (rate.bits_per_second() as f64 * ratio).round() as u64;
-    Bandwidth::from_bits_per_second(bits)
-}
-
-fn less(rate: Bandwidth, by: Bandwidth) -> Bandwidth {
-    let bits = rate.bits_per_second().saturating_sub(by.bits_per_second());
-    Bandwidth::from_bits_per_second(bits)
 }
 
 /// What makes migration's packets known by their ports: streams go to the target's, acknowledgements and requests come

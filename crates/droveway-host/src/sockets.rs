@@ -13,12 +13,11 @@ use crate::{
     tcp_info::{Connection, TcpDiag, TcpInfoError},
 };
 use droveway_fleet::{Bandwidth, RateLimit};
-use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::SocketAddr,
-    os::fd::{AsRawFd, OwnedFd},
+    net::{SocketAddr, TcpStream},
+    os::fd::AsRawFd,
 };
 
 /// What is set on a migration's socket. Every field is set on each call, so that nothing of an earlier call stays.
@@ -44,7 +43,7 @@ impl Tuning {
 /// longer than it is needed.
 #[derive(Debug)]
 pub struct ForeignSocket {
-    fd: OwnedFd,
+    socket: TcpStream,
     /// Its own address.
     pub local: SocketAddr,
     /// The other end's.
@@ -60,7 +59,7 @@ impl ForeignSocket {
     /// # Errors
     /// What the system said at the first option that it refused; those before are set.
     pub fn tune(&self, tuning: &Tuning) -> io::Result<()> {
-        setsockopt(&self.fd, sockopt::TcpNoDelay, &tuning.no_delay)?;
+        self.socket.set_nodelay(tuning.no_delay)?;
         self.set(libc::SOL_SOCKET, libc::SO_PRIORITY, &tuning.priority.to_ne_bytes())?;
         self.pace(tuning.pacing)?;
         // 0 is the system's own (`net.ipv4.tcp_notsent_lowat`).
@@ -85,14 +84,14 @@ impl ForeignSocket {
     /// # Errors
     /// What the system said.
     pub fn no_delay(&self) -> io::Result<bool> {
-        Ok(getsockopt(&self.fd, sockopt::TcpNoDelay)?)
+        self.socket.nodelay()
     }
 
     fn set(&self, level: libc::c_int, option: libc::c_int, value: &[u8]) -> io::Result<()> {
         let length = libc::socklen_t::try_from(value.len()).unwrap_or(0);
         // SAFETY: the descriptor is open while `self` lives; the kernel reads `length` bytes of `value` and keeps nothing.
         let result = unsafe {
-            libc::setsockopt(self.fd.as_raw_fd(), level, option, value.as_ptr().cast(), length)
+            libc::setsockopt(self.socket.as_raw_fd(), level, option, value.as_ptr().cast(), length)
         };
         nix::errno::Errno::result(result).map(drop).map_err(io::Error::from)
     }
@@ -140,10 +139,16 @@ impl SocketFinder {
     /// The socket behind a descriptor of the process.
     ///
     /// # Errors
-    /// What the system said: `EPERM` without the right to trace the process.
+    /// What the system said: `EPERM` without the right to trace the process; `ENOTCONN` if the descriptor is not this
+    /// connection's any more.
     pub fn take(&self, number: i32, connection: &Connection) -> io::Result<ForeignSocket> {
-        let fd = self.process.descriptor(number)?;
-        Ok(ForeignSocket { fd, local: connection.local, remote: connection.remote })
+        let socket = TcpStream::from(self.process.descriptor(number)?);
+        let ports = |ends: [&SocketAddr; 2]| ends.map(SocketAddr::port);
+        let now = [socket.local_addr()?, socket.peer_addr()?];
+        if ports(now.each_ref()) != ports([&connection.local, &connection.remote]) {
+            return Err(io::Error::from_raw_os_error(libc::ENOTCONN));
+        }
+        Ok(ForeignSocket { socket, local: connection.local, remote: connection.remote })
     }
 }
 
@@ -172,7 +177,7 @@ mod tests {
     use crate::netns::Netns;
     use std::{
         io::{Read as _, Write as _},
-        net::{TcpListener, TcpStream},
+        net::TcpListener,
         time::{Duration, Instant},
     };
 
@@ -191,6 +196,13 @@ mod tests {
         assert_eq!(found.len(), 1, "{found:?}");
         let (number, connection) = &found[0];
         assert_eq!(*number, of.as_raw_fd());
+        let mut other = *connection;
+        other.remote.set_port(1);
+        assert_eq!(
+            finder.take(*number, &other).unwrap_err().raw_os_error(),
+            Some(libc::ENOTCONN),
+            "a descriptor that another connection has now is left alone"
+        );
         finder.take(*number, connection).unwrap()
     }
 

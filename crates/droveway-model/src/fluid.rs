@@ -359,7 +359,10 @@ impl Fluid {
             let step = &gang.moves[*index];
             let source = gang.vms[step.vm].host;
             let back = [2 * self.local[step.target], 2 * self.local[source] + 1];
-            let crowded = back.into_iter().any(|resource| self.crowded[resource]);
+            // A shaped port has a class for what goes back.
+            let first = [step.target, source].map(|host| gang.ports[host].shaped);
+            let crowded =
+                back.into_iter().zip(first).any(|(back, first)| self.crowded[back] && !first);
             self.runners[*index].granted(*rate, crowded, step, gang, now);
         }
     }

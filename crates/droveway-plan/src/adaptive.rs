@@ -12,6 +12,7 @@
 use crate::{
     plan::{Fallback, Move},
     policy::{GangFacts, VmFacts, limit},
+    reserve::{best_share, promised},
     search::{
         Cost, Found, Judge, Mover, Schedule, Task, Way, Weights, least_seconds, moves, search,
         search_for,
@@ -24,7 +25,7 @@ use droveway_model::{
     ensemble,
     fluid::{Course, End, FlowCourse, Fluid, MoveModel},
     urgency::gains_enough,
-    world::World,
+    world::{World, payload},
 };
 use serde::Serialize;
 
@@ -198,6 +199,8 @@ pub struct Proposal {
     pub concurrency: u32,
     /// So many seconds are waited first, for a quieter phase.
     pub wait: Option<f64>,
+    /// The share of both ports that is promised to the moves.
+    pub share: Option<f64>,
     /// Why.
     pub reasoning: Reasoning,
 }
@@ -213,8 +216,17 @@ pub fn propose(
     models: Vec<MoveModel>,
     effort: Effort,
 ) -> Option<Proposal> {
-    let task = task(intent, facts, known, models);
+    let mut task = task(intent, facts, known, models);
     let plays = effort.plays_for(facts.vms.len());
+    let port = facts.port_rate;
+    let asked = intent.reserve.of(port).filter(|_| intent.shaping);
+    let share = match asked {
+        Some(rate) => Some(payload(rate) / payload(port).max(1.0)),
+        None => best_share(intent, &task.hurried(safety(known)), plays, effort.seed),
+    };
+    if let Some(share) = share {
+        task = promised(&task, share, intent.tuning);
+    }
     let (task, found, deadlines) = planned(task, facts, known, plays, effort.seed)?;
     let mut judge = Judge::new(&task);
     let plain = plain(&task, &mut judge);
@@ -254,7 +266,7 @@ pub fn propose(
         moved(&steps[*index], way)
     });
     let concurrency = u32::try_from(schedule.window).unwrap_or(u32::MAX);
-    Some(Proposal { moves: moves.collect(), concurrency, wait, reasoning })
+    Some(Proposal { moves: moves.collect(), concurrency, wait, share, reasoning })
 }
 
 /// What is to be done, and how it compares.

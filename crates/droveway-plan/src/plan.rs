@@ -52,6 +52,9 @@ pub struct Plan {
     /// What the ports keep free for the moves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<Reservation>,
+    /// The migrations' sockets are tuned from outside: small segments leave at once, and each has its class of the port.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub tuning: bool,
     /// The VMs whose vCPUs did not run when it was made; all others did.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paused: Vec<VmId>,
@@ -67,6 +70,11 @@ pub struct Plan {
     pub start_after: Option<TimeSpan>,
     /// The moves, in the order in which they start.
     pub moves: Vec<Move>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Streams that take turns.
@@ -104,6 +112,7 @@ impl Plan {
             max_downtime: None,
             max_exposed: None,
             reservations: Vec::new(),
+            tuning: false,
             paused: Vec::new(),
             concurrency,
             turns: None,

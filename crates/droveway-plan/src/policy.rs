@@ -6,6 +6,7 @@
 //! the baselines of every comparison. [`adaptive`](crate::adaptive) decides from measurements.
 
 pub(crate) mod parameters;
+mod steps;
 
 pub use parameters::{Parameter, Unit};
 
@@ -14,15 +15,16 @@ use crate::{
     habits::{Habit, LastResort},
     plan::{Fallback, Move, Plan, StartRule, SwitchRule},
     play,
+    reserve::reservations,
     rules::{Rule, draft},
 };
 pub use droveway_fleet::intent::{DOWNTIME_DEFAULT, MAX_PASSES_DEFAULT};
-use droveway_fleet::{
-    AllowPostcopy, Bandwidth, Bytes, Intent, RateLimit, Technique, TimeSpan, VmId, ids::nearest,
-};
+use droveway_fleet::{AllowPostcopy, Bandwidth, Bytes, Intent, Technique, VmId, ids::nearest};
 use droveway_model::fluid::MoveModel;
 use parameters::Settings;
 use std::{ops::Deref, time::Duration};
+pub(crate) use steps::limit;
+use steps::{after, plan_move, technique_of};
 use thiserror::Error;
 
 /// What a plain policy has to know.
@@ -554,7 +556,7 @@ impl Chosen {
             let technique = technique_of(intent, fact, technique, &mut notes)?;
             moves.push(plan_move(intent, facts, fact, technique, concurrency));
         }
-        let plan = self.plan_of(id, intent, concurrency, moves);
+        let plan = self.plan_of(id, intent, facts, concurrency, moves);
         Ok(Made { plan, notes, reasoning: None })
     }
 
@@ -593,7 +595,7 @@ impl Chosen {
             }
             moves.push(step);
         }
-        let plan = self.plan_of(id, intent, concurrency, moves);
+        let plan = self.plan_of(id, intent, facts, concurrency, moves);
         Ok(Made { plan, notes, reasoning: None })
     }
 
@@ -642,7 +644,7 @@ impl Chosen {
             }
             moves.push(step);
         }
-        let mut plan = self.plan_of(id, intent, concurrency, moves);
+        let mut plan = self.plan_of(id, intent, facts, concurrency, moves);
         plan.turns = draft.turns;
         plan.start_after = draft.wait.map(after);
         Ok(Made { plan, notes, reasoning: None })
@@ -661,7 +663,7 @@ impl Chosen {
             let technique = technique_of(intent, fact, Technique::PreCopy, &mut Vec::new())?;
             alone.push(plan_move(intent, facts, fact, technique, 1));
         }
-        let serial = self.plan_of(id, intent, 1, alone);
+        let serial = self.plan_of(id, intent, facts, 1, alone);
         let (models, _) = play::moves(&serial, known.world)?;
         Ok((serial, models))
     }
@@ -685,102 +687,32 @@ impl Chosen {
         for step in &mut moves {
             step.switchover_bandwidth = facts.port_rate.tcp_payload().divided(proposal.concurrency);
         }
-        let mut plan = self.plan_of(id, intent, proposal.concurrency, moves);
+        let mut plan = self.plan_of(id, intent, facts, proposal.concurrency, moves);
         plan.start_after = proposal.wait.map(after);
+        if let Some(share) = proposal.share {
+            plan.reservations = reservations(intent, facts.port_rate.scaled(share));
+        }
         Ok(Made { plan, notes: Vec::new(), reasoning: Some(proposal.reasoning) })
     }
 
-    fn plan_of(&self, id: &str, intent: &Intent, concurrency: u32, moves: Vec<Move>) -> Plan {
+    fn plan_of(
+        &self,
+        id: &str,
+        intent: &Intent,
+        facts: &GangFacts,
+        concurrency: u32,
+        moves: Vec<Move>,
+    ) -> Plan {
         let hosts = (intent.source.clone(), intent.target.clone());
         let mut plan = Plan::new(id, &self.text, hosts, concurrency, moves);
         plan.deadline = intent.deadline;
         plan.max_exposed = intent.max_exposed;
-        plan
-    }
-}
-
-/// The operator's choice, else the policy's, if the VM permits it.
-fn technique_of(
-    intent: &Intent,
-    fact: &VmFacts,
-    policy: Technique,
-    notes: &mut Vec<Note>,
-) -> Result<Technique, PolicyError> {
-    let forbidden = if !fact.allow_postcopy {
-        Some("the VM forbids post-copy (allowPostcopy: false)")
-    } else if intent.allow_postcopy == AllowPostcopy::Never {
-        Some("post-copy is not allowed (--allow-postcopy never)")
-    } else {
-        None
-    };
-    if let Some(&asked) = intent.techniques.get(&fact.vm) {
-        return match forbidden {
-            Some(reason) if asked.exposes() => Err(PolicyError::Contradiction(format!(
-                "--technique {}={asked}: {reason}; choose pre-copy or stop-and-copy",
-                fact.vm
-            ))),
-            _ => Ok(asked),
-        };
-    }
-    match forbidden {
-        Some(reason) if policy.exposes() => {
-            notes.push(Note {
-                vm: fact.vm.clone(),
-                choice: Technique::PreCopy,
-                instead_of: policy,
-                reason: reason.to_owned(),
-            });
-            Ok(Technique::PreCopy)
+        plan.tuning = intent.tuning;
+        // Whoever names a rate has it with any policy.
+        if let Some(rate) = intent.reserve.of(facts.port_rate).filter(|_| intent.shaping) {
+            plan.reservations = reservations(intent, rate);
         }
-        _ => Ok(policy),
-    }
-}
-
-/// A wait, in whole seconds, which is as exact as phases are.
-fn after(seconds: f64) -> TimeSpan {
-    TimeSpan::from(Duration::from_secs_f64(seconds.clamp(0.0, 1e6).round()))
-}
-
-/// A ceiling, at least a byte per second.
-pub(crate) fn limit(bytes_per_second: f64) -> RateLimit {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a share of a port's rate"
-    )]
-    let rate = bytes_per_second.max(1.0) as u64;
-    RateLimit::At(Bandwidth::from_bytes_per_second(rate))
-}
-
-fn plan_move(
-    intent: &Intent,
-    facts: &GangFacts,
-    fact: &VmFacts,
-    technique: Technique,
-    concurrency: u32,
-) -> Move {
-    let may_fall_back = fact.allow_postcopy
-        && intent.allow_postcopy == AllowPostcopy::Fallback
-        && technique != Technique::StopAndCopy;
-    let payload = facts.port_rate.tcp_payload().divided(concurrency);
-    let asked = intent.max_downtime.duration();
-    let patience = (fact.memory / payload).saturating_mul(SWITCHOVER_PATIENCE);
-    // Patience is no matter of nanoseconds, and people read the plan.
-    let patience = Duration::from_secs(patience.as_secs().saturating_add(1));
-    Move {
-        vm: fact.vm.clone(),
-        technique,
-        start: StartRule::InWindow,
-        fallback: if may_fall_back { Fallback::PostCopy } else { Fallback::Abort },
-        switch: HYBRID_RULE,
-        max_passes: intent.max_passes,
-        bandwidth: intent.bandwidth,
-        postcopy_bandwidth: intent.bandwidth,
-        switchover_bandwidth: payload.max(Bandwidth::from_bits_per_second(1)),
-        downtime_limit: fact.max_downtime.map_or(asked, |own| own.min(asked)),
-        switchover_limit: patience.max(SWITCHOVER_LIMIT_MIN),
-        throttle: false,
-        ladder: None,
+        plan
     }
 }
 

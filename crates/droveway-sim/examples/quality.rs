@@ -1,7 +1,8 @@
 //! How good plans are: seeded random gangs, planned by every policy from a perfect measurement, moved in the simulator with
 //! noise that no policy knows of.
 //!
-//! `cargo run --release -p droveway-sim --example quality -- [GANGS] [SEED] [balanced]`
+//! `cargo run --release -p droveway-sim --example quality -- [GANGS] [SEED] [balanced] [held]`: with `held` `adaptive` may hold
+//! bandwidth and tune sockets; the others run on ports and sockets as they are.
 #![expect(clippy::print_stdout, reason = "a program for people")]
 #![expect(
     clippy::cast_precision_loss,
@@ -25,10 +26,13 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
     let gangs: u64 = arguments.next().map_or(Ok(100), |text| text.parse())?;
     let first: u64 = arguments.next().map_or(Ok(1), |text| text.parse())?;
-    let balanced = arguments.next().is_some_and(|text| text == "balanced");
+    let words: Vec<String> = arguments.collect();
+    let said = |wanted: &str| words.iter().any(|word| word == wanted);
+    let balanced = said("balanced");
     let mut results: BTreeMap<&str, Vec<Came>> = BTreeMap::new();
     for seed in first..first + gangs {
-        let gang = Gang::of(scenario(seed, balanced)?)?;
+        let mut gang = Gang::of(scenario(seed, balanced)?)?;
+        gang.plumbing = said("held");
         for policy in POLICIES {
             let plan = gang.planned(policy.name, None)?.plan;
             let runs = gang.runs(&plan, seed, SEEDS)?;

@@ -73,6 +73,8 @@ pub(crate) struct Pair {
     chance: [f64; 3],
     /// And on where in a slice its passes end: 0 to 1.
     phase: f64,
+    /// Requested pages pass the stream, and requests are not held back.
+    overtakes: bool,
 }
 
 /// Multiples of it fall as evenly as can be.
@@ -112,7 +114,8 @@ impl Throttle {
 }
 
 impl Pair {
-    pub(crate) fn new(memory: Memory, chance: [f64; 3], phase: f64) -> Self {
+    /// `overtakes`: requested pages pass the stream, and requests are not held back.
+    pub(crate) fn new(memory: Memory, chance: [f64; 3], phase: f64, overtakes: bool) -> Self {
         let qemu = |running| Qemu { alive: true, running, status: MigrationStatus::None };
         Pair {
             source: qemu(true),
@@ -136,6 +139,7 @@ impl Pair {
             throttle: None,
             chance,
             phase,
+            overtakes,
         }
     }
 
@@ -189,7 +193,8 @@ impl Pair {
     fn silence(&mut self, port: f64, physics: &Physics) -> f64 {
         let constants = &physics.constants;
         let held_back = self.ceiling() < QUEUE_FREE_SHARE * port;
-        let queued = if held_back { 0.0 } else { constants.fault_queue_bytes / port.max(1.0) };
+        let free = held_back || self.overtakes;
+        let queued = if free { 0.0 } else { constants.fault_queue_bytes / port.max(1.0) };
         let first = self.pass <= 1;
         let pages =
             if first { constants.essential_pages } else { constants.essential_pages_hybrid };

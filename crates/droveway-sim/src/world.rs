@@ -18,7 +18,7 @@ use droveway_model::{
     world::payload,
 };
 use droveway_plan::Plan;
-use parts::{End, Flow, Held, Input, Load, Port, Vm};
+use parts::{End, Flow, Held, Input, Load, Port, Vm, promised};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
@@ -207,6 +207,7 @@ impl<'a> World<'a> {
             machine(name.as_str()).ok_or_else(|| SimError::UnknownHost(name.clone()))
         };
         let plan = &simulation.plan;
+        let overtakes = plan.tuning && !plan.reservations.is_empty();
         let vms: Vec<Vm> = spec
             .vms
             .iter()
@@ -219,7 +220,8 @@ impl<'a> World<'a> {
                 Vm {
                     name: vm.name.clone(),
                     host: machine(vm.host.as_str()).unwrap_or(0),
-                    pair: moves.then(|| Pair::new(Memory::of(vm, physics), chances, phase)),
+                    pair: moves
+                        .then(|| Pair::new(Memory::of(vm, physics), chances, phase, overtakes)),
                     last_event: [0.0; 2],
                 }
             })
@@ -231,9 +233,14 @@ impl<'a> World<'a> {
         }
         let (source, target) = (host(&plan.source)?, host(&plan.target)?);
         let rate = payload(spec.link.rate);
-        let port = |_: &HostId| Port { rate, down_until: 0.0, tx: 0.0, rx: 0.0 };
+        let port = |host: &HostId| {
+            let promised = promised(plan, host);
+            Port { rate, down_until: 0.0, tx: 0.0, rx: 0.0, promised }
+        };
         let ports = machines.iter().map(port).collect();
-        let fifo = spec.link.discipline == Discipline::Fifo;
+        // Shaped, the queue is the host's own, whatever the port's is.
+        let shaped = !plan.reservations.is_empty();
+        let fifo = spec.link.discipline == Discipline::Fifo && !shaped;
         let mut world = World {
             physics,
             random,
@@ -695,13 +702,13 @@ impl<'a> World<'a> {
         let any_stream = streams.count() > 0;
         let forward = self.ports[self.source].rate.min(self.ports[self.target].rate);
         self.resources.clear();
+        let moving = self.gang.drivers().any(|(_, driver)| driver.uses_port());
         for (index, port) in self.ports.iter().enumerate() {
-            let up = if port.down_until > now { 0.0 } else { port.rate };
-            let less = |reverse: bool| {
-                if any_stream && reverse { (up - acknowledged * forward).max(0.0) } else { up }
+            let answers = |host: usize| {
+                if any_stream && index == host { acknowledged * forward } else { 0.0 }
             };
-            self.resources.push(Resource::shared(less(index == self.target)));
-            self.resources.push(Resource::shared(less(index == self.source)));
+            let reverse = [answers(self.target), answers(self.source)];
+            self.resources.extend(port.resources(port.down_until <= now, moving, reverse));
         }
         self.claims.clear();
         for flow in &self.flows {

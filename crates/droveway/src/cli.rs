@@ -6,7 +6,7 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use droveway_fleet::{
-    AllowPostcopy, RateLimit, Ratio, Technique, TimeSpan, Urgency,
+    AllowPostcopy, RateLimit, Ratio, Reserve, Technique, TimeSpan, Urgency,
     ids::{HostId, VmId, nearest},
     schema,
 };
@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Report(ReportArgs),
     /// Where every VM is, asked of the QEMUs themselves
     Status,
+    /// Put the hosts' ports back as they were before a run that could not do it itself
+    RestoreNetwork,
     /// The same in miniature: a scenario's hosts, VMs and traffic simulated, with the real drivers
     Simulate(SimulateArgs),
     /// Every policy
@@ -241,6 +243,9 @@ pub(crate) struct SimulateArgs {
     /// When the last VM has to have arrived; `adaptive` plans by it
     #[arg(long, value_name = "TIME", value_parser = above_zero)]
     pub(crate) deadline: Option<TimeSpan>,
+    /// How much of both ports is held for the moves: a rate, a share like 60%, auto or off
+    #[arg(long, value_name = "RATE", default_value = "auto")]
+    pub(crate) reserve: Reserve,
     /// Chance: the same number gives the same run
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
@@ -271,7 +276,7 @@ pub(crate) struct IntentArgs {
     /// the world has moved on
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "policy", "technique", "order", "max_parallel", "max_downtime", "bandwidth", "allow_postcopy",
-        "max_passes", "urgency", "deadline", "max_exposed",
+        "max_passes", "urgency", "deadline", "max_exposed", "reserve",
     ])]
     pub(crate) plan: Option<PathBuf>,
     /// How old the plan's snapshot may be [default: what the plan says, else 10m]
@@ -321,6 +326,17 @@ pub(crate) struct IntentArgs {
     /// The share of its measured traffic that every application shall keep, like 0.9 (not at urgency critical)
     #[arg(long, value_name = "SHARE")]
     pub(crate) floor: Option<Ratio>,
+    /// How much of both ports is held for the moves while they run: a rate like 600Mbit/s, a share like 60%, auto (what the
+    /// policy finds best) or off
+    #[arg(long, value_name = "RATE", default_value = "auto")]
+    pub(crate) reserve: Reserve,
+    /// Whether the ports' queueing disciplines may be changed while VMs move; they are put back afterwards
+    #[arg(long, value_enum, default_value_t = Allowed::Auto)]
+    pub(crate) shaping: Allowed,
+    /// Whether the migrations' sockets are tuned from outside; auto: by policies of ours, not by those that stand for what
+    /// others do
+    #[arg(long, value_enum, default_value_t = Tuned::Auto)]
+    pub(crate) tuning: Tuned,
     #[command(flatten)]
     pub(crate) source: Source,
     /// The share of both ports that somebody already reserves for migration, like 0.6: for the forecast
@@ -358,6 +374,9 @@ impl Default for IntentArgs {
             deadline: None,
             max_exposed: None,
             floor: None,
+            reserve: Reserve::Auto,
+            shaping: Allowed::Auto,
+            tuning: Tuned::Auto,
             source: Source::default(),
             reserved: None,
             hold_out: false,
@@ -365,6 +384,26 @@ impl Default for IntentArgs {
             report: None,
         }
     }
+}
+
+/// Whether something may be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Allowed {
+    /// Where the plan gains by it and it can be undone
+    Auto,
+    /// Never
+    Off,
+}
+
+/// Whether migrations' sockets are tuned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tuned {
+    /// By policies of ours
+    Auto,
+    /// By any policy
+    On,
+    /// Never
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

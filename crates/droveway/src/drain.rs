@@ -10,6 +10,7 @@ use crate::{
     given::{self, Given},
     lineage,
     measure::{self, Sought},
+    network::{self, Network, Plumbing},
     outlook::{Knowledge, Outlook},
     preflight::{self, Checked},
     qemu::{self, Qemu},
@@ -195,6 +196,9 @@ fn execute(
         .build()
         .map_err(anyhow::Error::from)?;
     let mut lock = RunLock::acquire(fleet)?;
+    if network::put_back_left(fleet)? {
+        eprintln!("note: the ports that an earlier run left changed are as they were");
+    }
     let run_id = format!("run-{}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
     lock.publish(&fleet::ActiveRun::preparing(&run_id));
     runtime.block_on(async {
@@ -408,6 +412,9 @@ fn intent(
         deadline: args.deadline,
         max_exposed: args.max_exposed,
         floor: args.floor,
+        reserve: args.reserve,
+        shaping: false,
+        tuning: false,
     })
 }
 
@@ -432,10 +439,17 @@ struct Job<'a> {
     run_id: String,
 }
 
-impl Job<'_> {
-    async fn run(self, lock: RunLock) -> Result<Exit, Failure> {
+impl<'a> Job<'a> {
+    async fn run(mut self, lock: RunLock) -> Result<Exit, Failure> {
         let run_id = self.run_id.clone();
         let (source, target) = (self.host(&self.intent.source)?, self.host(&self.intent.target)?);
+        let (ours, held) = match &self.how {
+            How::Policy(policy) => (policy.name == policy::DEFAULT_POLICY, false),
+            How::Given { given, .. } => (given.plan.tuning, !given.plan.reservations.is_empty()),
+        };
+        let Plumbing { tuning, looked } =
+            network::plumbing(self.request.args, ours, held, [source, target])?;
+        (self.intent.tuning, self.intent.shaping) = (tuning, looked.is_some());
         let facts = GangFacts {
             port_rate: source.port.rate.min(target.port.rate),
             vms: self.facts.clone(),
@@ -473,7 +487,9 @@ impl Job<'_> {
             given::warn_of_age(&made.plan);
             return Ok(Exit::Done);
         }
-        let Made { plan, notes, reasoning } = made;
+        let Made { mut plan, notes, reasoning } = made;
+        // Also over what a plan from a file says: --tuning off is a wish about this run.
+        plan.tuning = tuning;
         let refused = |deadlines: &&Deadlines| {
             matches!(deadlines.verdict, Verdict::Infeasible | Verdict::Impossible)
         };
@@ -488,6 +504,8 @@ impl Job<'_> {
         }
         let asked_at = clock::now();
         lineage::remember(self.fleet, &plan)?;
+        let take = |looked| Network::take(self.fleet, looked, &plan, &self.intent);
+        let network = looked.map(take).transpose()?.flatten();
         let (pairs, checked) = self.prepare(&plan, target).await?;
         let was_running = checked.iter().map(|(vm, c)| (vm.clone(), c.was_running)).collect();
         let ports = Ports::open(&[source, target]);
@@ -498,6 +516,7 @@ impl Job<'_> {
             ports,
             lock,
             run_id: run_id.clone(),
+            network,
         };
         let mut display = Display::new(&self.intent.vms);
         let started_at = jiff::Timestamp::now().to_string();
@@ -610,7 +629,7 @@ impl Job<'_> {
         Knowledge::of(vms, source, snapshot, self.fleet, calibration, reserved).map(Some)
     }
 
-    fn host(&self, name: &HostId) -> Result<&Host, Failure> {
+    fn host(&self, name: &HostId) -> Result<&'a Host, Failure> {
         self.fleet
             .spec
             .host(name.as_str())
@@ -657,6 +676,7 @@ impl Job<'_> {
         targets: &[Qemu],
     ) -> Result<(BTreeMap<VmId, Pair>, BTreeMap<VmId, Checked>), Failure> {
         let next_port = Arc::new(AtomicU32::new(0));
+        let source_netns = self.host(&self.intent.source)?.netns.clone();
         let mut pairs = BTreeMap::new();
         let mut checked = BTreeMap::new();
         let mut obstacles = Vec::new();
@@ -677,6 +697,7 @@ impl Job<'_> {
                 target: target.clone(),
                 address: host.migration_address,
                 ports: host.migration_ports,
+                netns: [source_netns.clone(), host.netns.clone()],
                 next_port: Arc::clone(&next_port),
             };
             pairs.insert(step.vm.clone(), pair);

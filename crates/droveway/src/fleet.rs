@@ -56,13 +56,22 @@ pub(crate) struct RunLock {
     path: PathBuf,
 }
 
-/// Beside the fleet file of a lab, so that it goes with the lab; in the runtime folder otherwise.
 fn lock_path(fleet: &Fleet) -> PathBuf {
+    runtime_path(fleet, "run.json", "runs")
+}
+
+/// Where it is kept how the ports were before a run changed them.
+pub(crate) fn network_path(fleet: &Fleet) -> PathBuf {
+    runtime_path(fleet, "network.json", "network")
+}
+
+/// Beside the fleet file of a lab, so that it goes with the lab; in the runtime folder otherwise.
+fn runtime_path(fleet: &Fleet, of_lab: &str, folder: &str) -> PathBuf {
     let lab = crate::lab::state_root().join(fleet.metadata.name.as_str());
     if lab.join("fleet.yaml").exists() {
-        return lab.join("run.json");
+        return lab.join(of_lab);
     }
-    Path::new(RUNTIME).join("runs").join(format!("{}.json", fleet.metadata.name))
+    Path::new(RUNTIME).join(folder).join(format!("{}.json", fleet.metadata.name))
 }
 
 impl RunLock {

@@ -15,6 +15,7 @@ mod history;
 mod lab;
 mod lineage;
 mod measure;
+mod network;
 mod outlook;
 mod predict;
 mod preflight;
@@ -87,6 +88,7 @@ fn run_command(cli: Cli) -> Result<Exit, Failure> {
         Command::Measure(args) => measure::run(&args, fleet, cli.output),
         Command::Simulate(args) => simulate::run(&args, calibration, cli.output),
         Command::Status => status::run(fleet, cli.output),
+        Command::RestoreNetwork => network::restore(fleet),
         Command::Policies => {
             cli::print_policies(cli.output);
             Ok(Exit::Done)

@@ -11,7 +11,7 @@ use droveway_model::{
     forecast::{Forecast, forecast},
     world::World,
 };
-use droveway_plan::{Known, Plan, play};
+use droveway_plan::{Known, Plan, play, reserve};
 use std::path::{Path, PathBuf};
 
 /// What is known before a plan is made: the world of a snapshot, and what earlier runs taught.
@@ -37,7 +37,7 @@ impl Knowledge {
         let snapshot = relocated(snapshot, vms, source);
         let mut world = World::of(&snapshot, calibration.constants);
         if let Some(share) = reserved {
-            reserve(&mut world, share);
+            hold(&mut world, share);
         }
         Ok(Knowledge { calibration, path, world })
     }
@@ -49,7 +49,8 @@ impl Knowledge {
 
     /// The forecast of `plan`; an error says why there can be none.
     pub(crate) fn outlook(self, plan: &Plan) -> Result<Outlook, Failure> {
-        let Knowledge { calibration, path, world } = self;
+        let Knowledge { calibration, path, mut world } = self;
+        reserve::shape(&mut world, plan);
         let (moves, windows) = play::moves(plan, &world).map_err(|error| {
             Failure::usage(error.to_string()).hint("measure again: `droveway measure`")
         })?;
@@ -151,7 +152,7 @@ pub(crate) fn relocated<'a>(
 }
 
 /// Reserves a share of every port, both directions, for migration.
-pub(crate) fn reserve(world: &mut World, share: f64) {
+pub(crate) fn hold(world: &mut World, share: f64) {
     for port in &mut world.gang.ports {
         port.tx_reserved = port.tx * share;
         port.rx_reserved = port.rx * share;

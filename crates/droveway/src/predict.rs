@@ -116,7 +116,7 @@ fn predict(
 ) -> Result<Prediction, Failure> {
     let mut world = World::of(snapshot, calibration.constants);
     if let Some(share) = args.reserved {
-        outlook::reserve(&mut world, share.get());
+        outlook::hold(&mut world, share.get());
     }
     let remeasure = "measure again: `droveway measure`, or --measure 5s";
     let missing = |what: String| Failure::usage(what).hint(remeasure);

@@ -114,7 +114,7 @@ pub(crate) fn build(context: &Context<'_>, ledger: &Ledger) -> RunReport {
         vms,
         predicted: None,
         applications,
-        reservations: Vec::new(),
+        reservations: ledger.reservations.clone(),
         decisions: decisions(context, ledger, origin),
         cpu_busy_ratio: ledger.cpu_busy_ratio,
         controller: controller_cost(ledger),
@@ -369,6 +369,7 @@ fn remarks(report: &RunReport, ledger: &Ledger) -> Vec<String> {
             }
         }
     }
+    remarks.extend(ledger.remarks.iter().cloned());
     if report.ports.len() < 2 {
         remarks.push("A port's counters could not be read: wire bytes are missing.".to_owned());
     }

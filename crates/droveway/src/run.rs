@@ -8,18 +8,20 @@ mod ledger;
 mod perform;
 mod sampler;
 mod translate;
+mod tuning;
 
 pub(crate) use display::Display;
 pub(crate) use ledger::{Ledger, VmLedger};
 pub(crate) use perform::Pair;
 pub(crate) use sampler::{PortReading, Ports};
 
-use crate::{clock, fleet::RunLock};
+use crate::{clock, fleet::RunLock, network::Network};
 use droveway_drive::{ActionError, ActionId, GangDriver, QemuEvent, Reply, Side};
 use droveway_fleet::{Timestamp, VmId};
 use droveway_qmp::{Notice, Subscription};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::mpsc;
+use tuning::{Tuned, Tuner, Which};
 
 /// Inputs that wait for the loop: some hundred VMs' events at once; senders wait beyond it.
 const INBOX_MAX: usize = 1024;
@@ -32,6 +34,7 @@ enum Input {
     Event { vm: VmId, side: Side, event: QemuEvent, at: Timestamp },
     Reply { vm: VmId, id: ActionId, reply: Result<Reply, ActionError> },
     Lagged { vm: VmId, lost: u64 },
+    Tuned { vm: VmId, tuned: Tuned },
 }
 
 /// Everything a run needs.
@@ -42,6 +45,8 @@ pub(crate) struct Run {
     pub(crate) ports: Ports,
     pub(crate) lock: RunLock,
     pub(crate) run_id: String,
+    /// The ports, if they keep promises.
+    pub(crate) network: Option<Network>,
 }
 
 /// Carries the plan out. Returns what happened; every attempt has ended then.
@@ -54,6 +59,11 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
         }
     }
     let mut ledger = Ledger::new(run.gang.plan());
+    let mut tuner = run
+        .gang
+        .plan()
+        .tuning
+        .then(|| Tuner::new(run.gang.plan(), run.network.is_some(), sender.clone()));
     let mut interrupts = Interrupts::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -62,6 +72,9 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
     let mut started = false;
     loop {
         while let Some((vm, id, action)) = run.gang.poll_action() {
+            if let (Some(tuner), Some(pair)) = (&mut tuner, run.pairs.get(&vm)) {
+                tuner.note_action(&vm, &action, pair);
+            }
             perform::spawn(&run.pairs, vm, id, action, sender.clone());
         }
         let mut changed = false;
@@ -92,6 +105,9 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
                     Input::Event { vm, side, event, at } => {
                         // Events carry the time of their receipt; the driver's time only goes forward.
                         now = now.max(at);
+                        if let Some(tuner) = &tuner {
+                            tuner.note_event(&vm, side, &event);
+                        }
                         run.gang.handle_event(now, &vm, side, event);
                     }
                     Input::Reply { vm, id, reply } => {
@@ -100,6 +116,12 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
                     }
                     Input::Lagged { vm, lost } => {
                         display.warn(&format!("{vm}: {lost} events of QEMU were lost"));
+                    }
+                    Input::Tuned { vm, tuned } => {
+                        let told = take_tuned(&mut run, tuner.as_mut(), &vm, tuned);
+                        if let Err(text) = told {
+                            ledger.remark(display, format!("{vm}: sockets as they are: {text}"));
+                        }
                     }
                 }
             }
@@ -116,13 +138,46 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
             _ = tick.tick() => {
                 now = now.max(clock::now());
                 ledger.note_ports(now, run.ports.read(now));
+                for text in run.network.iter_mut().flat_map(|network| network.verify(now.seconds())) {
+                    ledger.remark(display, text);
+                }
                 display.paint(&run.gang, &ledger, now);
             }
         }
     }
     ledger.end(clock::now(), run.ports.read(clock::now()));
+    if let Some(network) = run.network.take() {
+        ledger.reservations = network.reservations();
+        for text in network.put_back() {
+            ledger.remark(display, format!("{text}; try `droveway restore-network`"));
+        }
+    }
     display.finish();
     ledger
+}
+
+/// A connection was tuned, or not, which says why.
+fn take_tuned(
+    run: &mut Run,
+    tuner: Option<&mut Tuner>,
+    vm: &VmId,
+    tuned: Tuned,
+) -> Result<(), String> {
+    tracing::debug!(%vm, ?tuned, "sockets");
+    let (Some(tuner), Some(pair)) = (tuner, run.pairs.get(vm)) else { return Ok(()) };
+    match tuned {
+        Tuned::Both { which: Which::Stream, source } => {
+            tuner.note_stream(vm, source, pair);
+            Ok(())
+        }
+        Tuned::Both { which: Which::Urgent { .. }, source } => match &mut run.network {
+            Some(network) => network.hasten(source.port()),
+            None => Ok(()),
+        },
+        // A VM whose move has ended has no connection to find.
+        Tuned::Not(_) if run.gang.driver(vm).is_none_or(|it| !it.uses_port()) => Ok(()),
+        Tuned::Not(reason) => Err(reason),
+    }
 }
 
 async fn follow(vm: VmId, side: Side, mut events: Subscription, inbox: mpsc::Sender<Input>) {

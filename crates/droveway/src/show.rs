@@ -10,7 +10,7 @@ use crate::{
 };
 use droveway_fleet::{Intent, Technique, TimeSpan, report::Quantiles};
 use droveway_model::forecast::{Forecast, MoveForecast};
-use droveway_plan::{Fallback, Plan, Reasoning, explain::Explanation};
+use droveway_plan::{Direction, Fallback, Plan, Reasoning, explain::Explanation};
 use std::path::Path;
 
 /// A plan and what there is to say about it. Its `plan` is a document that `--plan` takes, also with the rest around it.
@@ -39,6 +39,7 @@ pub(crate) fn print(shown: &Shown<'_>, output: Output) -> Result<(), Failure> {
         plan.source, plan.target, plan.policy
     );
     println!("{}", table(shown));
+    println!("{}", ports(plan));
     if let Some(forecast) = shown.forecast {
         let time = forecast.total_seconds;
         println!("forecast: {:.2} s in all ({:.2} to {:.2} s)", time.p50, time.p10, time.p90);
@@ -49,6 +50,42 @@ pub(crate) fn print(shown: &Shown<'_>, output: Output) -> Result<(), Failure> {
         (None, None) => {}
     }
     Ok(())
+}
+
+/// What becomes of ports and sockets while the plan is carried out, and what it costs if nothing does.
+fn ports(plan: &Plan) -> String {
+    let held: Vec<String> = plan
+        .reservations
+        .iter()
+        .map(|held| {
+            let direction = match held.direction {
+                Direction::Tx => "sends",
+                Direction::Rx => "receives",
+            };
+            format!("{} of what {} {direction}", held.rate.human(), held.port)
+        })
+        .collect();
+    let ports = if held.is_empty() {
+        "ports: nothing is held, moves and applications share by flow".to_owned()
+    } else {
+        format!("ports: held for the moves: {}", held.join(", "))
+    };
+    let splits = plan
+        .moves
+        .iter()
+        .any(|step| step.technique.exposes() || step.fallback == Fallback::PostCopy);
+    let sockets = if plan.tuning {
+        "; the migrations' sockets are tuned"
+    } else {
+        "; the migrations' sockets stay as QEMU makes them"
+    };
+    // Both are needed: an urgent class alone, or tuned sockets alone, change nothing (measured).
+    let wait = if splits && (held.is_empty() || !plan.tuning) {
+        "; after a switch to post-copy a guest's pages wait behind the stream"
+    } else {
+        ""
+    };
+    [&ports, sockets, wait].concat()
 }
 
 /// Why no plan can be drawn.

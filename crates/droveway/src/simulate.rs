@@ -133,6 +133,10 @@ fn intent(
     intent.bandwidth = args.bandwidth;
     intent.urgency = args.urgency;
     intent.deadline = args.deadline;
+    intent.reserve = args.reserve;
+    // Simulated ports can always be shaped, and simulated sockets tuned.
+    let ours = args.policy.split(':').next() == Some(policy::DEFAULT_POLICY);
+    (intent.shaping, intent.tuning) = (true, ours);
     if let Some(limit) = args.max_downtime {
         intent.max_downtime = limit;
     }

@@ -81,6 +81,18 @@ impl Bandwidth {
         Bandwidth(self.0 / (if n == 0 { 1 } else { n as u64 }))
     }
 
+    /// So many times this rate, rounded; saturates, and nothing is below zero.
+    #[must_use]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a float saturates where it becomes an integer; rates are far below 2^53"
+    )]
+    pub fn scaled(self, factor: f64) -> Self {
+        Bandwidth((self.0 as f64 * factor).round() as u64)
+    }
+
     /// What TCP can carry over an Ethernet port of this rate: 1448 bytes of payload in each full frame of 1538 bytes with
     /// its preamble, checksum and gap (MTU 1500, timestamps on). 941.5 Mbit/s at 1 Gbit/s, as iperf3 measures.
     #[must_use]
@@ -101,6 +113,14 @@ impl ops::Add for Bandwidth {
     /// Saturates.
     fn add(self, other: Bandwidth) -> Bandwidth {
         Bandwidth(self.0.saturating_add(other.0))
+    }
+}
+
+impl ops::Sub for Bandwidth {
+    type Output = Bandwidth;
+    /// Zero at the least.
+    fn sub(self, other: Bandwidth) -> Bandwidth {
+        Bandwidth(self.0.saturating_sub(other.0))
     }
 }
 

@@ -36,13 +36,44 @@ pub struct PortModel {
     pub tx_reserved: f64,
     /// The part of `rx` that is reserved for migration.
     pub rx_reserved: f64,
+    /// The host's own queue keeps what is promised: page requests, requested pages and acknowledgements go first.
+    #[serde(default)]
+    pub shaped: bool,
+    /// Migrations' sockets send small segments at once.
+    #[serde(default)]
+    pub tuned: bool,
 }
+
+/// What a shaper gives out of a port (`droveway-host` leaves as much above it).
+const SHAPED_RATIO: f64 = 0.97;
 
 impl PortModel {
     /// A port that is shared by flow.
     #[must_use]
     pub const fn shared(rate: f64) -> Self {
-        PortModel { tx: rate, rx: rate, tx_reserved: 0.0, rx_reserved: 0.0 }
+        PortModel {
+            tx: rate,
+            rx: rate,
+            tx_reserved: 0.0,
+            rx_reserved: 0.0,
+            shaped: false,
+            tuned: false,
+        }
+    }
+
+    /// The same port, shaped by its host, with so much of each direction promised to migration (bytes per second). A little
+    /// of the port is given up, so that the queue is the host's.
+    #[must_use]
+    pub fn promised(self, tx: f64, rx: f64) -> Self {
+        let (all_tx, all_rx) = (SHAPED_RATIO * self.tx, SHAPED_RATIO * self.rx);
+        PortModel {
+            tx: all_tx,
+            rx: all_rx,
+            tx_reserved: tx.clamp(0.0, all_tx),
+            rx_reserved: rx.clamp(0.0, all_rx),
+            shaped: true,
+            ..self
+        }
     }
 
     pub(super) const fn tx_resource(&self) -> Resource {

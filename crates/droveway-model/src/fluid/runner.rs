@@ -434,7 +434,10 @@ impl Runner {
         let capacity = source.tx.min(gang.ports[step.target].rx).max(1.0);
         // A background stream that leaves the port room leaves no queue to wait in.
         let held_back = step.postcopy_bandwidth < QUEUE_FREE_SHARE * capacity;
-        let queued = if held_back { 0.0 } else { constants.fault_queue_bytes / capacity };
+        // Nor does one that urgent packets overtake, if the requests themselves are not held back by the sender's TCP.
+        let overtaken = source.shaped && source.tuned;
+        let queued =
+            if held_back || overtaken { 0.0 } else { constants.fault_queue_bytes / capacity };
         let fault = constants.fault_seconds + queued;
         let pages = if self.passes == 0 {
             constants.essential_pages

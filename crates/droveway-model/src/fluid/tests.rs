@@ -236,6 +236,34 @@ fn a_post_copied_guest_is_silent_until_its_pages_are_there() {
     let capped = Fluid::default().play(&gang);
     near(capped.moves[0].outage_seconds, 0.04, 1e-6);
     near(capped.moves[0].brownout_seconds, 5.0 * transfer, 1e-6);
+    // Either cure alone does nothing (measured); both leave no queue to wait in.
+    gang.moves[0].postcopy_bandwidth = f64::INFINITY;
+    let mut silent = |shaped, tuned| {
+        gang.ports[0].shaped = shaped;
+        gang.ports[0].tuned = tuned;
+        Fluid::default().play(&gang).moves[0].outage_seconds
+    };
+    near(silent(true, false), uncapped.moves[0].outage_seconds, 1e-6);
+    near(silent(false, true), uncapped.moves[0].outage_seconds, 1e-6);
+    near(silent(true, true), 0.04, 1e-6);
+}
+
+#[test]
+fn a_shaped_port_promises_no_more_than_it_has_and_lets_answers_pass() {
+    let shaped = PortModel::shared(R).promised(2.0 * R, 0.1 * R);
+    assert!(shaped.tx < R && (shaped.tx - shaped.tx_reserved).abs() < 1e-9);
+    near(shaped.rx_reserved, 0.1 * R, 1e-9);
+    // A resident of the target sends at full speed: its queue holds back what the target answers.
+    let resident =
+        FlowModel { from: End::Host(1), to: End::Outside, demand: f64::INFINITY, weight: 1.0 };
+    let mut gang =
+        gang(vec![vm(0, 0.0)], vec![resident], vec![step(0, Technique::PreCopy, Start::At(0.0))]);
+    gang.constants.reverse_loss = 0.4;
+    let behind = Fluid::default().play(&gang).total_seconds;
+    near(behind, 2048.0 / (0.6 * R), 0.02);
+    gang.ports[1] = gang.ports[1].promised(0.0, 0.0);
+    let before = Fluid::default().play(&gang).total_seconds;
+    near(before, 2048.0 / (0.97 * R), 0.02);
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub(crate) struct Gang {
     world: World,
     calibration: Calibration,
     physics: Physics,
+    /// `adaptive` may hold bandwidth and tune sockets.
+    pub(crate) plumbing: bool,
 }
 
 impl Gang {
@@ -73,13 +75,16 @@ impl Gang {
         };
         let world = World::of(&snapshot(&scenario, &physics), physics.constants);
         let calibration = Calibration { constants: physics.constants, ..Calibration::default() };
-        Ok(Gang { scenario, facts, world, calibration, physics })
+        Ok(Gang { scenario, facts, world, calibration, physics, plumbing: false })
     }
 
     pub(crate) fn planned(&self, policy: &str, deadline: Option<TimeSpan>) -> Result<Made> {
         let names = self.facts.vms.iter().map(|vm| vm.vm.clone()).collect();
         let mut intent = Intent::drain("alpha".parse()?, "beta".parse()?, names, policy);
         intent.deadline = deadline;
+        // Others run on ports and sockets as they are in the field.
+        let ours = policy == droveway_plan::policy::DEFAULT_POLICY;
+        (intent.shaping, intent.tuning) = (ours && self.plumbing, ours && self.plumbing);
         let known = Known { world: &self.world, calibration: &self.calibration };
         Ok(droveway_plan::policy::find(policy)?.plan("study", &intent, &self.facts, Some(known))?)
     }

@@ -2,7 +2,9 @@
 
 use crate::qemu::Pair;
 use droveway_drive::{Action, ActionError, ActionId, QemuEvent, Reply, Side};
-use droveway_fleet::VmId;
+use droveway_fleet::{HostId, VmId};
+use droveway_model::{fluid::PortModel, share::Resource, world::payload};
+use droveway_plan::{Direction, Plan};
 
 #[derive(Debug, Clone)]
 pub(super) enum Input {
@@ -56,4 +58,38 @@ pub(super) struct Port {
     pub(super) down_until: f64,
     pub(super) tx: f64,
     pub(super) rx: f64,
+    /// What each direction promises to migration while VMs move; `None`: the port is shared by flow.
+    pub(super) promised: Option<[f64; 2]>,
+}
+
+impl Port {
+    /// What both directions carry now, and who has what of it. `reverse`: what the streams' acknowledgements take of each.
+    pub(super) fn resources(&self, up: bool, moving: bool, reverse: [f64; 2]) -> [Resource; 2] {
+        let rate = if up { self.rate } else { 0.0 };
+        let whole = PortModel::shared(rate);
+        let port = match self.promised.filter(|_| moving) {
+            Some([tx, rx]) => whole.promised(tx, rx),
+            None => whole,
+        };
+        let of = |capacity: f64, reverse: f64, migration_guarantee| Resource {
+            capacity: (capacity - reverse).max(0.0),
+            migration_guarantee,
+            strict: false,
+        };
+        [of(port.tx, reverse[0], port.tx_reserved), of(port.rx, reverse[1], port.rx_reserved)]
+    }
+}
+
+/// What a plan promises to migration of a host's port, bytes per second; `None` if it leaves the ports alone.
+pub(super) fn promised(plan: &Plan, host: &HostId) -> Option<[f64; 2]> {
+    let is_end = [&plan.source, &plan.target].contains(&host);
+    if plan.reservations.is_empty() || !is_end {
+        return None;
+    }
+    let of = |direction| {
+        let held =
+            plan.reservations.iter().filter(|it| it.port == *host && it.direction == direction);
+        held.map(|it| payload(it.rate)).sum()
+    };
+    Some([of(Direction::Tx), of(Direction::Rx)])
 }

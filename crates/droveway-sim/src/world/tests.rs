@@ -67,6 +67,35 @@ fn an_idle_vm_takes_what_its_bytes_need() {
 }
 
 #[test]
+fn what_is_promised_is_kept_while_vms_move() {
+    let flows = "{ name: out, from: one, to: client, kind: tcp, rate: unlimited, flows: 4 }";
+    let busy = scenario("rate: 400Mbit/s", IDLE, flows);
+    let alone = run(&scenario("rate: 400Mbit/s", IDLE, ""), "pre-copy-serial", quiet(), 1);
+    let intent =
+        Intent::drain("alpha".parse().unwrap(), "beta".parse().unwrap(), vec![], "pre-copy-serial");
+    let held = |policy: &str, tuning| {
+        let mut plan = plan(&busy, policy);
+        plan.reservations =
+            droveway_plan::reserve::reservations(&intent, "300Mbit/s".parse().unwrap());
+        plan.tuning = tuning;
+        let (physics, faults) = (quiet(), Vec::new());
+        simulate(&Simulation { scenario: &busy, plan, physics, seed: 1, faults }).unwrap()
+    };
+    let outcome = held("pre-copy-serial", false);
+    assert_eq!(outcome.violations, Vec::<String>::new());
+    // Three quarters of the port instead of a fifth.
+    let ratio = took(&outcome) / took(&alone);
+    assert!((1.25..1.45).contains(&ratio), "{ratio}");
+    let silence = |outcome: &Outcome| -> f64 {
+        let all = outcome.silences.values().flatten();
+        all.map(|silence| silence.length().as_secs_f64()).fold(0.0, f64::max)
+    };
+    let starved = silence(&held("post-copy-serial", false));
+    let cured = silence(&held("post-copy-serial", true));
+    assert!(cured < 0.4 * starved, "{cured} against {starved}");
+}
+
+#[test]
 fn an_elastic_flow_halves_the_stream_and_is_halved() {
     let idle = scenario("rate: 400Mbit/s", IDLE, "");
     let flow = "{ name: out, from: one, to: client, kind: tcp, rate: unlimited }";

@@ -1,8 +1,8 @@
 //! `report.md`.
 
 use super::words::{
-    NONE, bytes, duration, latency, lost, milliseconds, percent, policy, rate, seconds, technique,
-    verdict,
+    NONE, bytes, duration, held, latency, lost, milliseconds, percent, policy, rate, seconds,
+    technique, verdict,
 };
 use droveway_fleet::{
     Bandwidth, RunReport,
@@ -23,6 +23,9 @@ pub(crate) fn markdown(report: &RunReport) -> String {
         section(&mut text, "Applications", &applications(report));
     }
     section(&mut text, "Ports, first start to last completion", &ports(report));
+    if let Some(held) = held(report) {
+        let _ = write!(text, "\nHeld for the moves while they ran: {held}.\n");
+    }
     text.push_str("\n## Predicted\n\n");
     match &report.predicted {
         None => text.push_str(

@@ -1,7 +1,7 @@
 //! The summary that a run prints.
 
 use super::words::{
-    duration, latency, lost, milliseconds, percent, rate, seconds, technique, verdict,
+    duration, held, latency, lost, milliseconds, percent, rate, seconds, technique, verdict,
 };
 use comfy_table::{Cell, Color, Table, presets::NOTHING};
 use droveway_fleet::{
@@ -25,6 +25,9 @@ pub(crate) fn terminal(report: &RunReport, color: bool) -> String {
             seconds(Some(time.p10)),
             seconds(Some(time.p90))
         ));
+    }
+    if let Some(held) = held(report) {
+        text.push_str(&format!("held for the moves: {held}\n"));
     }
     text.push_str(&format!("\n{}\n", vms(report, color)));
     for vm in &report.vms {

@@ -1,8 +1,8 @@
 //! Figures and sentences that several renderings share.
 
 use droveway_fleet::{
-    Bytes, RunReport,
-    report::{ApplicationReport, MoveResult, VmReport},
+    Bandwidth, Bytes, RunReport,
+    report::{ApplicationReport, MoveResult, Reservation, VmReport},
 };
 
 /// A missing figure.
@@ -65,6 +65,24 @@ pub(super) fn duration(vm: &VmReport) -> Option<f64> {
 pub(super) fn line_rate_ratio(report: &RunReport) -> Option<f64> {
     (report.line_rate_seconds > 0.0)
         .then(|| report.total_migration_time_seconds / report.line_rate_seconds)
+}
+
+/// What the ports promised to the moves, in the direction of their streams; `None` if nothing.
+pub(super) fn held(report: &RunReport) -> Option<String> {
+    let forward = |of: &&Reservation| {
+        (of.host == report.intent.source && of.direction == "tx")
+            || (of.host == report.intent.target && of.direction == "rx")
+    };
+    let text: Vec<String> = report
+        .reservations
+        .iter()
+        .filter(forward)
+        .map(|of| {
+            let rate = Bandwidth::from_bits_per_second(of.bits_per_second).human();
+            format!("{rate} of {} {}", of.host, of.direction)
+        })
+        .collect();
+    (!text.is_empty()).then(|| text.join(", "))
 }
 
 /// The policy, and what the operator chose over it.

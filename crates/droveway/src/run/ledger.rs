@@ -1,9 +1,9 @@
 //! Everything that happened in a run, in order: what display, report and `status` are folds over.
 
-use super::sampler::PortReading;
+use super::{Display, sampler::PortReading};
 use crate::fleet::{ActiveRun, ActiveVm};
 use droveway_drive::{GangDriver, Outcome, Phase, Progress, Record, RecordKind};
-use droveway_fleet::{Timestamp, VmId};
+use droveway_fleet::{Timestamp, VmId, report::Reservation};
 use droveway_host::features::{MachineCpu, OwnUsage, own_usage};
 use droveway_plan::Plan;
 use std::collections::BTreeMap;
@@ -59,6 +59,10 @@ pub(crate) struct Ledger {
     pub(crate) vms: BTreeMap<VmId, VmLedger>,
     pub(crate) ports: Vec<PortReading>,
     pub(crate) cancelled: bool,
+    /// What is to be told of the run as a whole.
+    pub(crate) remarks: Vec<String>,
+    /// What the ports promised.
+    pub(crate) reservations: Vec<Reservation>,
     pub(crate) began_at: Option<Timestamp>,
     pub(crate) ended_at: Option<Timestamp>,
     pub(crate) cpu_busy_ratio: Option<f64>,
@@ -73,6 +77,8 @@ impl Ledger {
             vms: plan.moves.iter().map(|step| (step.vm.clone(), VmLedger::default())).collect(),
             ports: Vec::new(),
             cancelled: false,
+            remarks: Vec::new(),
+            reservations: Vec::new(),
             began_at: None,
             ended_at: None,
             cpu_busy_ratio: None,
@@ -80,6 +86,12 @@ impl Ledger {
             usage_after: None,
             cpu_before: None,
         }
+    }
+
+    /// Something worth telling, now and in the report.
+    pub(crate) fn remark(&mut self, display: &Display, text: String) {
+        display.warn(&text);
+        self.remarks.push(text);
     }
 
     /// The first VM is about to start.

@@ -24,6 +24,8 @@ pub(crate) struct Pair {
     pub(crate) target: Qemu,
     pub(crate) address: IpAddr,
     pub(crate) ports: PortRange,
+    /// The namespaces of the source's and the target's QEMU.
+    pub(crate) netns: [Option<String>; 2],
     /// Shared by all VMs of a run: each takes the next port of the range, so that none tries what another holds.
     pub(crate) next_port: Arc<AtomicU32>,
 }

@@ -92,6 +92,11 @@ impl Lab {
 
     /// The same with VMs, and whatever may follow them, in the scenario's words.
     pub(crate) fn up_with(name: &str, rate: &str, vms: &str) -> Option<Lab> {
+        Lab::up_on(name, &format!("{{ rate: {rate} }}"), false, vms)
+    }
+
+    /// The same on a link in the scenario's words, with a client that hears how long each VM is silent or without.
+    pub(crate) fn up_on(name: &str, link: &str, probe: bool, vms: &str) -> Option<Lab> {
         if let Some(reason) = obstacle() {
             skip(&reason);
             return None;
@@ -100,8 +105,8 @@ impl Lab {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let text = format!(
             "apiVersion: droveway/v1\nkind: Scenario\nmetadata: {{ name: {name} }}\nspec:\n  \
-             link: {{ rate: {rate} }}\n  hosts: [ {{ name: alpha }}, {{ name: beta }} ]\n  \
-             clients: [ {{ name: client }} ]\n  probe: {{ enabled: false }}\n  vms:\n{vms}"
+             link: {link}\n  hosts: [ {{ name: alpha }}, {{ name: beta }} ]\n  \
+             clients: [ {{ name: client }} ]\n  probe: {{ enabled: {probe} }}\n  vms:\n{vms}"
         );
         let scenario = folder.path().join("scenario.yaml");
         fs::write(&scenario, text).expect("the scenario is written");

@@ -10,5 +10,6 @@ mod harness;
 mod memcached;
 mod memory;
 mod moves;
+mod network;
 mod observe;
 mod plans;

@@ -1,0 +1,93 @@
+//! One VM's part of a plan, as far as no policy has anything to choose in it.
+
+use super::{
+    GangFacts, HYBRID_RULE, Note, PolicyError, SWITCHOVER_LIMIT_MIN, SWITCHOVER_PATIENCE, VmFacts,
+};
+use crate::plan::{Fallback, Move, StartRule};
+use droveway_fleet::{AllowPostcopy, Bandwidth, Intent, RateLimit, Technique, TimeSpan};
+use std::time::Duration;
+
+/// The operator's choice, else the policy's, if the VM permits it.
+pub(super) fn technique_of(
+    intent: &Intent,
+    fact: &VmFacts,
+    policy: Technique,
+    notes: &mut Vec<Note>,
+) -> Result<Technique, PolicyError> {
+    let forbidden = if !fact.allow_postcopy {
+        Some("the VM forbids post-copy (allowPostcopy: false)")
+    } else if intent.allow_postcopy == AllowPostcopy::Never {
+        Some("post-copy is not allowed (--allow-postcopy never)")
+    } else {
+        None
+    };
+    if let Some(&asked) = intent.techniques.get(&fact.vm) {
+        return match forbidden {
+            Some(reason) if asked.exposes() => Err(PolicyError::Contradiction(format!(
+                "--technique {}={asked}: {reason}; choose pre-copy or stop-and-copy",
+                fact.vm
+            ))),
+            _ => Ok(asked),
+        };
+    }
+    match forbidden {
+        Some(reason) if policy.exposes() => {
+            notes.push(Note {
+                vm: fact.vm.clone(),
+                choice: Technique::PreCopy,
+                instead_of: policy,
+                reason: reason.to_owned(),
+            });
+            Ok(Technique::PreCopy)
+        }
+        _ => Ok(policy),
+    }
+}
+
+/// A wait, in whole seconds, which is as exact as phases are.
+pub(super) fn after(seconds: f64) -> TimeSpan {
+    TimeSpan::from(Duration::from_secs_f64(seconds.clamp(0.0, 1e6).round()))
+}
+
+/// A ceiling, at least a byte per second.
+pub(crate) fn limit(bytes_per_second: f64) -> RateLimit {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a port's rate"
+    )]
+    let rate = bytes_per_second.max(1.0) as u64;
+    RateLimit::At(Bandwidth::from_bytes_per_second(rate))
+}
+
+pub(super) fn plan_move(
+    intent: &Intent,
+    facts: &GangFacts,
+    fact: &VmFacts,
+    technique: Technique,
+    concurrency: u32,
+) -> Move {
+    let may_fall_back = fact.allow_postcopy
+        && intent.allow_postcopy == AllowPostcopy::Fallback
+        && technique != Technique::StopAndCopy;
+    let payload = facts.port_rate.tcp_payload().divided(concurrency);
+    let asked = intent.max_downtime.duration();
+    let patience = (fact.memory / payload).saturating_mul(SWITCHOVER_PATIENCE);
+    // Patience is no matter of nanoseconds, and people read the plan.
+    let patience = Duration::from_secs(patience.as_secs().saturating_add(1));
+    Move {
+        vm: fact.vm.clone(),
+        technique,
+        start: StartRule::InWindow,
+        fallback: if may_fall_back { Fallback::PostCopy } else { Fallback::Abort },
+        switch: HYBRID_RULE,
+        max_passes: intent.max_passes,
+        bandwidth: intent.bandwidth,
+        postcopy_bandwidth: intent.bandwidth,
+        switchover_bandwidth: payload.max(Bandwidth::from_bits_per_second(1)),
+        downtime_limit: fact.max_downtime.map_or(asked, |own| own.min(asked)),
+        switchover_limit: patience.max(SWITCHOVER_LIMIT_MIN),
+        throttle: false,
+        ladder: None,
+    }
+}
