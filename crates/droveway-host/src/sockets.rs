@@ -118,22 +118,24 @@ impl SocketFinder {
         Ok(Process::open(pid)?.map(|process| SocketFinder { process, diag }))
     }
 
-    /// The established connections of the process from a port of its own to a port of the other side, with their descriptors;
-    /// `None`: any port.
+    /// A connection of the process from a port of its own to a port of the other side (`None`: any port) that `wanted` picks, with
+    /// its descriptor. As long as there is none this costs one question to the kernel.
     ///
     /// # Errors
     /// [`TcpInfoError`].
-    pub fn between(
+    pub fn find(
         &mut self,
         local: Option<u16>,
         remote: Option<u16>,
-    ) -> Result<Vec<(i32, Connection)>, TcpInfoError> {
-        let all = self.diag.between(local, remote)?;
+        wanted: impl Fn(&Connection) -> bool,
+    ) -> Result<Option<(i32, Connection)>, TcpInfoError> {
+        let mut all = self.diag.between(local, remote)?;
+        all.retain(&wanted);
         if all.is_empty() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let numbers = descriptors(self.process.pid());
-        Ok(all.into_iter().filter_map(|one| Some((*numbers.get(&one.inode)?, one))).collect())
+        Ok(all.into_iter().find_map(|one| Some((*numbers.get(&one.inode)?, one))))
     }
 
     /// The socket behind a descriptor of the process.
@@ -191,10 +193,10 @@ mod tests {
         let local = of.local_addr().unwrap();
         let diag = TcpDiag::open(&Netns::own()).unwrap();
         let mut finder = SocketFinder::open(std::process::id(), diag).unwrap().unwrap();
-        let found = finder.between(Some(local.port()), None).unwrap();
-        assert!(finder.between(Some(local.port()), Some(1)).unwrap().is_empty());
-        assert_eq!(found.len(), 1, "{found:?}");
-        let (number, connection) = &found[0];
+        let any = |_: &Connection| true;
+        assert_eq!(finder.find(Some(local.port()), Some(1), any).unwrap(), None);
+        assert_eq!(finder.find(Some(local.port()), None, |_| false).unwrap(), None);
+        let (number, connection) = &finder.find(Some(local.port()), None, any).unwrap().unwrap();
         assert_eq!(*number, of.as_raw_fd());
         let mut other = *connection;
         other.remote.set_port(1);

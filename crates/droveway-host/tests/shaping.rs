@@ -315,8 +315,9 @@ fn sockets_go_to_their_class() {
         let local = of.local_addr().unwrap();
         let diag = TcpDiag::open(&a).unwrap();
         let mut finder = SocketFinder::open(std::process::id(), diag).unwrap().unwrap();
-        let found = finder.between(Some(local.port()), None).unwrap();
-        let socket = finder.take(found[0].0, &found[0].1).unwrap();
+        let found = finder.find(Some(local.port()), None, |_| true).unwrap();
+        let (number, connection) = found.unwrap();
+        let socket = finder.take(number, &connection).unwrap();
         socket.tune(&Tuning { priority, ..Tuning::STOCK }).unwrap();
     };
     // What arrived counts: acknowledgements of other tests' ends do not.

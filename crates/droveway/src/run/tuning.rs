@@ -217,21 +217,20 @@ impl Search {
         let deadline = Instant::now() + limit;
         let mut source = self.finder(0)?;
         let mut target = self.finder(1)?;
+        // A migration that is over has no connection any more, and the search for a second one has an end.
         while Instant::now() < deadline && !inbox.is_closed() {
-            let ours = source.between(None, Some(self.port))?;
-            let wanted = ours.iter().find(|(_, connection)| match self.which {
+            let wanted = |one: &Connection| match self.which {
                 Which::Stream => true,
-                Which::Urgent { beside } => connection.local.port() != beside,
-            });
-            if let Some((number, connection)) = wanted {
+                Which::Urgent { beside } => one.local.port() != beside,
+            };
+            if let Some((number, connection)) = source.find(None, Some(self.port), wanted)? {
                 let source_port = connection.local.port();
-                let theirs = target.between(Some(self.port), Some(source_port))?;
-                if let Some((other_number, other)) = theirs.first() {
+                let theirs = target.find(Some(self.port), Some(source_port), |_| true)?;
+                if let Some((other_number, other)) = theirs {
                     // At the source the stream is data; at the target it only answers.
                     let of_source = if self.which == Which::Stream { STREAM } else { URGENT };
-                    source.take(*number, connection)?.tune(&self.tuning(of_source))?;
-                    target.take(*other_number, other)?.tune(&self.tuning(URGENT))?;
-                    let (number, connection) = (*number, *connection);
+                    source.take(number, &connection)?.tune(&self.tuning(of_source))?;
+                    target.take(other_number, &other)?.tune(&self.tuning(URGENT))?;
                     let source = Box::new(SourceEnd { finder: source, number, connection });
                     return Ok(Tuned::Both { which: self.which, source });
                 }
