@@ -30,6 +30,7 @@ pub(crate) fn pair(
     calibration: &Path,
     scenario: &Path,
     policy: &str,
+    ports: &[String],
     report: &Path,
 ) -> Result<Pair> {
     let text = fs::read_to_string(report.join("report.json"))
@@ -39,7 +40,7 @@ pub(crate) fn pair(
     for seed in 1..=SEEDS {
         let mut command = Command::new(droveway);
         command.arg("--calibration-file").arg(calibration).args(["-o", "json", "simulate"]);
-        command.arg(scenario).args(["--policy", policy, "--seed", &seed.to_string()]);
+        command.arg(scenario).args(["--policy", policy, "--seed", &seed.to_string()]).args(ports);
         let output =
             command.output().with_context(|| format!("starting {}", droveway.display()))?;
         if !output.status.success() {

@@ -14,9 +14,9 @@ use std::{
 /// Laboratories that are learned from, each by `droveway calibrate`.
 const LEARN: [&str; 2] = ["learn-idle", "learn-busy"];
 
-/// Laboratories that are held out, and the runs in each: there, back, there, back. `Some(share)`: that much of the source's
-/// port is reserved for migration, by classes that this program makes.
-const HELD_OUT: [(&str, Option<f64>, &[&str]); 8] = [
+/// Laboratories that are held out, and the runs in each: there, back, there, back. `Some(percent)`: that much of both ports is
+/// held for the moves, and sockets are tuned.
+const HELD_OUT: [(&str, Option<u32>, &[&str]); 8] = [
     (
         "one-idle",
         None,
@@ -67,7 +67,7 @@ const HELD_OUT: [(&str, Option<f64>, &[&str]); 8] = [
     ),
     (
         "two-elastic",
-        Some(0.6),
+        Some(60),
         &[
             "pre-copy-serial",
             "hybrid-serial",
@@ -147,8 +147,8 @@ pub(crate) fn run_it(yes: bool, docs: bool, built: Option<PathBuf>) -> Result<()
             validation.droveway(&[&fixed[..], &["--report", &reports]].concat())
         })?;
     }
-    for (number, (name, reserved, policies)) in HELD_OUT.iter().enumerate() {
-        validation.in_lab(name, || validation.held_out(number, name, *reserved, policies))?;
+    for (number, (name, held, policies)) in HELD_OUT.iter().enumerate() {
+        validation.in_lab(name, || validation.held_out(number, name, *held, policies))?;
     }
     let data = if docs { root.join("docs/data") } else { validation.work.clone() };
     std::fs::create_dir_all(&data)?;
@@ -187,14 +187,9 @@ impl Validation {
         &self,
         number: usize,
         name: &str,
-        reserved: Option<f64>,
+        held: Option<u32>,
         policies: &[&str],
     ) -> Result<()> {
-        if let Some(share) = reserved {
-            for host in ["alpha", "beta"] {
-                reserve(&format!("dw-{name}_{host}"), share)?;
-            }
-        }
         for (index, policy) in policies.iter().enumerate() {
             let (from, to) = if index % 2 == 0 { ("alpha", "beta") } else { ("beta", "alpha") };
             let report = self.report(number, name, index, policy).display().to_string();
@@ -214,20 +209,18 @@ impl Validation {
                 "--report",
                 &report,
             ];
-            let share = reserved.map(|share| share.to_string());
-            if let Some(share) = &share {
-                arguments.extend(["--reserved", share]);
-            }
+            let ports = ports(held);
+            arguments.extend(ports.iter().map(String::as_str));
             self.droveway(&arguments)?;
         }
         Ok(())
     }
 
-    /// Every held-out run without classes on the ports, which the simulator does not have, beside its simulation.
+    /// Every held-out run beside its simulation.
     fn simulated(&self) -> Result<Vec<simulator::Pair>> {
         let mut pairs = Vec::new();
-        for (number, (name, reserved, policies)) in HELD_OUT.iter().enumerate() {
-            for (index, policy) in policies.iter().enumerate().filter(|_| reserved.is_none()) {
+        for (number, (name, held, policies)) in HELD_OUT.iter().enumerate() {
+            for (index, policy) in policies.iter().enumerate() {
                 let scenario = self.scenarios.join(format!("{name}.yaml"));
                 let report = self.report(number, name, index, policy);
                 let calibration = self.work.join("calibration.json");
@@ -236,6 +229,7 @@ impl Validation {
                     &calibration,
                     &scenario,
                     policy,
+                    &ports(*held),
                     &report,
                 )?);
             }
@@ -270,34 +264,11 @@ fn fleet(name: &str) -> String {
     format!("/run/droveway/labs/{name}/fleet.yaml")
 }
 
-/// The laboratories with traffic have ports of 400 Mbit/s; a little less makes the queue ours.
-const CLASSES_MBIT: f64 = 392.0;
-/// Where incoming migrations listen: 49152 to 49215, as a value and a mask.
-const PORTS: [&str; 2] = ["49152", "0xffc0"];
-
-/// Two classes on a host's port: so much for migration, the rest for applications, each may borrow.
-fn reserve(netns: &str, share: f64) -> Result<()> {
-    let rate = |share: f64| format!("{:.0}kbit", share * CLASSES_MBIT * 1000.0);
-    let (all, migration, rest) = (rate(1.0), rate(share), rate(1.0 - share));
-    let class = |id: &str, own: &str| {
-        format!("class add dev nic parent 1: classid {id} htb rate {own} ceil {all} quantum 6000")
-    };
-    let commands = [
-        "qdisc add dev nic root handle 1: htb default 20".to_owned(),
-        format!("class add dev nic parent 1: classid 1:1 htb rate {all} ceil {all}"),
-        class("1:10", &migration).replace("parent 1:", "parent 1:1"),
-        class("1:20", &rest).replace("parent 1:", "parent 1:1"),
-        format!(
-            "filter add dev nic parent 1: protocol ip prio 1 u32 match ip dport {} {} flowid 1:10",
-            PORTS[0], PORTS[1]
-        ),
-    ];
-    for command in commands {
-        let mut tc = Command::new("ip");
-        tc.args(["netns", "exec", netns, "tc"]).args(command.split(' '));
-        run(&mut tc)?;
-    }
-    Ok(())
+/// What is said about ports and sockets: held and tuned, or both as they are.
+fn ports(held: Option<u32>) -> [String; 4] {
+    let (reserve, tuning) =
+        held.map_or(("off".to_owned(), "off"), |percent| (format!("{percent}%"), "on"));
+    ["--reserve".to_owned(), reserve, "--tuning".to_owned(), tuning.to_owned()]
 }
 
 #[cfg(test)]

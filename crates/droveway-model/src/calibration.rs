@@ -5,12 +5,15 @@
 //! the priors keeps a constant that no record speaks of where it was). What is left over is the model's error, by quantity
 //! and technique: its median corrects forecasts, its spread makes their intervals. With few records both lean on priors.
 
+mod likeness;
+
 use crate::{
     ensemble,
     fluid::{Constants, Course, Fluid, Gang, MoveCourse},
     world::P10_TO_P90,
 };
 use droveway_fleet::{Technique, VmId, report::Quantiles};
+pub use likeness::{Case, Sample};
 use serde::{Deserialize, Serialize};
 
 /// The `kind` of a calibration file.
@@ -110,7 +113,7 @@ pub enum Quantity {
 }
 
 /// How far forecasts of one kind were off: natural logarithms of outcome over forecast.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Residual {
     /// Of what.
@@ -123,6 +126,9 @@ pub struct Residual {
     pub bias: f64,
     /// Standard deviation of the logarithm, from the median absolute deviation, before shrinking.
     pub spread: f64,
+    /// The outcomes one by one.
+    #[serde(default)]
+    pub samples: Vec<Sample>,
 }
 
 /// What is known of these hosts.
@@ -293,6 +299,17 @@ const KNOBS: &[Knob] = &[
         },
     },
     Knob {
+        name: "faultSeconds",
+        of: |c| &mut c.fault_seconds,
+        reach: 10.0,
+        // Where nothing stands in a queue before it, it is all that a page costs.
+        speaks: |gang, index, outcome| {
+            let source = gang.vms[gang.moves[index].vm].host;
+            let cured = gang.ports[source].shaped && gang.ports[source].tuned;
+            technique(gang, index).exposes() && cured && outcome.outage_seconds.is_some()
+        },
+    },
+    Knob {
         name: "zeroScanSecondsPerByte",
         of: |c| &mut c.zero_scan_seconds_per_byte,
         // It is the same on every host of these years; what else slows a pre-copy must not be taken for it.
@@ -366,6 +383,27 @@ impl Calibration {
         // The median of few outcomes is uncertain itself.
         let of_bias = variance / (count + PRIOR_COUNT);
         (known.bias * weight, (variance + of_bias).sqrt())
+    }
+
+    /// The same for a forecast like `case`: what moves that were like it taught counts most, and where there are few of them
+    /// what all others taught.
+    #[must_use]
+    pub fn error_like(
+        &self,
+        quantity: Quantity,
+        technique: Option<Technique>,
+        case: &Case,
+    ) -> (f64, f64) {
+        let (bias, spread) = self.error(quantity, technique);
+        let known =
+            self.residuals.iter().find(|r| r.quantity == quantity && r.technique == technique);
+        let Some(heard) = known.and_then(|known| likeness::listen(&known.samples, case)) else {
+            return (bias, spread);
+        };
+        let weight = heard.count / (heard.count + PRIOR_COUNT);
+        let variance = weight * heard.spread.powi(2) + (1.0 - weight) * spread.powi(2);
+        let of_bias = variance / (heard.count + PRIOR_COUNT);
+        (weight * heard.bias + (1.0 - weight) * bias, (variance + of_bias).sqrt())
     }
 }
 
@@ -462,40 +500,46 @@ impl<'a> Plays<'a> {
     }
 
     fn residuals(&mut self, constants: &Constants) -> Vec<Residual> {
-        let mut logs: std::collections::BTreeMap<(Quantity, Option<Technique>), Vec<f64>> =
+        let mut all: std::collections::BTreeMap<(Quantity, Option<Technique>), Vec<Sample>> =
             std::collections::BTreeMap::new();
         for index in 0..self.records.len() {
             self.gangs[index].constants = *constants;
             let courses = ensemble::courses(&self.gangs[index], &[], &mut self.fluid);
             let record = self.records[index];
-            let mut note = |quantity, technique, seen: Option<f64>, played| {
+            let mut note = |quantity, technique, case, seen: Option<f64>, played| {
                 if let Some(seen) = seen {
-                    logs.entry((quantity, technique)).or_default().push(log_ratio(seen, played));
+                    let log = log_ratio(seen, played);
+                    all.entry((quantity, technique)).or_default().push(Sample { case, log });
                 }
             };
-            let (total, _) = ensemble::centre(&courses, |course| course.total_seconds);
-            note(Quantity::Total, None, Some(record.total_seconds), total);
+            if let Some(case) = Case::of_gang(&record.gang) {
+                let (total, _) = ensemble::centre(&courses, |course| course.total_seconds);
+                note(Quantity::Total, None, case, Some(record.total_seconds), total);
+            }
             for (step, outcome) in record.outcomes.iter().enumerate() {
-                let planned = record.gang.moves[step].technique;
+                let planned = &record.gang.moves[step];
+                let case = Case::of(&record.gang, planned);
                 let alike: Vec<Course> = courses
                     .iter()
                     .filter(|course| outcome.ended_like(&course.moves[step]))
                     .cloned()
                     .collect();
                 let Some(first) = alike.first() else { continue };
-                let technique = Some(effective_technique(planned, &first.moves[step]));
+                let technique = Some(effective_technique(planned.technique, &first.moves[step]));
                 let centre = |of: fn(&MoveCourse) -> f64| {
                     ensemble::centre(&alike, |course| of(&course.moves[step])).0
                 };
+                let mut note =
+                    |quantity, seen, of| note(quantity, technique, case, seen, centre(of));
                 let duration = Some(outcome.duration_seconds);
-                note(Quantity::Duration, technique, duration, centre(MoveCourse::duration_seconds));
-                let (downtime, outage) = (outcome.downtime_seconds, outcome.outage_seconds);
-                note(Quantity::Downtime, technique, downtime, centre(|c| c.downtime_seconds));
-                note(Quantity::Outage, technique, outage, centre(|c| c.outage_seconds));
+                note(Quantity::Duration, duration, MoveCourse::duration_seconds);
+                note(Quantity::Downtime, outcome.downtime_seconds, |c| c.downtime_seconds);
+                note(Quantity::Outage, outcome.outage_seconds, |c| c.outage_seconds);
             }
         }
         let residual =
-            |((quantity, technique), mut logs): ((Quantity, Option<Technique>), Vec<f64>)| {
+            |((quantity, technique), samples): ((Quantity, Option<Technique>), Vec<Sample>)| {
+                let mut logs: Vec<f64> = samples.iter().map(|sample| sample.log).collect();
                 let bias = median(&mut logs);
                 let width = sorted_quantile(&logs, 0.9) - sorted_quantile(&logs, 0.1);
                 let mut away: Vec<f64> = logs.iter().map(|log| (log - bias).abs()).collect();
@@ -506,9 +550,10 @@ impl<'a> Plays<'a> {
                     bias,
                     // Errors have tails: what one in ten exceeds is what an interval is about.
                     spread: (MAD_TO_SD * median(&mut away)).max(width / P10_TO_P90),
+                    samples,
                 }
             };
-        logs.into_iter().map(residual).collect()
+        all.into_iter().map(residual).collect()
     }
 }
 

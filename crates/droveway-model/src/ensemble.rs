@@ -20,8 +20,10 @@ const MIDDLE: usize = PLAYS / 2;
 const CURVE_LEAST: f64 = 0.1;
 /// Nor what a first pass sends,
 const SEND_LEAST: f64 = 0.01;
-/// nor the rate that a stream gets.
+/// nor the rate that a stream gets,
 const RATE_LEAST: f64 = 0.03;
+/// nor that streams which share a port get the same (of six equal ones at once the first ended a third before the last).
+const SHARE_LEAST: f64 = 0.1;
 /// A curve that is less certain than this is unknown: a factor of e either way.
 const CURVE_MOST: f64 = 1.0;
 
@@ -47,6 +49,11 @@ fn deviating(gang: &Gang, uncertain: &[Uncertainty], index: usize) -> Gang {
     }
     let (dirtying, size, rate) = (deviate(1), deviate(3), deviate(5));
     gang.constants.efficiency *= (rate * RATE_LEAST).exp();
+    // Nor where in its slices QEMU looks at what is left; each VM's by itself.
+    gang.slices_from = index + 1;
+    for (place, step) in gang.moves.iter_mut().enumerate() {
+        step.weight *= (DEVIATES[(index + 2 * place) % PLAYS] * SHARE_LEAST).exp();
+    }
     for (index, vm) in gang.vms.iter_mut().enumerate() {
         let known = uncertain.get(index).copied().unwrap_or_default();
         let curve = known.curve.clamp(CURVE_LEAST, CURVE_MOST);

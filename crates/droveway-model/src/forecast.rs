@@ -5,9 +5,9 @@
 //! what the ensemble's plays differ by where that is more: then little is known of these VMs.
 
 use crate::{
-    calibration::{Calibration, Quantity, Said, SaidOfMove, effective_technique},
+    calibration::{Calibration, Case, Quantity, Said, SaidOfMove, effective_technique},
     ensemble,
-    fluid::{Course, Fluid, MoveCourse, MoveEnd, MoveModel},
+    fluid::{Course, Fluid, Gang, MoveCourse, MoveEnd, MoveModel},
     world::World,
 };
 use droveway_fleet::{Technique, report::Quantiles};
@@ -85,7 +85,10 @@ pub fn forecast(
     gang.constants = calibration.constants;
     let courses = ensemble::courses(&gang, &world.uncertain, fluid);
     let central = &courses[courses.len() / 2];
-    let (bias, spread) = calibration.error(Quantity::Total, None);
+    let (bias, spread) = match Case::of_gang(&gang) {
+        Some(case) => calibration.error_like(Quantity::Total, None, &case),
+        None => calibration.error(Quantity::Total, None),
+    };
     let (total, differs) = ensemble::centre(&courses, |course| course.total_seconds);
     let total = around(total * bias.exp(), spread.hypot(differs));
     let (lost, differs) = ensemble::centre(&courses, |course| course.lost_bytes);
@@ -94,7 +97,7 @@ pub fn forecast(
         total_seconds: total,
         lost_bytes: around(lost, spread.hypot(differs)),
         moves: (0..moves.len())
-            .map(|index| move_forecast(&moves[index], index, &courses, calibration))
+            .map(|index| move_forecast(&gang, index, &courses, calibration))
             .collect(),
         flow_lost_bytes: flows
             .map(|flow| ensemble::centre(&courses, |course| course.flows[flow].lost_bytes).0)
@@ -103,16 +106,18 @@ pub fn forecast(
 }
 
 fn move_forecast(
-    step: &MoveModel,
+    gang: &Gang,
     index: usize,
     courses: &[Course],
     calibration: &Calibration,
 ) -> MoveForecast {
+    let step = &gang.moves[index];
+    let case = Case::of(gang, step);
     let central = &courses[courses.len() / 2].moves[index];
     let technique = likely_technique(step, index, courses);
     let centre = |of: fn(&MoveCourse) -> f64| ensemble::centre(courses, |c| of(&c.moves[index]));
     let quantiles = |quantity, of: fn(&MoveCourse) -> f64| {
-        let (bias, spread) = calibration.error(quantity, Some(technique));
+        let (bias, spread) = calibration.error_like(quantity, Some(technique), &case);
         let (middle, differs) = centre(of);
         around(middle * bias.exp(), spread.hypot(differs))
     };

@@ -74,6 +74,7 @@ impl World {
             windows: Vec::new(),
             constants,
             horizon: HORIZON_SECONDS,
+            slices_from: 0,
         };
         let uncertain = snapshot.vms.iter().map(uncertainty).collect();
         let window_seconds = Some(snapshot.window_seconds).filter(|seconds| *seconds > 0.0);

@@ -23,6 +23,7 @@ mod window;
 pub use adaptive::{Known, Reasoning};
 pub use check::Violation;
 pub use plan::{
-    Direction, Fallback, Move, Plan, Reservation, SNAPSHOT_MAX_AGE, StartRule, SwitchRule, Turns,
+    Direction, Fallback, HYBRID_DOWNTIME, Move, Plan, Reservation, SNAPSHOT_MAX_AGE, StartRule,
+    SwitchRule, Turns,
 };
 pub use policy::{Chosen, GangFacts, Made, Note, PolicyError, VmFacts};

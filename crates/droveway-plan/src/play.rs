@@ -1,6 +1,5 @@
 //! A plan as the fluid model plays it.
 
-use crate::habits::Ladder;
 use crate::plan::{Fallback, Move, Plan, StartRule};
 use droveway_fleet::{Bandwidth, HostId, RateLimit, VmId};
 use droveway_model::{
@@ -52,7 +51,8 @@ pub fn moves(plan: &Plan, world: &World) -> Result<(Vec<MoveModel>, Vec<usize>),
             bandwidth: ceiling(step.bandwidth),
             postcopy_bandwidth: ceiling(step.postcopy_bandwidth),
             switchover_bandwidth: bytes(step.switchover_bandwidth),
-            downtime_limit: downtime_limit(step),
+            // A rule may raise it later, of which the forecast knows nothing.
+            downtime_limit: step.first_downtime_limit().as_secs_f64(),
             max_passes: step.max_passes.min(PASSES_PLAYED),
             fallback_postcopy: step.fallback == Fallback::PostCopy,
             switch_after_pass: step.switch.after_pass,
@@ -73,12 +73,6 @@ fn start(plan: &Plan, step: &Move) -> Result<Start, PlayError> {
             Ok(Start::AfterEnd { step: index, delay: 0.0 })
         }
     }
-}
-
-/// The limit that the move begins with; a rule may raise it later, of which the forecast knows nothing.
-fn downtime_limit(step: &Move) -> f64 {
-    let first = step.ladder.as_ref().and_then(Ladder::initial_limit);
-    first.unwrap_or(step.downtime_limit).as_secs_f64()
 }
 
 /// A rule that ends a pre-copy is not part of the model: one that has not converged after so many passes will not.

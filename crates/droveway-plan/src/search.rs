@@ -18,6 +18,7 @@ mod split;
 pub use bound::{least_seconds, lower_bound};
 pub use split::search_ports;
 
+use crate::plan::HYBRID_DOWNTIME;
 use droveway_fleet::Technique;
 use droveway_model::{
     fluid::{Course, End, FlowCourse, Fluid, Gang, MoveCourse, MoveEnd, MoveModel, Start},
@@ -212,9 +213,14 @@ impl Mover {
     /// Its move, one way.
     fn moved(&self, way: Way) -> MoveModel {
         let ceiling = way.postcopy_bandwidth.unwrap_or(self.step.postcopy_bandwidth);
+        let limit = match way.technique {
+            Technique::Hybrid => self.step.downtime_limit.min(HYBRID_DOWNTIME.as_secs_f64()),
+            _ => self.step.downtime_limit,
+        };
         MoveModel {
             technique: way.technique,
             postcopy_bandwidth: ceiling,
+            downtime_limit: limit,
             start: Start::InWindow(0),
             ..self.step.clone()
         }

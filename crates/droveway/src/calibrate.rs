@@ -4,25 +4,40 @@
 //! moves are ordinary runs: planned, checked, driven and reported like any other; only their purpose is different.
 
 use crate::{
-    cli::{self, CalibrateArgs, IntentArgs, Output},
+    cli::{self, CalibrateArgs, IntentArgs, Output, Tuned},
     drain,
     exit::{Exit, Failure},
     fleet, measure, state,
 };
-use droveway_fleet::{Fleet, VmId};
+use droveway_fleet::{Fleet, Ratio, Reserve, VmId};
 use std::path::Path;
 
-/// There and back again, for each: an even number of moves.
-const ROUND: [&str; 8] = [
-    "pre-copy-serial",
-    "post-copy-serial",
-    "hybrid-serial",
-    "stop-and-copy",
-    "pre-copy-parallel",
-    "post-copy-parallel",
-    "hybrid-parallel",
-    "pre-copy-serial",
+/// There and back again: an even number of moves. With ports and sockets as they are, and with bandwidth held and sockets
+/// tuned (where hosts allow it), since a guest that waits for its pages waits for other things then.
+const ROUND: [(&str, Ports); 12] = [
+    ("pre-copy-serial", Ports::AsTheyAre),
+    ("post-copy-serial", Ports::AsTheyAre),
+    ("hybrid-serial", Ports::AsTheyAre),
+    ("stop-and-copy", Ports::AsTheyAre),
+    ("pre-copy-parallel", Ports::AsTheyAre),
+    ("post-copy-parallel", Ports::AsTheyAre),
+    ("hybrid-parallel", Ports::AsTheyAre),
+    ("pre-copy-serial", Ports::AsTheyAre),
+    ("post-copy-serial", Ports::Held),
+    ("hybrid-serial", Ports::Held),
+    ("pre-copy-parallel", Ports::Held),
+    ("post-copy-parallel", Ports::Held),
 ];
+
+/// What is done to ports and sockets while VMs move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ports {
+    AsTheyAre,
+    Held,
+}
+
+/// What is held of the ports then: neither so much that applications are starved nor so little that they are not met.
+const HELD_PERCENT: f64 = 75.0;
 
 pub(crate) fn run(
     args: &CalibrateArgs,
@@ -44,16 +59,25 @@ pub(crate) fn run(
         let Some(snapshot) = measure::snapshot_for(&fleet, &source)? else {
             return Ok(Exit::Interrupted);
         };
-        for (index, policy) in ROUND.iter().enumerate() {
+        for (index, (policy, ports)) in ROUND.iter().enumerate() {
             let target = if index % 2 == 0 { &second } else { &first };
+            let (reserve, tuning, how) = match ports {
+                Ports::AsTheyAre => (Reserve::Off, Tuned::Off, ""),
+                Ports::Held => {
+                    let share = Ratio::new(HELD_PERCENT / 100.0).unwrap_or(Ratio::ONE);
+                    (Reserve::Share(share), Tuned::On, ", bandwidth held")
+                }
+            };
             eprintln!(
-                "round {} of {}, run {} of {}: {policy} to {target}",
+                "round {} of {}, run {} of {}: {policy} to {target}{how}",
                 round + 1,
                 args.rounds,
                 index + 1,
                 ROUND.len()
             );
             let intent = IntentArgs {
+                reserve,
+                tuning,
                 to: Some(target.to_string()),
                 policy: Some((*policy).to_owned()),
                 report: args.report.as_ref().map(|folder| {

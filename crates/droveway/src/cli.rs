@@ -246,6 +246,9 @@ pub(crate) struct SimulateArgs {
     /// How much of both ports is held for the moves: a rate, a share like 60%, auto or off
     #[arg(long, value_name = "RATE", default_value = "auto")]
     pub(crate) reserve: Reserve,
+    /// Whether the migrations' sockets are tuned; auto: by policies of ours
+    #[arg(long, value_enum, default_value_t = Tuned::Auto)]
+    pub(crate) tuning: Tuned,
     /// Chance: the same number gives the same run
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
@@ -404,6 +407,17 @@ pub(crate) enum Tuned {
     On,
     /// Never
     Off,
+}
+
+impl Tuned {
+    /// Whether they are; `ours`: the policy is one of ours.
+    pub(crate) const fn applies(self, ours: bool) -> bool {
+        match self {
+            Tuned::Auto => ours,
+            Tuned::On => true,
+            Tuned::Off => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -4,7 +4,7 @@
 //! killed in between leaves that journal behind; the next run of the fleet, or `droveway restore-network`, puts the ports back.
 
 use crate::{
-    cli::{Allowed, IntentArgs, Tuned},
+    cli::{Allowed, IntentArgs},
     exit::{Exit, Failure},
     fleet::{self, RunLock},
     state,
@@ -62,11 +62,7 @@ pub(crate) fn plumbing(
     held: bool,
     [source, target]: [&Host; 2],
 ) -> Result<Plumbing, Failure> {
-    let tuning = match args.tuning {
-        Tuned::Auto => ours,
-        Tuned::On => true,
-        Tuned::Off => false,
-    };
+    let tuning = args.tuning.applies(ours);
     let asked = !matches!(args.reserve, Reserve::Auto | Reserve::Off);
     if asked && args.shaping == Allowed::Off {
         return Err(Failure::usage(format!(

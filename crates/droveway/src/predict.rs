@@ -14,7 +14,7 @@ use droveway_model::{
     forecast::{Ends, Forecast, MoveForecast, forecast},
     world::{World, payload},
 };
-use droveway_plan::policy;
+use droveway_plan::{HYBRID_DOWNTIME, policy};
 use serde::Serialize;
 use std::path::Path;
 
@@ -194,6 +194,7 @@ impl Case<'_> {
             .map_or(policy::DOWNTIME_DEFAULT, droveway_fleet::TimeSpan::duration);
         let limit =
             own.and_then(|vm| vm.max_downtime).map_or(asked, |own| own.duration().min(asked));
+        let limit = if technique == Technique::Hybrid { limit.min(HYBRID_DOWNTIME) } else { limit };
         MoveModel {
             vm: index,
             target: self.target,

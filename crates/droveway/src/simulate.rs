@@ -136,7 +136,7 @@ fn intent(
     intent.reserve = args.reserve;
     // Simulated ports can always be shaped, and simulated sockets tuned.
     let ours = args.policy.split(':').next() == Some(policy::DEFAULT_POLICY);
-    (intent.shaping, intent.tuning) = (true, ours);
+    (intent.shaping, intent.tuning) = (true, args.tuning.applies(ours));
     if let Some(limit) = args.max_downtime {
         intent.max_downtime = limit;
     }

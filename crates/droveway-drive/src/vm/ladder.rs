@@ -34,7 +34,7 @@ impl VmDriver {
         if plan.technique == droveway_fleet::Technique::StopAndCopy {
             return DOWNTIME_LIMIT_MAX;
         }
-        plan.ladder.as_ref().and_then(Ladder::initial_limit).unwrap_or(plan.downtime_limit)
+        plan.first_downtime_limit()
     }
 
     /// The longest time between two looks: the driver's own, or the rule's if that is shorter.

@@ -544,6 +544,10 @@ impl VmDriver {
                 if self.state == State::PreCopy {
                     let text = format!("the switch to post-copy was refused: {error}");
                     self.warn(now, text);
+                    // Without its switch a hybrid is a pre-copy, and may stand still for as long as one.
+                    if self.plan.first_downtime_limit() < self.plan.downtime_limit {
+                        self.act(Action::SetDowntimeLimit(self.plan.downtime_limit));
+                    }
                     if self.progress.pass > self.plan.max_passes {
                         self.roll_back(now, "post-copy, the fallback, was refused".to_owned());
                     }

@@ -22,6 +22,9 @@ pub struct Gang {
     pub constants: Constants,
     /// The play ends here at the latest, seconds.
     pub horizon: f64,
+    /// Where in its slices each pass of each move ends: 0 takes the same for all, other numbers others for each.
+    #[serde(default)]
+    pub slices_from: usize,
 }
 
 /// A host's port, bytes of payload per second.

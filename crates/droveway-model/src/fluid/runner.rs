@@ -217,7 +217,8 @@ impl Runner {
     /// pages of zeroes: QEMU counts them, the wire does not.
     fn leaves(&self, step: &MoveModel, gang: &Gang) -> f64 {
         let slice = self.slice(gang);
-        let part = IN_SLICE[self.passes as usize % IN_SLICE.len()];
+        let from = gang.slices_from * (1 + step.vm);
+        let part = IN_SLICE[(self.passes as usize + from) % IN_SLICE.len()];
         let fits = self.threshold(step, gang);
         let content = if self.passes == 0 { gang.vms[step.vm].tail.content(fits) } else { fits };
         (content - slice * part).max(0.0) + gang.constants.socket_bytes

@@ -47,6 +47,7 @@ fn gang(vms: Vec<VmModel>, flows: Vec<FlowModel>, moves: Vec<MoveModel>) -> Gang
         // QEMU looks once a slice whether the rest fits the downtime.
         constants: Constants { slice_seconds: 0.047, ..Constants::IDEAL },
         horizon: 1e6,
+        slices_from: 0,
     }
 }
 

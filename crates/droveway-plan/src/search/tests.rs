@@ -35,6 +35,7 @@ pub(crate) fn task(vms: &[(f64, f64, f64, f64, f64)]) -> Task {
         windows: Vec::new(),
         constants: Constants::PRIOR,
         horizon: 10_000.0,
+        slices_from: 0,
     };
     let way = |technique, postcopy_bandwidth| Way { technique, postcopy_bandwidth };
     let movers = (0..vms.len()).map(|vm| Mover {
