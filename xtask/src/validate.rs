@@ -142,7 +142,7 @@ pub(crate) fn run_it(yes: bool, docs: bool, built: Option<PathBuf>) -> Result<()
                 "--measure",
                 "5s",
                 "--rounds",
-                "2",
+                "3",
             ];
             validation.droveway(&[&fixed[..], &["--report", &reports]].concat())
         })?;

@@ -176,6 +176,9 @@ const fn prior_spread(quantity: Quantity) -> f64 {
 /// A prior counts as so many outcomes.
 const PRIOR_COUNT: f64 = 4.0;
 
+/// What all moves of a technique taught counts as so many outcomes beside those that were alike.
+const OTHERS_COUNT: f64 = 2.0;
+
 /// Median absolute deviation to standard deviation, for a normal distribution.
 const MAD_TO_SD: f64 = 1.4826;
 
@@ -400,9 +403,9 @@ impl Calibration {
         let Some(heard) = known.and_then(|known| likeness::listen(&known.samples, case)) else {
             return (bias, spread);
         };
-        let weight = heard.count / (heard.count + PRIOR_COUNT);
+        let weight = heard.count / (heard.count + OTHERS_COUNT);
         let variance = weight * heard.spread.powi(2) + (1.0 - weight) * spread.powi(2);
-        let of_bias = variance / (heard.count + PRIOR_COUNT);
+        let of_bias = variance / (heard.count + OTHERS_COUNT);
         (weight * heard.bias + (1.0 - weight) * bias, (variance + of_bias).sqrt())
     }
 }

@@ -28,6 +28,8 @@ pub struct Case {
 const RATE_FACTOR: f64 = 2.0;
 /// A port full of applications is so unlike an empty one.
 const CONTENTION_WEIGHT: f64 = 1.5;
+/// Twice as many streams are so unlike: who is first and who waits behind whom differs each time.
+const STREAMS_WEIGHT: f64 = 2.0;
 /// More streams than these differ no more.
 const STREAMS_MOST: f64 = 4.0;
 /// A guest that dirties more than this in a second writes; less is what an idle one does.
@@ -87,7 +89,7 @@ impl Case {
     fn weight(&self, other: &Case) -> f64 {
         let rate = (self.rate / other.rate).ln().abs() / RATE_FACTOR.ln();
         let streams = |case: &Case| case.streams.min(STREAMS_MOST).log2();
-        let streams = (streams(self) - streams(other)).abs();
+        let streams = STREAMS_WEIGHT * (streams(self) - streams(other)).abs();
         let contended = CONTENTION_WEIGHT * (self.contended - other.contended).abs();
         let held = f64::from(u8::from(self.held != other.held));
         let writes = f64::from(u8::from(self.writes != other.writes));
