@@ -13,7 +13,7 @@ const RATE_MIN: f64 = 1e-3;
 
 pub use postcopy::{
     Brownout, HybridCourse, HybridInput, PostCopyCourse, PostCopyInput, Touch, brownout, hybrid,
-    outage_after_switch, passes_before_switch, post_copy,
+    outage_after_switch, passes_before_switch, post_copy, waiting,
 };
 pub use precopy::{
     AutoConverge, PreCopyCourse, PreCopyInput, StopRule, pre_copy, standstill, stop_and_copy,
