@@ -64,6 +64,16 @@ pub struct RunReport {
     pub remarks: Vec<String>,
 }
 
+impl RunReport {
+    /// Bytes that traffic over the network did not get. What applications inside a VM did not write to its memory is no
+    /// part of it: those bytes are of another kind.
+    #[must_use]
+    pub fn lost_network_bytes(&self) -> u64 {
+        let traffic = self.applications.iter().filter(|app| app.is_traffic());
+        traffic.filter_map(|app| app.lost_bytes).sum()
+    }
+}
+
 /// A lab run above this share of CPU measured the CPU, not the network.
 pub const CPU_SATURATED: f64 = 0.9;
 
@@ -205,7 +215,8 @@ pub struct ApplicationReport {
     pub during: Option<f64>,
     /// Mean rate after the run.
     pub after: Option<f64>,
-    /// Payload that did not arrive, against the rate before; for byte streams.
+    /// Payload that did not arrive, against the rate before; for byte streams. Of a [`MEMORY_LOAD`] what was not written to
+    /// memory, which is not to be added to the others' ([`ApplicationReport::is_traffic`]).
     pub lost_bytes: Option<u64>,
     /// Requests or operations that were not done, against the rate before.
     pub lost_requests: Option<u64>,
@@ -217,6 +228,17 @@ pub struct ApplicationReport {
     pub p99_during_ms: Option<f64>,
     /// The rate over time, for the picture.
     pub series: Vec<SeriesPoint>,
+}
+
+/// The kind of an application that writes to the memory of its VM: its bytes cross no network.
+pub const MEMORY_LOAD: &str = "memory-load";
+
+impl ApplicationReport {
+    /// Whether its bytes cross the network, and do not stay in one VM.
+    #[must_use]
+    pub fn is_traffic(&self) -> bool {
+        self.kind != MEMORY_LOAD && self.from != self.to
+    }
 }
 
 /// A rate over an interval.

@@ -7,7 +7,7 @@
 use crate::{
     calibration::{Calibration, Case, Quantity, Said, SaidOfMove, effective_technique},
     ensemble,
-    fluid::{Course, Fluid, Gang, MoveCourse, MoveEnd, MoveModel},
+    fluid::{Course, End, FlowModel, Fluid, Gang, MoveCourse, MoveEnd, MoveModel},
     world::World,
 };
 use droveway_fleet::{Technique, report::Quantiles};
@@ -45,6 +45,9 @@ pub struct MoveForecast {
     pub bytes: Quantiles,
     /// Its memory is split between two hosts.
     pub exposure_seconds: Quantiles,
+    /// Bytes that the VM's applications do not get: of all traffic that it sends or receives, whoever is in its way.
+    /// Traffic between two VMs counts for both.
+    pub lost_bytes: Quantiles,
     /// Passes.
     pub passes: u32,
 }
@@ -91,11 +94,11 @@ pub fn forecast(
     };
     let (total, differs) = ensemble::centre(&courses, |course| course.total_seconds);
     let total = around(total * bias.exp(), spread.hypot(differs));
-    let (lost, differs) = ensemble::centre(&courses, |course| course.lost_bytes);
+    let lost = lost(&courses, spread, |course| course.lost_bytes);
     let flows = 0..central.flows.len();
     Forecast {
         total_seconds: total,
-        lost_bytes: around(lost, spread.hypot(differs)),
+        lost_bytes: lost,
         moves: (0..moves.len())
             .map(|index| move_forecast(&gang, index, &courses, calibration))
             .collect(),
@@ -103,6 +106,24 @@ pub fn forecast(
             .map(|flow| ensemble::centre(&courses, |course| course.flows[flow].lost_bytes).0)
             .collect(),
     }
+}
+
+/// Losses below this are none, bytes: some plays have one and others do not, which makes no interval of a factor of thousands.
+const LOST_LEAST: f64 = 1e5;
+
+/// What is lost errs as the time does in which it is.
+fn lost(courses: &[Course], spread: f64, of: impl Fn(&Course) -> f64) -> Quantiles {
+    let (middle, _) = ensemble::centre(courses, &of);
+    let (_, differs) = ensemble::centre(courses, |course| of(course).max(LOST_LEAST));
+    around(middle, spread.hypot(differs))
+}
+
+/// What the flows of a VM lose.
+fn lost_of(vm: usize, gang: &Gang, course: &Course) -> f64 {
+    let own = |flow: &FlowModel| flow.from == End::Vm(vm) || flow.to == End::Vm(vm);
+    let flows = gang.flows.iter().zip(&course.flows).filter(|(flow, _)| own(flow));
+    // The sum of nothing is minus zero, which nobody wants to read.
+    flows.map(|(_, flow)| flow.lost_bytes).sum::<f64>().max(0.0)
 }
 
 fn move_forecast(
@@ -136,6 +157,9 @@ fn move_forecast(
         outage_seconds: quantiles(Quantity::Outage, |course| course.outage_seconds),
         bytes: around(bytes, BYTES_SPREAD.hypot(differs)),
         exposure_seconds: quantiles(Quantity::Duration, |course| course.exposure_seconds),
+        lost_bytes: lost(courses, calibration.error(Quantity::Total, None).1, |course| {
+            lost_of(step.vm, gang, course)
+        }),
         passes: central.passes,
     }
 }
@@ -160,5 +184,81 @@ impl Forecast {
             outage_seconds: forecast.outage_seconds,
         };
         Said { total_seconds: self.total_seconds, moves: self.moves.iter().map(of_move).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fluid::{Constants, PortModel, Start, Tail, VmModel};
+    use droveway_fleet::DirtyCurve;
+
+    fn vm() -> VmModel {
+        VmModel {
+            host: 0,
+            send_bytes: 200e6,
+            zero_bytes: 0.0,
+            tail: Tail::default(),
+            curve: DirtyCurve::idle(),
+            state_bytes: 0.0,
+        }
+    }
+
+    fn step(vm: usize) -> MoveModel {
+        MoveModel {
+            vm,
+            target: 1,
+            technique: Technique::PreCopy,
+            start: Start::InWindow(0),
+            bandwidth: f64::INFINITY,
+            postcopy_bandwidth: f64::INFINITY,
+            switchover_bandwidth: 100e6,
+            downtime_limit: 0.3,
+            max_passes: 20,
+            fallback_postcopy: false,
+            switch_after_pass: 1,
+            weight: 1.0,
+            throttle: false,
+        }
+    }
+
+    /// Three VMs of one host: the first sends, the second talks with the first, the third is idle.
+    fn forecast_of(demand: f64) -> Forecast {
+        let flow = |from, to| FlowModel { from, to, demand, weight: 1.0 };
+        let gang = Gang {
+            ports: vec![PortModel::shared(100e6), PortModel::shared(100e6)],
+            vms: vec![vm(), vm(), vm()],
+            flows: vec![flow(End::Vm(0), End::Outside), flow(End::Vm(1), End::Vm(0))],
+            constants: Constants::IDEAL,
+            horizon: 1e6,
+            ..Gang::default()
+        };
+        let world = World::named(gang, Vec::new(), Vec::new());
+        let moves = [step(0), step(1), step(2)];
+        forecast(&world, &moves, &[1], &Calibration::default(), &mut Fluid::default())
+    }
+
+    #[test]
+    fn what_is_lost_is_said_of_each_vm() {
+        let made = forecast_of(60e6);
+        let of = |index: usize| made.moves[index].lost_bytes;
+        let flows = &made.flow_lost_bytes;
+        assert!(flows.iter().all(|lost| *lost > 1e6), "{flows:?}");
+        // The median of a sum is near the sum of medians.
+        assert!((of(0).p50 / (flows[0] + flows[1]) - 1.0).abs() < 0.1, "{:?} {flows:?}", of(0));
+        assert!((of(1).p50 / flows[1] - 1.0).abs() < 1e-9, "what lies between two counts for both");
+        assert!(of(2).p50 == 0.0 && of(2).p90 == 0.0, "it has no traffic");
+        for lost in [of(0), of(1), made.lost_bytes] {
+            assert!(lost.p10 < lost.p50 && lost.p50 < lost.p90, "{lost:?}");
+        }
+    }
+
+    #[test]
+    fn next_to_no_loss_makes_no_interval_of_thousands() {
+        // So little traffic that some plays lose a few bytes of it and others none.
+        let made = forecast_of(1e3);
+        assert!(made.lost_bytes.p90 < 1e5, "{:?}", made.lost_bytes);
+        let factor = made.lost_bytes.p90 / made.lost_bytes.p50.max(1e-9);
+        assert!(made.lost_bytes.p50 == 0.0 || factor < 10.0, "{:?}", made.lost_bytes);
     }
 }

@@ -429,7 +429,7 @@ impl Task {
 }
 
 /// The same question has the same answer.
-const SEED: u64 = 1;
+pub(crate) const SEED: u64 = 1;
 /// Two forecasts of the same gang by the same model err in the same direction: half of the error is about their difference.
 const ERROR_SHARE: f64 = 0.5;
 

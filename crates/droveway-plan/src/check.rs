@@ -202,7 +202,7 @@ impl Violation {
         }
     }
 
-    /// What to write instead, where the plan alone is wrong. Of everything else the remedy is a new plan.
+    /// What to write instead, where that mends it. Of everything else the remedy is a new plan.
     #[must_use]
     pub const fn remedy(&self) -> Option<&'static str> {
         match self {
@@ -212,6 +212,7 @@ impl Violation {
             Violation::MovedTwice(_) => Some("leave one of the two moves out"),
             Violation::WaitsForNobody(_) => Some("name a VM whose move stands before it"),
             Violation::ReservedElsewhere(_) => Some("leave it out"),
+            Violation::GroupSplit { .. } => Some("move its other VMs too"),
             _ => None,
         }
     }

@@ -58,7 +58,7 @@ pub fn read(text: &str, origin: &str) -> Result<Plan, DocumentError> {
 mod tests {
     use super::*;
     use crate::check::tests::{facts, sound};
-    use droveway_fleet::{Bandwidth, TimeSpan};
+    use droveway_fleet::{Bandwidth, TimeSpan, Urgency};
     use serde_json::{Value, json};
 
     fn full() -> Plan {
@@ -67,6 +67,7 @@ mod tests {
         plan.generation = 3;
         plan.snapshot_taken_at = Some("2026-01-01T00:00:00Z".to_owned());
         plan.snapshot_max_age = Some(TimeSpan::from_secs(90));
+        plan.urgency = Urgency::Low;
         plan.deadline = Some(TimeSpan::from_secs(60));
         plan.max_downtime = Some(TimeSpan::from_millis(200));
         plan.max_exposed = Some(1);
@@ -97,12 +98,15 @@ mod tests {
     #[test]
     fn times_and_rates_are_readable() {
         let yaml = serde_saphyr::to_string(&full()).unwrap();
-        for line in ["kind: Plan", "downtimeLimit: 300ms", "rate: 75MB/s", "deadline: 1m"] {
+        for line in
+            ["kind: Plan", "urgency: low", "downtimeLimit: 300ms", "rate: 75MB/s", "deadline: 1m"]
+        {
             assert!(yaml.contains(line), "no '{line}' in:\n{yaml}");
         }
         // What has a default may be left out.
         let mut value = serde_json::to_value(sound(&facts(1))).unwrap();
         value.as_object_mut().unwrap().remove("generation");
+        value.as_object_mut().unwrap().remove("urgency");
         value["moves"][0].as_object_mut().unwrap().remove("start");
         assert_eq!(read(&value.to_string(), "test"), Ok(sound(&facts(1))));
     }

@@ -7,15 +7,16 @@
 
 use crate::{
     adaptive::{self, Known, Reasoning, RunnerUp, preferred, safety},
-    plan::{Plan, StartRule},
+    plan::{Direction, Plan, Reservation, StartRule},
     policy::{Chosen, GangFacts, Made, limit},
+    reserve::{best_share, promised},
     search::{Judge, Schedule, Task, search_near},
 };
-use droveway_fleet::{DirtyCurve, Intent, RateLimit, Technique, TimeSpan, Urgency, VmId};
+use droveway_fleet::{DirtyCurve, Intent, RateLimit, Reserve, Technique, TimeSpan, Urgency, VmId};
 use droveway_model::{
     fluid::{End, FlowModel},
     forecast::{Ends, Forecast, MoveForecast},
-    world::World,
+    world::{World, payload},
 };
 use serde::Serialize;
 use std::time::Duration;
@@ -295,6 +296,7 @@ impl Lab<'_> {
         }
         let (_, models) = policy.alone("what-if", &case.intent, &case.facts, known).ok()?;
         let task = adaptive::task(&case.intent, &case.facts, known, models);
+        let task = self.ports(case, task, safety(known));
         let starts = self.starts(&task);
         let due = task.due();
         let hurried = due.is_finite().then(|| task.hurried(safety(known)));
@@ -308,6 +310,21 @@ impl Lab<'_> {
             return Some(task.movers[self.fact].ways[schedule.ways[self.fact]].technique);
         }
         None
+    }
+
+    /// The task with the ports as they would be: with what the plan holds of them, and its sockets. Another urgency holds
+    /// another share.
+    fn ports(&self, case: &Case, task: Task, safety: f64) -> Task {
+        let Question { made, intent, .. } = self.question;
+        let share = if case.intent.urgency == intent.urgency || intent.reserve != Reserve::Auto {
+            held_share(&made.plan, &case.facts)
+        } else {
+            best_share(&case.intent, &task.hurried(safety), PLAYS, adaptive::SEED)
+        };
+        match share {
+            Some(share) => promised(&task, share, made.plan.tuning),
+            None => task,
+        }
     }
 
     /// The plan as a schedule of `task`, and the same with every other way of this VM.
@@ -461,6 +478,14 @@ impl Lab<'_> {
         }
         found
     }
+}
+
+/// The share of the source's port that a plan holds for its moves.
+fn held_share(plan: &Plan, facts: &GangFacts) -> Option<f64> {
+    let sent = |held: &&Reservation| held.port == plan.source && held.direction == Direction::Tx;
+    let rates = plan.reservations.iter().filter(sent).map(|held| payload(held.rate));
+    let held = rates.sum::<f64>() / payload(facts.port_rate).max(1.0);
+    (held > 0.0).then_some(held)
 }
 
 #[expect(

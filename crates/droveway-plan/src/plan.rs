@@ -1,6 +1,6 @@
 use crate::habits::Ladder;
 use droveway_fleet::{
-    Bandwidth, HostId, RateLimit, Technique, TimeSpan, VmId, document::API_VERSION,
+    Bandwidth, HostId, RateLimit, Technique, TimeSpan, Urgency, VmId, document::API_VERSION,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -40,6 +40,10 @@ pub struct Plan {
     /// It is not executed once its snapshot is older; absent: [`SNAPSHOT_MAX_AGE`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_max_age: Option<TimeSpan>,
+    /// How much it matters beside the applications: a plan of low urgency gives bandwidth back that they want. Absent:
+    /// medium.
+    #[serde(default)]
+    pub urgency: Urgency,
     /// When the last VM has to have arrived, from the start of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<TimeSpan>,
@@ -108,6 +112,7 @@ impl Plan {
             target,
             snapshot_taken_at: None,
             snapshot_max_age: None,
+            urgency: Urgency::default(),
             deadline: None,
             max_downtime: None,
             max_exposed: None,

@@ -705,6 +705,7 @@ impl Chosen {
     ) -> Plan {
         let hosts = (intent.source.clone(), intent.target.clone());
         let mut plan = Plan::new(id, &self.text, hosts, concurrency, moves);
+        plan.urgency = intent.urgency;
         plan.deadline = intent.deadline;
         plan.max_exposed = intent.max_exposed;
         plan.tuning = intent.tuning;

@@ -48,7 +48,7 @@ pub(crate) enum Command {
     Lab(LabCommand),
     /// Watch ports, VMs, their traffic and their memory; changes nothing
     Measure(MeasureArgs),
-    /// What moving would be like and why so; starts nothing
+    /// What moving would be like and why so; starts nothing. Exit code 3 if a deadline cannot be kept
     Plan(PlanArgs),
     /// Move every VM away from a host
     Drain(DrainArgs),
@@ -225,7 +225,8 @@ pub(crate) struct SimulateArgs {
     /// The technique of one VM, over the policy's choice (repeatable)
     #[arg(long, value_name = "VM=NAME", value_parser = vm_technique)]
     pub(crate) technique: Vec<(String, Technique)>,
-    /// The order in which VMs start: names separated by commas; the rest follow
+    /// The order in which VMs start: names separated by commas; the rest follow. For plain policies: all others decide it
+    /// themselves
     #[arg(long, value_name = "VM,VM,..", value_delimiter = ',')]
     pub(crate) order: Vec<String>,
     /// At most so many at once; the next starts as one ends
@@ -279,7 +280,7 @@ pub(crate) struct IntentArgs {
     /// the world has moved on
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "policy", "technique", "order", "max_parallel", "max_downtime", "bandwidth", "allow_postcopy",
-        "max_passes", "urgency", "deadline", "max_exposed", "reserve",
+        "max_passes", "urgency", "deadline", "max_exposed", "floor", "reserve",
     ])]
     pub(crate) plan: Option<PathBuf>,
     /// How old the plan's snapshot may be [default: what the plan says, else 10m]
@@ -292,13 +293,14 @@ pub(crate) struct IntentArgs {
     #[arg(skip)]
     pub(crate) explain: Option<VmId>,
     /// How the VMs move: `droveway policies` lists them, some with parameters, like direction-greedy:window=30s
-    /// [default: pre-copy-serial; of `plan`: adaptive]
+    /// [default: adaptive, from measurements; pre-copy-serial with --order, and where nothing can be measured]
     #[arg(long, value_name = "NAME")]
     pub(crate) policy: Option<String>,
     /// The technique of one VM, over the policy's choice (repeatable)
     #[arg(long, value_name = "VM=NAME", value_parser = vm_technique)]
     pub(crate) technique: Vec<(String, Technique)>,
-    /// The order in which VMs start: names separated by commas; the rest follow
+    /// The order in which VMs start: names separated by commas; the rest follow. For plain policies: all others decide it
+    /// themselves
     #[arg(long, value_name = "VM,VM,..", value_delimiter = ',')]
     pub(crate) order: Vec<String>,
     /// At most so many at once; the next starts as one ends
@@ -320,23 +322,24 @@ pub(crate) struct IntentArgs {
     /// How much the move matters beside the applications: critical, high, medium or low; `adaptive` weighs by it
     #[arg(long, value_name = "NAME", default_value_t = Urgency::Medium)]
     pub(crate) urgency: Urgency,
-    /// When the last VM has to have arrived, from the start of the run; `adaptive` plans by it
+    /// When the last VM has to have arrived, from the start of the run, a wait included; `adaptive` plans by it
     #[arg(long, value_name = "TIME", value_parser = above_zero)]
     pub(crate) deadline: Option<TimeSpan>,
     /// At most so many VMs may have their memory split between two hosts at once; `adaptive` plans by it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) max_exposed: Option<u32>,
-    /// The share of its measured traffic that every application shall keep, like 0.9 (not at urgency critical)
+    /// The share of its measured traffic that every application shall keep, like 0.9; `adaptive` plans by it (not at urgency
+    /// critical) and names those that cannot
     #[arg(long, value_name = "SHARE")]
     pub(crate) floor: Option<Ratio>,
-    /// How much of both ports is held for the moves while they run: a rate like 600Mbit/s, a share like 60%, auto (what the
-    /// policy finds best) or off
+    /// How much of both ports is held for the moves while they run: a rate like 600Mbit/s, a share like 60%, auto (what
+    /// `adaptive` finds best; nothing with other policies) or off
     #[arg(long, value_name = "RATE", default_value = "auto")]
     pub(crate) reserve: Reserve,
     /// Whether the ports' queueing disciplines may be changed while VMs move; they are put back afterwards
     #[arg(long, value_enum, default_value_t = Allowed::Auto)]
     pub(crate) shaping: Allowed,
-    /// Whether the migrations' sockets are tuned from outside; auto: by policies of ours, not by those that stand for what
+    /// Whether the migrations' sockets are tuned from outside; auto: by `adaptive`, not by policies that stand for what
     /// others do
     #[arg(long, value_enum, default_value_t = Tuned::Auto)]
     pub(crate) tuning: Tuned,
@@ -401,7 +404,7 @@ pub(crate) enum Allowed {
 /// Whether migrations' sockets are tuned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Tuned {
-    /// By policies of ours
+    /// By `adaptive`
     Auto,
     /// By any policy
     On,
@@ -563,6 +566,7 @@ pub(crate) fn print_schema(kind: &str) -> Result<Exit, Failure> {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+    use droveway_plan::policy::UNMEASURED_POLICY;
 
     #[test]
     fn a_plan_can_be_drawn_and_a_run_cannot() {
@@ -586,5 +590,31 @@ mod tests {
         };
         assert_eq!(migrate.vms, ["a", "b"]);
         assert!(parsed("drain alpha --to beta --svg plan.svg").is_err());
+    }
+
+    /// The help of each option that takes a policy, or conflicts with a plan, says what is true.
+    #[test]
+    fn help_tells_the_defaults_that_are() {
+        let mut cli = Cli::command();
+        let drain = cli.find_subcommand_mut("drain").unwrap();
+        let help = |name: &str| {
+            let option = drain.get_arguments().find(|option| option.get_id() == name).unwrap();
+            option.get_help().unwrap().to_string()
+        };
+        assert!(
+            help("policy").contains(&format!("default: {DEFAULT_POLICY}")),
+            "{}",
+            help("policy")
+        );
+        assert!(help("policy").contains(&format!("{UNMEASURED_POLICY} with --order")));
+        assert!(help("max_downtime").contains("default: 300ms"));
+        let refused = |option: &str| {
+            let words = ["droveway", "drain", "--plan", "p.json", option];
+            Cli::try_parse_from(words).is_err()
+        };
+        for option in ["--floor=0.9", "--urgency=low", "--deadline=9s", "--reserve=60%"] {
+            assert!(refused(option), "{option} would be ignored");
+        }
+        assert!(!refused("--tuning=off") && !refused("--shaping=off"), "wishes about this run");
     }
 }

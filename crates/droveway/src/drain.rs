@@ -16,7 +16,7 @@ use crate::{
     qemu::{self, Qemu},
     render, report,
     run::{self, Display, Pair, Ports, Run},
-    show::{self, Shown},
+    show::{self, Shown, Subject, Wait, rows},
 };
 use droveway_drive::GangDriver;
 use droveway_fleet::{
@@ -24,8 +24,8 @@ use droveway_fleet::{
 };
 use droveway_plan::{
     Chosen, GangFacts, Made, Note, Plan, Reasoning, SNAPSHOT_MAX_AGE, VmFacts,
-    adaptive::{Deadlines, Verdict},
-    check::{Now, check, check_at},
+    adaptive::Verdict,
+    check::{Now, Violation, check, check_at},
     explain::{Explanation, Question, explain},
     policy,
 };
@@ -38,9 +38,6 @@ use std::{
 /// Applications are watched for so long after the last VM has arrived, so that the report can say how they recovered.
 const AFTERMATH: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// What `plan` plans by, unless told otherwise.
-const PLAN_POLICY: &str = "adaptive";
-
 /// `plan`: the same up to the plan, and why it is so; nothing starts.
 pub(crate) fn plan(
     args: PlanArgs,
@@ -50,9 +47,6 @@ pub(crate) fn plan(
 ) -> Result<Exit, Failure> {
     let only_plan = |intent: &mut IntentArgs| {
         intent.dry_run = true;
-        if intent.plan.is_none() {
-            intent.policy.get_or_insert_with(|| PLAN_POLICY.to_owned());
-        }
         intent.svg.clone_from(&args.svg);
         let Some(name) = &args.explain else { return Ok(()) };
         if intent.plan.is_some() {
@@ -206,8 +200,10 @@ fn execute(
             Wish::Plan(given) => {
                 let (candidates, facts, now) = found_for(fleet, verb, given).await?;
                 let intent = given.intent(verb);
+                let left = left_behind(fleet, &given.plan.source, &intent.vms).await;
                 let how = How::Given { given, now };
-                let job = Job { fleet, intent, candidates, facts, how, request, snapshot, run_id };
+                let job =
+                    Job { fleet, intent, candidates, facts, left, how, request, snapshot, run_id };
                 return job.run(lock).await;
             }
             Wish::Empty(source) => (Some(source), None),
@@ -225,13 +221,61 @@ fn execute(
         let mut intent = intent(fleet, verb, &source, &target, &candidates, args)?;
         policy.text().clone_into(&mut intent.policy);
         let facts = candidates.iter().map(|candidate| vm_facts(candidate.vm)).collect();
+        let left = left_behind(fleet, &source, &intent.vms).await;
         let how = How::Policy(policy);
-        let job = Job { fleet, intent, candidates, facts, how, request, snapshot, run_id };
+        let job = Job { fleet, intent, candidates, facts, left, how, request, snapshot, run_id };
         job.run(lock).await
     })
 }
 
-/// The policy that was asked for, with its parameters.
+/// The others of the moving VMs' groups that are at the source, as far as they answer: whoever names VMs may not have
+/// thought of them.
+async fn left_behind(fleet: &Fleet, source: &HostId, moving: &[VmId]) -> Vec<VmFacts> {
+    let mut left = Vec::new();
+    for vm in of_their_groups(fleet, moving) {
+        let places = qemu::find_settled(vm).await;
+        let is_here = places.into_iter().any(|(host, found)| {
+            host == *source && found.is_ok_and(|found| qemu::holds_vm(&found.state))
+        });
+        if is_here {
+            left.push(vm_facts(vm));
+        }
+    }
+    left
+}
+
+/// VMs of the same groups as these, without these.
+fn of_their_groups<'a>(fleet: &'a Fleet, vms: &[VmId]) -> Vec<&'a FleetVm> {
+    let is_named = |vm: &FleetVm| vms.contains(&vm.name);
+    let all = || fleet.spec.vms.iter();
+    let groups: BTreeSet<_> =
+        all().filter(|vm| is_named(vm)).filter_map(|vm| vm.group.as_ref()).collect();
+    let belongs = |vm: &&FleetVm| vm.group.as_ref().is_some_and(|group| groups.contains(group));
+    all().filter(belongs).filter(|vm| !is_named(vm)).collect()
+}
+
+/// What is odd about a plan that moves named VMs, but no reason to refuse it: the operator may want just these. `left` stay
+/// at the source.
+fn warnings(plan: &Plan, facts: &GangFacts, left: &[VmFacts]) -> Vec<String> {
+    let mut all = facts.clone();
+    for fact in left {
+        if !all.vms.iter().any(|known| known.vm == fact.vm) {
+            all.vms.push(fact.clone());
+        }
+    }
+    let warning = |violation: Violation| {
+        let Violation::GroupSplit { stay, .. } = &violation else { return None };
+        let moved = plan.moves.iter().map(|step| &step.vm).chain(stay).map(VmId::as_str);
+        let remedy = violation.remedy().unwrap_or_default();
+        Some(format!(
+            "{violation}; {remedy}: `droveway migrate {} --to {}`",
+            moved.collect::<Vec<_>>().join(" "),
+            plan.target
+        ))
+    };
+    check(plan, &all).into_iter().filter_map(warning).collect()
+}
+
 /// The VMs that a plan moves, as far as they are at its source; the facts to check it by; and how things stand now.
 async fn found_for<'a>(
     fleet: &'a Fleet,
@@ -433,6 +477,8 @@ struct Job<'a> {
     candidates: Vec<Candidate<'a>>,
     /// What the plan is made from and checked by.
     facts: Vec<VmFacts>,
+    /// Others of the moving VMs' groups, at the source.
+    left: Vec<VmFacts>,
     how: How<'a>,
     request: &'a Request<'a>,
     snapshot: Option<Snapshot>,
@@ -462,6 +508,8 @@ impl<'a> Job<'a> {
                 note.vm, note.choice, note.instead_of, note.reason
             );
         }
+        let warnings = warnings(&made.plan, &facts, &self.left);
+        let wait = Wait::of(&made.plan);
         // An explanation plans again, from what is known; so it is not given away yet.
         let known = self.request.args.explain.as_ref().and(knowledge.clone());
         let outlook = match knowledge.map(|knowledge| knowledge.outlook(&made.plan)).transpose() {
@@ -477,26 +525,34 @@ impl<'a> Job<'a> {
             if let Some(path) = &self.request.args.svg {
                 self.picture(&made.plan, outlook.as_ref(), path)?;
             }
+            let forecast = outlook.as_ref().map(|outlook| &outlook.forecast);
+            let gang = outlook.as_ref().map(Outlook::gang);
             let shown = Shown {
                 plan: &made.plan,
-                forecast: outlook.as_ref().map(|outlook| &outlook.forecast),
+                moves: rows(&Subject { made: &made, intent: &self.intent, forecast, gang }),
+                wait,
+                warnings,
+                forecast,
                 reasoning: made.reasoning.as_ref(),
                 explanation: explanation.as_ref(),
             };
             show::print(&shown, self.request.output)?;
             given::warn_of_age(&made.plan);
-            return Ok(Exit::Done);
+            let hint = "nothing was started; what is shown is the nearest that was found";
+            return infeasible(made.reasoning.as_ref(), hint).map_or(Ok(Exit::Done), Err);
         }
         let Made { mut plan, notes, reasoning } = made;
         // Also over what a plan from a file says: --tuning off is a wish about this run.
         plan.tuning = tuning;
-        let refused = |deadlines: &&Deadlines| {
-            matches!(deadlines.verdict, Verdict::Infeasible | Verdict::Impossible)
-        };
-        let deadlines = reasoning.as_ref().and_then(|reasoning| reasoning.deadlines.as_ref());
-        if let Some(deadlines) = deadlines.filter(refused) {
-            return Err(Failure::says(Exit::Infeasible, explain::deadlines(deadlines))
-                .hint("nothing was started; `droveway plan` shows what could be had"));
+        let hint = "nothing was started; `droveway plan` shows what could be had";
+        if let Some(failure) = infeasible(reasoning.as_ref(), hint) {
+            return Err(failure);
+        }
+        for warning in &warnings {
+            eprintln!("warning: {warning}");
+        }
+        if let Some(wait) = &wait {
+            eprintln!("{}", wait.text());
         }
         if let Some(outlook) = &outlook {
             let time = outlook.forecast.total_seconds;
@@ -529,6 +585,7 @@ impl<'a> Job<'a> {
             }
         }
         let mut decided = decisions(&notes, reasoning.as_ref());
+        decided.extend(wait.as_ref().map(Wait::decision));
         if let How::Given { given, .. } = &self.how {
             decided.push(given.decision());
         }
@@ -546,6 +603,7 @@ impl<'a> Job<'a> {
             capacity,
         };
         let mut report = report::build(&context, &ledger);
+        report.remarks.extend(warnings);
         if let Some(outlook) = &outlook {
             outlook.tell(&mut report);
         }
@@ -746,6 +804,13 @@ fn vm_facts(vm: &FleetVm) -> VmFacts {
     }
 }
 
+/// The refusal, where a planner found that no schedule keeps the deadlines.
+fn infeasible(reasoning: Option<&Reasoning>, hint: &str) -> Option<Failure> {
+    let deadlines = reasoning?.deadlines.as_ref()?;
+    let refused = matches!(deadlines.verdict, Verdict::Infeasible | Verdict::Impossible);
+    refused.then(|| Failure::says(Exit::Infeasible, explain::deadlines(deadlines)).hint(hint))
+}
+
 /// What the planner decided, for the report.
 pub(crate) fn decisions(notes: &[Note], reasoning: Option<&Reasoning>) -> Vec<Decision> {
     let noted = notes.iter().map(|note| Decision {
@@ -772,4 +837,107 @@ pub(crate) fn decisions(notes: &[Note], reasoning: Option<&Reasoning>) -> Vec<De
         })
     });
     noted.chain(reasoned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use droveway_fleet::{document, fleet::FleetSpec, scenario::ScenarioSpec};
+
+    fn fleet() -> Fleet {
+        let vm = |name: &str, group: &str| {
+            let socket = "{ qmp: \"unix:/run/x\" }";
+            format!(
+                "    - {{ name: {name}, memory: 512MiB, vcpus: 1, allowPostcopy: true{group}, instances: \
+                 {{ alpha: {socket}, beta: {socket} }} }}\n"
+            )
+        };
+        let vms = [
+            vm("web", ", group: shop"),
+            vm("db", ", group: shop"),
+            vm("mail", ", group: post"),
+            vm("lone", ""),
+        ];
+        let host = |name: &str| {
+            format!(
+                "    - {{ name: {name}, port: {{ interface: nic, rate: 1Gbit/s }}, migrationAddress: \
+                 127.0.0.1 }}\n"
+            )
+        };
+        let text = format!(
+            "apiVersion: droveway/v1\nkind: Fleet\nmetadata: {{ name: f }}\nspec:\n  hosts:\n{}{}  vms:\n{}",
+            host("alpha"),
+            host("beta"),
+            vms.concat()
+        );
+        document::parse::<FleetSpec>(&text, "fleet").unwrap()
+    }
+
+    fn id(name: &str) -> VmId {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn whoever_names_a_part_of_a_group_is_told_of_the_rest() {
+        let fleet = fleet();
+        let of = |names: &[&str]| -> Vec<&str> {
+            let named: Vec<VmId> = names.iter().map(|name| id(name)).collect();
+            of_their_groups(&fleet, &named).iter().map(|vm| vm.name.as_str()).collect()
+        };
+        assert_eq!(of(&["web"]), ["db"]);
+        assert_eq!(of(&["web", "mail"]), ["db"]);
+        assert!(of(&["web", "db"]).is_empty() && of(&["lone"]).is_empty());
+
+        let fact = |name: &str| vm_facts(fleet.spec.vm(name).unwrap());
+        let facts = GangFacts {
+            port_rate: "1Gbit/s".parse().unwrap(),
+            vms: vec![fact("web"), fact("lone")],
+        };
+        let (source, target) = ("alpha".parse().unwrap(), "beta".parse().unwrap());
+        let intent = Intent::drain(source, target, Vec::new(), "pre-copy-serial");
+        let policy = policy::find("pre-copy-serial").unwrap();
+        let plan = policy.plan("p", &intent, &facts, None).unwrap().plan;
+        let told = warnings(&plan, &facts, &[fact("db")]);
+        assert_eq!(
+            told,
+            ["group 'shop' would be split: db stays behind; move its other VMs too: `droveway \
+              migrate web lone db --to beta`"]
+        );
+        // It stays at another host, or moves too.
+        assert!(warnings(&plan, &facts, &[]).is_empty());
+        assert!(warnings(&plan, &facts, &[fact("web")]).is_empty());
+    }
+
+    #[test]
+    fn what_no_schedule_keeps_is_exit_3_with_the_reason() {
+        let text = "apiVersion: droveway/v1\nkind: Scenario\nmetadata: { name: s }\nspec:\n  link: { rate: 1Gbit/s }\n  \
+                    hosts: [ { name: alpha }, { name: beta } ]\n  vms:\n    - { name: web, host: alpha, memory: 512MiB }\n";
+        let scenario = document::parse::<ScenarioSpec>(text, "s").unwrap();
+        let physics = droveway_sim::Physics::default();
+        let snapshot = droveway_sim::snapshot(&scenario, &physics);
+        let world = droveway_model::world::World::of(&snapshot, physics.constants);
+        let calibration = droveway_model::calibration::Calibration {
+            constants: physics.constants,
+            ..droveway_model::calibration::Calibration::default()
+        };
+        let known = Some(droveway_plan::Known { world: &world, calibration: &calibration });
+        let (source, target) = ("alpha".parse().unwrap(), "beta".parse().unwrap());
+        let mut intent = Intent::drain(source, target, vec![id("web")], "adaptive");
+        let fleet = fleet();
+        let facts = GangFacts {
+            port_rate: "1Gbit/s".parse().unwrap(),
+            vms: vec![vm_facts(fleet.spec.vm("web").unwrap())],
+        };
+        let mut refused = |deadline: Option<&str>| {
+            intent.deadline = deadline.map(|text| text.parse().unwrap());
+            let made = policy::find("adaptive").unwrap().plan("p", &intent, &facts, known).unwrap();
+            infeasible(made.reasoning.as_ref(), "nothing was started")
+        };
+        assert!(refused(None).is_none() && refused(Some("900s")).is_none());
+        let failure = refused(Some("10ms")).expect("nothing moves half a GiB in 10 ms");
+        assert_eq!(failure.exit, Exit::Infeasible);
+        let text = failure.error.to_string();
+        assert!(text.contains("what would help: ") && text.contains("s more"), "{text}");
+        assert!(infeasible(None, "").is_none(), "a plan from a file");
+    }
 }

@@ -102,6 +102,7 @@ impl Given {
         let aimed_at = plan.moves.iter().map(|step| step.downtime_limit).max();
         let aimed_at = TimeSpan::from(aimed_at.unwrap_or(DOWNTIME_DEFAULT));
         intent.max_downtime = plan.max_downtime.unwrap_or(aimed_at);
+        intent.urgency = plan.urgency;
         intent.deadline = plan.deadline;
         intent.max_exposed = plan.max_exposed;
         intent
@@ -170,6 +171,7 @@ pub(crate) fn warn_of_age(plan: &Plan) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use droveway_fleet::Urgency;
     use droveway_plan::{GangFacts, VmFacts, policy};
 
     fn plan() -> Plan {
@@ -183,7 +185,8 @@ mod tests {
             group: None,
         };
         let facts = GangFacts { port_rate: "1Gbit/s".parse().unwrap(), vms: vec![fact] };
-        let intent = Intent::drain(source, target, Vec::new(), "pre-copy-serial");
+        let mut intent = Intent::drain(source, target, Vec::new(), "pre-copy-serial");
+        intent.urgency = Urgency::Low;
         let policy = policy::find("pre-copy-serial").unwrap();
         policy.plan("run-1", &intent, &facts, None).unwrap().plan
     }
@@ -256,6 +259,7 @@ mod tests {
         let mut plan = plan();
         plan.deadline = Some(TimeSpan::from_secs(9));
         let intent = read(&plan).unwrap().intent("drain");
+        assert_eq!(intent.urgency, Urgency::Low, "its ports yield to applications");
         assert_eq!((intent.deadline, intent.policy.as_str()), (plan.deadline, "pre-copy-serial"));
         assert_eq!(intent.max_downtime, TimeSpan::from(DOWNTIME_DEFAULT));
     }

@@ -357,3 +357,66 @@ fn lines<T: serde::Serialize>(path: &Path, samples: &[T]) -> Result<(), Failure>
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCENARIO: &str = "apiVersion: droveway/v1\nkind: Scenario\nmetadata: { name: s }\nspec:\n  \
+         link: { rate: 1Gbit/s }\n  hosts: [ { name: alpha }, { name: beta } ]\n  clients: [ { name: client } ]\n  \
+         vms:\n    - { name: web, host: alpha, memory: 512MiB }\n  \
+         traffic:\n    - { name: pages, from: web, to: client, kind: tcp, rate: 100Mbit/s }\n";
+
+    /// The report of a run that waits for so long.
+    fn reported(wait: Option<&str>, deadline: &str) -> RunReport {
+        let args = SimulateArgs {
+            scenario: PathBuf::new(),
+            from: None,
+            to: None,
+            policy: "pre-copy-serial".to_owned(),
+            technique: Vec::new(),
+            order: Vec::new(),
+            max_parallel: None,
+            max_downtime: None,
+            bandwidth: droveway_fleet::RateLimit::Unlimited,
+            urgency: droveway_fleet::Urgency::Medium,
+            deadline: Some(deadline.parse().unwrap()),
+            reserve: droveway_fleet::Reserve::Auto,
+            seed: 1,
+            report: None,
+        };
+        let scenario: Scenario = document::parse::<ScenarioSpec>(SCENARIO, "s").unwrap();
+        let (source, target) = ends(&scenario, &args).unwrap();
+        let intent = intent(&scenario, &args, &source, &target).unwrap();
+        let physics = Physics::default();
+        let (mut plan, decided) = planned(&scenario, &intent, &physics).unwrap();
+        plan.start_after = wait.map(|wait| wait.parse().unwrap());
+        let (plan_of_it, faults) = (plan.clone(), Vec::new());
+        let simulation =
+            Simulation { scenario: &scenario, plan: plan_of_it, physics, seed: 1, faults };
+        let outcome = droveway_sim::simulate(&simulation).unwrap();
+        let case = Case {
+            scenario: &scenario,
+            intent: &intent,
+            plan: &plan,
+            decided: &decided,
+            args: &args,
+        };
+        case.report(&outcome).unwrap()
+    }
+
+    #[test]
+    fn a_deadline_counts_from_the_run_s_start_also_for_a_run_that_waited() {
+        let at_once = reported(None, "11s");
+        assert_eq!(at_once.exit_code, Exit::Done.code(), "{:?}", at_once.vms);
+        let late = reported(Some("10s"), "11s");
+        let takes = late.total_migration_time_seconds;
+        assert!(takes < 11.0 && takes > 1.0, "{takes}: the move itself is as quick");
+        let [start, end] = [late.vms[0].start_seconds, late.vms[0].end_seconds].map(Option::unwrap);
+        assert!(start >= 10.0 && end > 11.0, "{start} to {end}");
+        assert_eq!(late.exit_code, Exit::LimitMissed.code());
+        // What it lost is counted while it moved, not while it waited.
+        let lost = |report: &RunReport| report.lost_network_bytes();
+        assert!(lost(&late) < 2 * lost(&at_once) + 5_000_000, "{} {}", lost(&late), lost(&at_once));
+    }
+}

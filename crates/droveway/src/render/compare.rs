@@ -63,6 +63,18 @@ pub(crate) fn side_by_side(reports: &[RunReport]) -> String {
     format!("{table}\n\n* clearly the better one (less is better)\n")
 }
 
+/// What all traffic lost; `None` where none was logged.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+fn lost(report: &RunReport) -> Option<f64> {
+    let logged = report.applications.iter().any(|app| app.is_traffic() && app.lost_bytes.is_some());
+    logged.then(|| report.lost_network_bytes() as f64)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "was a whole number")]
+fn whole(amount: f64) -> u64 {
+    amount as u64
+}
+
 fn rows(reports: &[RunReport]) -> Vec<Row> {
     let all = || reports.iter();
     let mut rows = vec![
@@ -79,6 +91,9 @@ fn rows(reports: &[RunReport]) -> Vec<Row> {
         ),
         Row::figures("times line rate".to_owned(), all().map(line_rate_ratio), |ratio| {
             ratio.map_or_else(|| NONE.to_owned(), |ratio| format!("{ratio:.2}"))
+        }),
+        Row::figures("traffic lost".to_owned(), all().map(lost), |amount| {
+            amount.map_or_else(|| NONE.to_owned(), |amount| bytes(whole(amount)))
         }),
         Row::words("migrated", all().map(|r| bytes(r.migrated_bytes))),
         Row::words("CPUs busy", all().map(|r| percent(r.cpu_busy_ratio))),

@@ -1,8 +1,8 @@
 //! `report.md`.
 
 use super::words::{
-    NONE, bytes, duration, held, latency, lost, milliseconds, percent, policy, rate, seconds,
-    technique, verdict,
+    NONE, bytes, duration, first_start, held, latency, lost, milliseconds, percent, policy, rate,
+    seconds, technique, verdict,
 };
 use droveway_fleet::{
     Bandwidth, RunReport,
@@ -79,13 +79,9 @@ fn predicted(report: &RunReport) -> String {
         };
         let time = report.total_migration_time_seconds;
         row("total migration time, s".to_owned(), gang.total_migration_time_seconds, Some(time));
+        // What a guest writes to its own memory is no traffic, and the forecast is of traffic.
         #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-        let lost = report
-            .applications
-            .iter()
-            .filter(|app| app.from != app.to)
-            .filter_map(|app| app.lost_bytes)
-            .sum::<u64>() as f64;
+        let lost = report.lost_network_bytes() as f64;
         row("lost by applications, MiB".to_owned(), mib(gang.lost_bytes), Some(lost / MIB));
     }
     for vm in &report.vms {
@@ -199,12 +195,11 @@ fn applications(report: &RunReport) -> String {
 }
 
 fn ports(report: &RunReport) -> String {
+    let start = first_start(report);
+    let end = start + report.total_migration_time_seconds;
     let row = |port: &PortSeries| {
-        let during: Vec<_> = port
-            .samples
-            .iter()
-            .filter(|s| s.at_seconds > 0.0 && s.at_seconds <= report.total_migration_time_seconds)
-            .collect();
+        let during: Vec<_> =
+            port.samples.iter().filter(|s| s.at_seconds > start && s.at_seconds <= end).collect();
         let figures = |pick: fn(&droveway_fleet::report::PortPoint) -> f64| {
             if during.is_empty() {
                 return NONE.to_owned();

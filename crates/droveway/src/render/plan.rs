@@ -108,11 +108,16 @@ fn subtitle(picture: &PlanPicture<'_>) -> String {
         1 => "one at a time".to_owned(),
         n => format!("up to {n} at once"),
     };
+    let held = plan.reservations.iter().map(|held| held.rate).max();
+    let held = held.map_or_else(String::new, |rate| format!(", {} held", rate.human()));
+    let wait = plan
+        .start_after
+        .map_or_else(String::new, |wait| format!(", after a wait of {}", seconds(plain(wait))));
     let deadline =
         intent.deadline.map_or_else(String::new, |at| format!(", deadline {}", seconds(plain(at))));
     let lost = picture.forecast.lost_bytes;
     format!(
-        "policy {}, urgency {}, {at_once}{deadline}; applications lose {:.0} MB (p10 to p90: {:.0} to {:.0})",
+        "policy {}, urgency {}, {at_once}{held}{wait}{deadline}; applications lose {:.0} MB (p10 to p90: {:.0} to {:.0})",
         plan.policy,
         intent.urgency,
         lost.p50 / 1e6,
@@ -141,8 +146,10 @@ fn own_deadlines(picture: &PlanPicture<'_>) -> impl Iterator<Item = f64> {
 
 /// The first start, seconds.
 fn start(picture: &PlanPicture<'_>) -> f64 {
-    let starts = picture.trace.moves.iter().filter_map(|own| own.phases.first());
-    let first = starts.map(|phase| phase.from_seconds).fold(f64::INFINITY, f64::min);
+    let played = picture.trace.moves.iter().filter_map(|own| own.phases.first());
+    let ended = picture.course.moves.iter().filter(|own| own.end == MoveEnd::Completed);
+    let starts = played.map(|phase| phase.from_seconds);
+    let first = starts.chain(ended.map(|own| own.start_seconds)).fold(f64::INFINITY, f64::min);
     if first.is_finite() { first } else { 0.0 }
 }
 

@@ -173,6 +173,76 @@ fn the_better_run_is_marked() {
     assert!(!row("sender downtime").contains('*'), "a tie has no winner: {text}");
 }
 
+/// The same run, after a wait for a quieter phase.
+fn waited(wait: f64) -> RunReport {
+    let mut late = report();
+    for vm in &mut late.vms {
+        for at in [&mut vm.start_seconds, &mut vm.end_seconds] {
+            *at = at.map(|at| at + wait);
+        }
+        for phase in &mut vm.phases {
+            phase.start_seconds += wait;
+            phase.end_seconds += wait;
+        }
+    }
+    for point in &mut late.ports[0].samples {
+        point.at_seconds += wait;
+    }
+    for point in &mut late.applications[0].series {
+        point.at_seconds += wait;
+    }
+    late
+}
+
+#[test]
+fn a_run_that_waited_is_shown_from_its_first_start_on() {
+    let (at_once, late) = (report(), waited(40.0));
+    for text in [markdown(&late), terminal(&late, false)] {
+        assert!(text.contains("in 3.10 s, after a wait of 40 s (1.11 times"), "{text}");
+    }
+    assert!(!markdown(&at_once).contains("after a wait"));
+    assert!(markdown(&late).contains("900 / 900 Mbit/s"), "the ports, while VMs moved");
+    // The same picture, with later times beneath.
+    let [early, later] = [timeline(&at_once).unwrap(), timeline(&late).unwrap()];
+    assert!(later.contains("after a wait of 40 s") && later.contains("40 s"), "{later}");
+    let shapes = |svg: &str| {
+        let own = |kind: &str| svg.lines().filter(|line| line.starts_with(kind)).count();
+        ["<rect", "<polyline", "<polygon"].map(own)
+    };
+    assert_eq!(shapes(&early), shapes(&later));
+    let bars = |svg: &str| -> Vec<String> {
+        svg.lines().filter(|line| line.starts_with("<rect")).map(str::to_owned).collect()
+    };
+    assert_eq!(bars(&early), bars(&later), "its bars are where they would be without a wait");
+}
+
+#[test]
+fn what_a_guest_writes_is_no_traffic() {
+    let mut both = report();
+    let mut load = both.applications[0].clone();
+    load.name = "writer.memory-load".parse().unwrap();
+    load.kind = "memory-load".to_owned();
+    load.to = load.from.clone();
+    load.lost_bytes = Some(3 << 30);
+    both.applications.push(load.clone());
+    // Also where somebody else's laboratory gives it two ends.
+    load.to = "client".parse().unwrap();
+    both.applications.push(load);
+    assert_eq!(both.lost_network_bytes(), 116_250_000);
+    let said = |p50: f64| droveway_fleet::report::Quantiles { p10: p50, p50, p90: p50 };
+    both.predicted = Some(droveway_fleet::report::GangPrediction {
+        total_migration_time_seconds: said(3.0),
+        lost_bytes: said(100e6),
+    });
+    let text = markdown(&both);
+    let row = text.lines().find(|line| line.contains("lost by applications")).unwrap();
+    assert!(row.contains("110.86") && !row.contains("3183"), "{row}");
+    assert_eq!(text.matches("3.00 GiB not written").count(), 2, "{text}");
+    let beside = side_by_side(&[report(), both]);
+    let row = beside.lines().find(|line| line.contains("traffic lost")).unwrap();
+    assert_eq!(row.matches("111 MiB").count(), 2, "{row}");
+}
+
 /// Every element that is opened is closed, in order.
 pub(super) fn well_formed(svg: &str) -> bool {
     let mut open = Vec::new();

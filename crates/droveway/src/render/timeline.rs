@@ -74,24 +74,30 @@ pub(crate) fn timeline(report: &RunReport) -> Result<String, Failed> {
         root.fill(&WHITE)?;
         let (title, rest) = root.split_vertically(TITLE_HEIGHT);
         draw_title(&title, report)?;
-        let end = report.total_migration_time_seconds.max(0.1);
-        let time = -BEFORE_SECONDS..end + AFTER_SECONDS;
+        let [start, end] = ends(report);
+        let time = start - BEFORE_SECONDS..end + AFTER_SECONDS;
         let (gantt, mut rest) = rest.split_vertically(lanes);
         draw_lanes(&gantt, report, &time)?;
         for port in &report.ports {
             let (panel, below) = rest.split_vertically(PORT_HEIGHT);
-            draw_port(&panel, port, &time, end)?;
+            draw_port(&panel, port, &time, [start, end])?;
             rest = below;
         }
         for app in &report.applications {
             let (panel, below) = rest.split_vertically(APPLICATION_HEIGHT);
-            draw_application(&panel, app, &time, end)?;
+            draw_application(&panel, app, &time, [start, end])?;
             rest = below;
         }
         draw_axis(&rest, &time)?;
         root.present()?;
     }
     Ok(svg)
+}
+
+/// The first start and the last completion, seconds: a run that waited begins late.
+fn ends(report: &RunReport) -> [f64; 2] {
+    let start = super::words::first_start(report);
+    [start, start + report.total_migration_time_seconds.max(0.1)]
 }
 
 fn font(size: u32, color: RGBColor) -> TextStyle<'static> {
@@ -106,8 +112,10 @@ pub(super) fn shortened(name: &str) -> String {
 }
 
 fn draw_title(area: &Area<'_>, report: &RunReport) -> Result<(), Failed> {
+    let wait = super::words::waited(report)
+        .map_or_else(String::new, |wait| format!(", after a wait of {wait:.0} s"));
     let title = format!(
-        "{} from {} to {}: {:.2} s, line rate {:.2} s",
+        "{} from {} to {}: {:.2} s, line rate {:.2} s{wait}",
         super::words::policy(report),
         report.intent.source,
         report.intent.target,
@@ -135,7 +143,7 @@ fn chart<'a, 'b>(
     area: &'a Area<'b>,
     time: &Range<f64>,
     values: Range<f64>,
-    ends: f64,
+    ends: [f64; 2],
 ) -> Result<Chart<'a, 'b>, Failed> {
     let (top, bottom) = (values.start, values.end);
     let mut chart = ChartBuilder::on(area)
@@ -149,11 +157,10 @@ fn chart<'a, 'b>(
             .into_iter()
             .map(|x| PathElement::new(vec![(x, top), (x, bottom)], GRID.stroke_width(1))),
     )?;
-    chart.draw_series(
-        [0.0, ends]
-            .into_iter()
-            .map(|x| PathElement::new(vec![(x, top), (x, bottom)], PALE.mix(0.6).stroke_width(1))),
-    )?;
+    chart
+        .draw_series(ends.into_iter().map(|x| {
+            PathElement::new(vec![(x, top), (x, bottom)], PALE.mix(0.6).stroke_width(1))
+        }))?;
     Ok(chart)
 }
 
@@ -176,8 +183,7 @@ fn ticks(time: &Range<f64>) -> Vec<f64> {
 
 fn draw_lanes(area: &Area<'_>, report: &RunReport, time: &Range<f64>) -> Result<(), Failed> {
     let count = f64::from(u32::try_from(report.vms.len().max(1))?);
-    let end = report.total_migration_time_seconds.max(0.1);
-    let mut chart = chart(area, time, count..0.0, end)?;
+    let mut chart = chart(area, time, count..0.0, ends(report))?;
     for (index, vm) in report.vms.iter().enumerate() {
         let top = f64::from(u32::try_from(index)?);
         chart.draw_series(bars(vm, top, time))?;
@@ -242,11 +248,11 @@ fn draw_port(
     area: &Area<'_>,
     port: &PortSeries,
     time: &Range<f64>,
-    end: f64,
+    ends: [f64; 2],
 ) -> Result<(), Failed> {
     #[expect(clippy::cast_precision_loss, reason = "a port's rate")]
     let capacity = (port.capacity_bits_per_second as f64 / 1e6).max(1.0);
-    let mut chart = chart(area, time, 0.0..capacity * 1.12, end)?;
+    let mut chart = chart(area, time, 0.0..capacity * 1.12, ends)?;
     chart.draw_series(DashedLineSeries::new(
         [(time.start, capacity), (time.end, capacity)],
         6,
@@ -278,17 +284,17 @@ fn draw_application(
     area: &Area<'_>,
     app: &ApplicationReport,
     time: &Range<f64>,
-    end: f64,
+    ends: [f64; 2],
 ) -> Result<(), Failed> {
     let all = app.series.iter().filter(|p| time.contains(&p.at_seconds)).map(|p| p.rate);
     let peak = all.chain(app.before).filter(|rate| rate.is_finite()).fold(0.0, f64::max);
     let top = if peak > 0.0 { peak * 1.15 } else { 1.0 };
-    let mut chart = chart(area, time, 0.0..top, end)?;
+    let mut chart = chart(area, time, 0.0..top, ends)?;
     let points = visible(app.series.iter().map(|p| (p.at_seconds, p.rate)), time, top);
     if let Some(before) = app.before {
         // What is missing against before, from start to completion.
         let inside: Vec<_> =
-            points.iter().copied().filter(|(x, _)| (0.0..=end).contains(x)).collect();
+            points.iter().copied().filter(|(x, _)| (ends[0]..=ends[1]).contains(x)).collect();
         if let (Some(first), Some(last)) = (inside.first(), inside.last()) {
             let mut outline = vec![(first.0, before)];
             outline.extend(inside.iter().map(|(x, y)| (*x, y.min(before))));
@@ -343,6 +349,6 @@ fn draw_axis(area: &Area<'_>, time: &Range<f64>) -> Result<(), Failed> {
         let x = x - area.get_base_pixel().0;
         area.draw(&Text::new(format!("{tick:.0} s"), (x, 6), style.clone()))?;
     }
-    area.draw(&Text::new("since the first start".to_owned(), (16, 6), font(13, PALE)))?;
+    area.draw(&Text::new("since the run's start".to_owned(), (16, 6), font(13, PALE)))?;
     Ok(())
 }

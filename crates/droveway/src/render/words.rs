@@ -43,7 +43,9 @@ pub(super) fn rate(value: Option<f64>) -> String {
 /// What an application did not get done.
 pub(super) fn lost(app: &ApplicationReport) -> String {
     match (app.lost_bytes, app.lost_requests) {
-        (Some(amount), _) => bytes(amount),
+        (Some(amount), _) if app.is_traffic() => bytes(amount),
+        // Bytes of another kind, not to be added to those above and below.
+        (Some(amount), _) => format!("{} not written", bytes(amount)),
         (None, Some(amount)) => format!("{amount} {}", app.unit.trim_end_matches("/s")),
         (None, None) => NONE.to_owned(),
     }
@@ -91,6 +93,20 @@ pub(super) fn policy(report: &RunReport) -> String {
     report.policy.clone() + &own.collect::<String>()
 }
 
+/// When the first VM started, seconds from the run's start.
+pub(super) fn first_start(report: &RunReport) -> f64 {
+    let starts = report.vms.iter().filter_map(|vm| vm.start_seconds);
+    starts.filter(|at| at.is_finite()).min_by(f64::total_cmp).unwrap_or(0.0)
+}
+
+/// A start within so much of the run's own is no wait: no plan waits for less, and commands to QEMU take their time.
+const WAIT_MIN: f64 = 0.9;
+
+/// How long the run waited for a better time, seconds; `None`: it began at once.
+pub(super) fn waited(report: &RunReport) -> Option<f64> {
+    Some(first_start(report)).filter(|wait| *wait >= WAIT_MIN)
+}
+
 fn worst(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     values.flatten().max_by(f64::total_cmp)
 }
@@ -128,6 +144,9 @@ pub(super) fn verdict(report: &RunReport) -> String {
         format!("{moved} of {all} VMs moved from {} to {}", intent.source, intent.target);
     if moved > 0 {
         text.push_str(&format!(" in {:.2} s", report.total_migration_time_seconds));
+        if let Some(wait) = waited(report) {
+            text.push_str(&format!(", after a wait of {wait:.0} s"));
+        }
         if let Some(ratio) = line_rate_ratio(report) {
             text.push_str(&format!(
                 " ({ratio:.2} times the {:.2} s that their memory needs at line rate)",

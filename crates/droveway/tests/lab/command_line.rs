@@ -26,7 +26,9 @@ fn usage_errors_have_their_code_and_a_hint() {
     check(&["drain", "--to", "beta"], 2, &["<HOST>"]);
     check(&["policies"], 0, &[":window=", ":ratio="]);
     check(&["policies", "-o", "json"], 0, &["\"parameters\"", "\"default\": \"0.5\""]);
-    for option in ["--policy=adaptive", "--max-parallel=1", "--deadline=1s", "--order=a"] {
+    for option in
+        ["--policy=adaptive", "--max-parallel=1", "--deadline=1s", "--order=a", "--floor=0.9"]
+    {
         let name = option.split('=').next().expect("a name");
         check(&["drain", "--plan", "p.json", option], 2, &[name, "--plan"]);
     }

@@ -29,6 +29,10 @@ fn a_plan_says_why_and_is_what_a_drain_does() {
     assert_eq!(shown["plan"]["policy"], "adaptive");
     let why = shown["reasoning"]["why"].as_array().expect("reasons");
     assert_eq!(why.len(), 3);
+    assert_eq!(shown["moves"].as_array().map(Vec::len), Some(3), "the table's rows");
+    for row in shown["moves"].as_array().into_iter().flatten() {
+        assert!(row["startSeconds"].is_number() && row["lostBytes"]["p90"].is_number(), "{row}");
+    }
     assert!(shown["reasoning"]["gap"].as_f64().is_some_and(|gap| gap <= 1.0));
     assert!(shown["forecast"]["totalSeconds"]["p50"].as_f64().is_some_and(|time| time > 1.0));
     assert_eq!(lab.qemu("vm-1", "beta"), None, "a plan starts nothing");
@@ -40,6 +44,13 @@ fn a_plan_says_why_and_is_what_a_drain_does() {
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
     assert!(said(&output).contains("impossible"), "{}", said(&output));
     assert_eq!(lab.qemu("vm-1", "beta"), None, "it began nevertheless");
+    // A plan says so as well, once it has shown what comes nearest.
+    let plan = ["plan", "drain", "alpha", "--to", "beta", "--deadline", "200ms"];
+    let output = droveway(&lab.arguments(&plan));
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("vm-1") && shown.contains("applications lose"), "{shown}");
+    assert!(said(&output).contains("impossible"), "{}", said(&output));
 
     // The last measurement is fresh enough to be planned from again.
     let (code, report) = lab.moves(&[&drain[..], &["--policy", "adaptive"]].concat());

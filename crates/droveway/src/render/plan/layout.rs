@@ -34,6 +34,8 @@ pub(super) struct Layout {
 
 impl Layout {
     pub(super) fn of(picture: &PlanPicture<'_>) -> Self {
+        // What is waited for first is no part of the picture: it is empty, and may be long.
+        let first = start(picture);
         let ended = picture.course.moves.iter().filter(|own| own.end != MoveEnd::Unfinished);
         let played = picture.trace.moves.iter().filter_map(|own| own.phases.last());
         let end = ended
@@ -41,10 +43,11 @@ impl Layout {
             .chain(played.map(|phase| phase.to_seconds))
             .fold(0.0, f64::max)
             // An axis needs some length.
-            .max(0.01);
+            .max(first + 0.01);
         let deadlines = own_deadlines(picture).chain(picture.intent.deadline.map(plain));
-        let p90 = start(picture) + picture.forecast.total_seconds.p90;
-        let last = deadlines.chain([p90]).filter(|at| *at <= end * AWAY_MAX).fold(end, f64::max);
+        let p90 = first + picture.forecast.total_seconds.p90;
+        let most = first + (end - first) * AWAY_MAX;
+        let last = deadlines.chain([p90]).filter(|at| *at <= most).fold(end, f64::max);
         let deadlines = own_deadlines(picture).next().is_some();
         let row_height = match picture.plan.moves.len() {
             0..=16 => 26.0,
@@ -53,7 +56,9 @@ impl Layout {
         };
         let numbers = if deadlines { WIDTH - MARGIN - DEADLINE_WIDTH } else { WIDTH - MARGIN };
         let right = numbers - 3.0 * COLUMN_WIDTH;
-        Layout { right, numbers, from: -0.03 * last, to: 1.04 * last, row_height, deadlines }
+        let length = last - first;
+        let (from, to) = (first - 0.03 * length, last + 0.04 * length);
+        Layout { right, numbers, from, to, row_height, deadlines }
     }
 
     pub(super) fn height(&self, picture: &PlanPicture<'_>) -> f64 {

@@ -3,7 +3,7 @@ use crate::render::tests::well_formed;
 use droveway_fleet::{Scenario, VmId, document, report::Quantiles, scenario::ScenarioSpec};
 use droveway_model::{
     calibration::Calibration,
-    fluid::{Fluid, Load, PortLoad, PortTrace, Segment},
+    fluid::{Fluid, Load, PortLoad, PortTrace, Segment, Start},
     forecast::forecast,
     world::World,
 };
@@ -222,6 +222,40 @@ fn deadlines_are_marked_and_late_ones_said() {
         assert!(svg.contains(part), "no '{part}' in:\n{svg}");
     }
     assert!(svg.contains(", deadline 1.50 s; applications"), "{svg}");
+    example.plan.reservations = vec![droveway_plan::Reservation {
+        port: "alpha".parse().unwrap(),
+        direction: droveway_plan::Direction::Tx,
+        rate: "600Mbit/s".parse().unwrap(),
+    }];
+    assert!(check(&example).contains("one at a time, 600 Mbit/s held, deadline 1.50 s"), "{svg}");
+}
+
+#[test]
+fn a_wait_is_said_and_the_picture_begins_at_its_end() {
+    let mut example = Example::of(3, "pre-copy-serial", 1);
+    let early = example.drawn();
+    example.plan.start_after = Some(TimeSpan::from_secs(300));
+    example.gang.moves[0].start = Start::At(300.0);
+    for (index, step) in example.gang.moves.iter_mut().enumerate().skip(1) {
+        step.start = Start::AfterEnd { step: index - 1, delay: 0.0 };
+    }
+    (example.course, example.trace) = Fluid::default().trace(&example.gang);
+    example.intent.deadline = Some(TimeSpan::from_secs(301));
+    let svg = check(&example);
+    assert!(svg.contains(", after a wait of 300 s, deadline 301 s; applications"), "{svg}");
+    assert!(svg.contains(">deadline 301 s, missed</text>"), "from the run's start: {svg}");
+    // Bars are as wide as they are without the wait.
+    let bars = |svg: &str| {
+        let own = format!("fill=\"{}\"", hex(color(Technique::PreCopy)));
+        let lines: Vec<_> = svg.lines().filter(|line| line.contains(&own)).collect();
+        values(&lines.join("\n"), "rect", "width")
+    };
+    let pairs: Vec<_> = bars(&early).into_iter().zip(bars(&svg)).collect();
+    assert!(pairs.len() > 3 && pairs.iter().all(|(a, b)| (a - b).abs() <= 1.0), "{pairs:?}");
+    let middle = svg.lines().filter(|line| line.contains("text-anchor=\"middle\""));
+    let seconds = middle.filter_map(|line| line.split_once('>')?.1.strip_suffix(" s</text>"));
+    let axis: Vec<f64> = seconds.filter_map(|text| text.parse().ok()).collect();
+    assert!(axis.iter().filter(|at| **at >= 299.0).count() > 5, "{axis:?}");
 }
 
 #[test]
