@@ -25,7 +25,7 @@ use droveway_fleet::{
 use droveway_plan::{
     Chosen, GangFacts, Made, Note, Plan, Reasoning, SNAPSHOT_MAX_AGE, VmFacts,
     adaptive::{Deadlines, Verdict},
-    check::{Now, check, check_at},
+    check::{Now, Violation, check, check_at},
     explain::{Explanation, Question, explain},
     policy,
 };
@@ -510,8 +510,12 @@ impl<'a> Job<'a> {
         let was_running = checked.iter().map(|(vm, c)| (vm.clone(), c.was_running)).collect();
         let ports = Ports::open(&[source, target]);
         let capacity = ports.capacity.clone();
+        let wrong = |found: Vec<Violation>| {
+            let text: Vec<_> = found.iter().map(ToString::to_string).collect();
+            Failure::says(Exit::Blocked, text.join("; "))
+        };
         let run = Run {
-            gang: GangDriver::new(plan.clone(), &was_running),
+            gang: GangDriver::new(plan.clone(), &was_running).map_err(wrong)?,
             pairs,
             ports,
             lock,
