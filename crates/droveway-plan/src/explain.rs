@@ -6,9 +6,15 @@
 //! continued from the plan, with some hundred schedules at most, so that an explanation costs no more than some plans.
 
 use crate::{
-    adaptive::{self, Known, Reasoning, RunnerUp, preferred, safety},
+    adaptive::{
+        self, Known, Reasoning, RunnerUp,
+        choice::{Plain, Pool, choose},
+        deadlines::keeps,
+        safety,
+    },
     plan::{Plan, StartRule},
     policy::{Chosen, GangFacts, Made, limit},
+    reserve,
     search::{Judge, Schedule, Task, search_near},
 };
 use droveway_fleet::{DirtyCurve, Intent, RateLimit, Technique, TimeSpan, Urgency, VmId};
@@ -277,12 +283,11 @@ struct Lab<'a> {
 }
 
 impl Lab<'_> {
+    /// The world with the ports as the plan leaves them: what is held of them is not asked again.
     fn unchanged(&self) -> Case {
-        Case {
-            world: self.known.world.clone(),
-            facts: self.question.facts.clone(),
-            intent: self.question.intent.clone(),
-        }
+        let mut world = self.known.world.clone();
+        reserve::shape(&mut world, &self.question.made.plan);
+        Case { world, facts: self.question.facts.clone(), intent: self.question.intent.clone() }
     }
 
     /// How the VM goes in that case; `None` if there is no plan that keeps the deadlines, or none at all.
@@ -300,11 +305,13 @@ impl Lab<'_> {
         let hurried = due.is_finite().then(|| task.hurried(safety(known)));
         for task in hurried.iter().chain([&task]) {
             let found = search_near(task, &starts, PLAYS)?;
-            if due.is_finite() && !adaptive::keeps(&found) {
+            if due.is_finite() && !keeps(&found) {
                 continue;
             }
-            let plain = adaptive::plain(task, &mut Judge::new(task));
-            let schedule = preferred(task, known, &found, &plain)?.schedule;
+            let schedules = adaptive::plain(task, &mut Judge::new(task));
+            let plain = Plain { task, share: None, schedules: &schedules };
+            let pool = Pool { share: None, task: task.clone(), found };
+            let schedule = choose(known, &[pool], &plain)?.schedule;
             return Some(task.movers[self.fact].ways[schedule.ways[self.fact]].technique);
         }
         None
