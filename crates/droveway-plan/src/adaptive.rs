@@ -30,7 +30,7 @@ use crate::{
 };
 use choice::{Choice, Plain, Pool, choose};
 use context::Context;
-use deadlines::{Planned, Question, Terms};
+use deadlines::{Planned, Question, Terms, questions};
 use droveway_fleet::{AllowPostcopy, Intent, RateLimit, Ratio, Technique, Urgency, VmId};
 use droveway_model::{
     calibration::{Calibration, Quantity},
@@ -232,6 +232,7 @@ pub fn propose(
         hasty: HASTY,
         plays,
         seed,
+        left: questions(facts.vms.len()),
         finish_bound: if gently { effort.finish_times * fastest(&tried) } else { f64::INFINITY },
     };
     let Planned { pools, plain: simple, deadlines } =
@@ -255,7 +256,8 @@ pub fn propose(
         .map(|(name, _, schedule)| context.alternative(name, &simple, asked, schedule))
         .collect();
     alternatives.sort_by(|a, b| a.cost.value.total_cmp(&b.cost.value));
-    let frontier = frontier(&context, pools.iter().chain(&tried));
+    let all: Vec<&Pool> = pools.iter().chain(&tried).collect();
+    let frontier = frontier(&context, &all);
     let mut remarks = context.below_floor();
     let waiting = context.worth_waiting(intent, known);
     let wait = waiting.as_ref().map(|(seconds, _)| *seconds);
@@ -266,7 +268,7 @@ pub fn propose(
         cost,
         bound,
         gap,
-        plays: pools.iter().chain(&tried).map(|pool| pool.found.plays).sum::<usize>() + judge.plays,
+        plays: all.iter().map(|pool| pool.found.plays).sum::<usize>() + judge.plays,
         preferred_to: (chosen != "search").then_some(searched),
         chosen,
         error,

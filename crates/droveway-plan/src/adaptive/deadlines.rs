@@ -17,7 +17,7 @@ use droveway_model::{
     urgency::{RateStep, Work, feasibility},
 };
 use serde::Serialize;
-use std::fmt;
+use std::{cell::Cell, fmt};
 
 /// Whether the deadlines can be kept.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -107,6 +107,8 @@ pub(super) struct Question<'a> {
     pub(super) seed: u64,
     /// When it has to have ended where there is no deadline, seconds.
     pub(super) finish_bound: f64,
+    /// Questions about remedies that may still be asked.
+    pub(super) left: Cell<usize>,
 }
 
 /// What was found on all terms.
@@ -119,6 +121,10 @@ pub(super) struct Planned {
 
 /// A question about a remedy is asked with such a part of the plays.
 const REMEDY_PART: usize = 4;
+/// So many questions are asked, times the VMs: each takes the longer the more they are, and an operator waits for the answer.
+const VM_QUESTIONS: usize = 1_024;
+/// But so many at least and at most.
+const QUESTIONS: [usize; 2] = [16, 64];
 /// So many VMs are looked at one by one when somebody has to give in.
 const VMS_TRIED: usize = 8;
 /// Halvings of a range of remedies: to 3 %.
@@ -133,6 +139,12 @@ const DOWNTIME_TIMES: [f64; 3] = [2.0, 4.0, 8.0];
 /// Whether it misses nothing.
 pub(crate) fn keeps(found: &Found) -> bool {
     found.cost.parts.missed < 0.5
+}
+
+/// How many questions about remedies a gang's deadlines are worth.
+pub(super) fn questions(vms: usize) -> Cell<usize> {
+    let [least, most] = QUESTIONS;
+    Cell::new((VM_QUESTIONS / vms.max(1)).clamp(least, most))
 }
 
 impl Question<'_> {
@@ -239,8 +251,10 @@ impl Question<'_> {
         (self.plays / REMEDY_PART).max(1)
     }
 
-    /// Whether some schedule keeps everything, even if the forecast is off.
+    /// Whether some schedule keeps everything, even if the forecast is off; false once all questions have been asked.
     fn keeps(&self, task: &Task) -> bool {
+        let Some(left) = self.left.get().checked_sub(1) else { return false };
+        self.left.set(left);
         let safe = task.hurried(safety(self.known));
         search(&safe, self.part(), self.seed).is_some_and(|found| keeps(&found))
     }
@@ -334,7 +348,10 @@ impl Question<'_> {
     /// The smallest change of each kind, on whichever of the terms it is smallest.
     fn remedies(&self, terms: &[Terms], pools: &[Pool]) -> Vec<Remedy> {
         let mut remedies = Vec::new();
-        for (of, pool) in terms.iter().zip(pools) {
+        let cost = |of: &(&Terms, &Pool)| of.1.found.cost.value;
+        let mut on: Vec<(&Terms, &Pool)> = terms.iter().zip(pools).collect();
+        on.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+        for (of, pool) in on {
             let (task, missed) = (&of.task, self.missed(&pool.task, &pool.found));
             remedies.extend(self.more_time(task, &missed));
             remedies.extend(self.more_post_copy(task));

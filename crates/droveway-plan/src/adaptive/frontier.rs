@@ -1,7 +1,7 @@
 //! What could be had instead: the best for every urgency and for what lies between two.
 
 use super::{Alternative, choice::Pool, context::Context, weights};
-use crate::search::{Schedule, Task, Weights};
+use crate::search::Weights;
 use droveway_fleet::Urgency;
 
 /// Where among the [`rivals`] time alone counts.
@@ -29,18 +29,12 @@ fn half_way(a: Weights, b: Weights) -> Weights {
 
 /// The best schedules for each of the [`rivals`], each on the ports that suit it best; of those none that is worse than another
 /// in time, loss and silence.
-pub(super) fn frontier<'a>(
-    context: &Context<'_>,
-    pools: impl Iterator<Item = &'a Pool> + Clone,
-) -> Vec<Alternative> {
+pub(super) fn frontier(context: &Context<'_>, pools: &[&Pool]) -> Vec<Alternative> {
     let best = |(index, (name, _)): (usize, (String, Weights))| {
-        let of = |pool: &'a Pool| -> (f64, &'a Task, Option<f64>, &'a Schedule) {
-            let (cost, schedule) = &pool.found.rivals[index];
-            (cost.value, &pool.task, pool.share, schedule)
-        };
-        let (_, task, share, schedule) =
-            pools.clone().map(of).min_by(|a, b| a.0.total_cmp(&b.0))?;
-        Some(context.alternative(&name, task, share, schedule))
+        let value = |pool: &&&Pool| pool.found.rivals[index].0.value;
+        let pool = pools.iter().min_by(|a, b| value(a).total_cmp(&value(b)))?;
+        let (_, schedule) = &pool.found.rivals[index];
+        Some(context.alternative(&name, &pool.task, pool.share, schedule))
     };
     let points: Vec<Alternative> = rivals().into_iter().enumerate().filter_map(best).collect();
     let worse = |a: &Alternative, b: &Alternative| {
