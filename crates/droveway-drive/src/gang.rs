@@ -3,6 +3,9 @@
 //! All VMs are prepared first, so that no fixed cost falls between two moves; then a sliding window of
 //! [`Plan::concurrency`] streams uses the port: the next VM in the plan's order starts in the same instant in which one
 //! leaves it. A move whose start is [`StartRule::AfterEnd`] waits for that VM alone. A VM that fails or is rolled back leaves the others untouched.
+//! Never are more VMs exposed at once than the plan allows: [`exposure`].
+
+mod exposure;
 
 use crate::{
     action::{Action, ActionError, ActionId, Reply},
@@ -10,8 +13,8 @@ use crate::{
     record::{Outcome, Phase, Record},
     vm::{Request, RequestDenied, VmDriver},
 };
-use droveway_fleet::{RateLimit, Timestamp, VmId};
-use droveway_plan::{Move, Plan, StartRule, check::contradictions};
+use droveway_fleet::{RateLimit, Technique, Timestamp, VmId};
+use droveway_plan::{Move, Plan, StartRule, Violation, check::contradictions};
 use std::collections::BTreeMap;
 
 /// One plan's driver.
@@ -30,16 +33,20 @@ pub struct GangDriver {
 
 impl GangDriver {
     /// A driver of `plan`; `was_running` says of each VM whether its vCPUs run now (a VM it does not name is taken to).
-    #[must_use]
-    pub fn new(plan: Plan, was_running: &BTreeMap<VmId, bool>) -> Self {
-        // Whoever hands a plan over has checked it; one that contradicts itself might never end.
-        debug_assert_eq!(contradictions(&plan), []);
+    ///
+    /// # Errors
+    /// What contradicts itself in the plan: such a one might never end, or move a VM twice at once.
+    pub fn new(plan: Plan, was_running: &BTreeMap<VmId, bool>) -> Result<Self, Vec<Violation>> {
+        let contradictions = contradictions(&plan);
+        if !contradictions.is_empty() {
+            return Err(contradictions);
+        }
         let driver = |step: &droveway_plan::Move| {
             let runs = was_running.get(&step.vm).copied().unwrap_or(true);
             (step.vm.clone(), VmDriver::new(step.clone(), runs))
         };
         let drivers = plan.moves.iter().map(driver).collect();
-        GangDriver {
+        Ok(GangDriver {
             plan,
             drivers,
             started: false,
@@ -47,7 +54,7 @@ impl GangDriver {
             turn: None,
             begins_at: Timestamp::ZERO,
             has_begun: false,
-        }
+        })
     }
 
     /// Prepares every VM, without touching its memory.
@@ -99,8 +106,13 @@ impl GangDriver {
 
     /// To be called when the time of [`Self::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        for driver in self.drivers.values_mut() {
-            driver.handle_timeout(now);
+        let vms: Vec<VmId> = self.drivers.keys().cloned().collect();
+        for vm in vms {
+            if let Some(driver) = self.drivers.get_mut(&vm) {
+                driver.handle_timeout(now);
+            }
+            // One after the other: each may take the room of the next.
+            self.keep_exposure(now);
         }
         self.admit(now);
     }
@@ -205,7 +217,9 @@ impl GangDriver {
     }
 
     fn admit(&mut self, now: Timestamp) {
+        self.keep_exposure(now);
         self.admit_due(now);
+        self.keep_exposure(now);
         let holds = self.turn.as_ref().and_then(|vm| self.drivers.get(vm));
         if self.plan.turns.is_some() && holds.is_none_or(|driver| driver.phase() != Phase::PreCopy)
         {
@@ -221,7 +235,9 @@ impl GangDriver {
         let in_window = |step: &&Move| step.start == StartRule::InWindow;
         let uses_port = |step: &&Move| self.drivers.get(&step.vm).is_some_and(VmDriver::uses_port);
         let mut used = self.plan.moves.iter().filter(in_window).filter(uses_port).count();
+        let mut room = self.has_room_to_expose();
         for step in &self.plan.moves {
+            let exposes = step.technique == Technique::PostCopy;
             let due = match &step.start {
                 StartRule::InWindow => used < self.plan.concurrency as usize,
                 StartRule::AfterEnd(vm) => {
@@ -229,9 +245,12 @@ impl GangDriver {
                 }
             };
             let Some(driver) = self.drivers.get_mut(&step.vm) else { continue };
-            if due && driver.phase() == Phase::Ready {
+            if due && driver.phase() == Phase::Ready && (room || !exposes) {
                 driver.start(now);
                 used += usize::from(step.start == StartRule::InWindow);
+                if exposes {
+                    room = self.has_room_to_expose();
+                }
             }
         }
     }

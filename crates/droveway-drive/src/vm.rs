@@ -29,6 +29,7 @@
 //! Decisions are level-triggered: inputs update facts, then the state looks at all facts. The two QEMUs' events come over
 //! two sockets, so their order means nothing.
 
+mod exposure;
 mod ladder;
 mod states;
 
@@ -191,6 +192,10 @@ pub struct VmDriver {
     /// The migration was asked for, so the source may hold one.
     started: bool,
     postcopy_asked: bool,
+    /// Post-copy must not begin now: too many other VMs are exposed.
+    postcopy_held: bool,
+    /// It would have begun.
+    postcopy_due: bool,
     /// The state was, or may have been, split: never undone from here on.
     postcopied: bool,
     stopped_at: Option<Timestamp>,
@@ -224,6 +229,8 @@ impl VmDriver {
             target: Facts::default(),
             started: false,
             postcopy_asked: false,
+            postcopy_held: false,
+            postcopy_due: false,
             postcopied: false,
             stopped_at: None,
             resumed_at: None,
@@ -491,7 +498,9 @@ impl VmDriver {
     }
 
     fn ask_postcopy(&mut self) {
-        if !self.postcopy_asked {
+        if self.postcopy_held {
+            self.postcopy_due = true;
+        } else if !self.postcopy_asked {
             self.postcopy_asked = true;
             self.act(Action::StartPostcopy);
         }

@@ -130,7 +130,8 @@ pub struct VmSnapshot {
     pub memory_bytes: u64,
 }
 
-/// What a VM sent and received over time, on its taps, in equal steps up to the end of the measurement.
+/// What a VM sent and received over time, on its taps, and what it wrote into its memory, in equal steps up to the end of the
+/// measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RateSeries {
@@ -140,6 +141,9 @@ pub struct RateSeries {
     pub tx: Vec<f64>,
     /// Received, bytes per second.
     pub rx: Vec<f64>,
+    /// Unique bytes dirtied in each step, per second; absent where dirtying was not watched over time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dirty: Vec<f64>,
 }
 
 /// A VM's memory.

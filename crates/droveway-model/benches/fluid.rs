@@ -49,6 +49,7 @@ fn gang(pairs: usize, vms: usize, window: usize) -> Gang {
                 max_passes: 20,
                 fallback_postcopy: true,
                 switch_after_pass: 1,
+                stalled_ratio: f64::INFINITY,
                 weight: 1.0,
                 throttle: false,
             });

@@ -262,7 +262,7 @@ pub fn series(points: &[(f64, u64, u64)]) -> Option<RateSeries> {
         };
         (0..count).map(rate).collect()
     };
-    Some(RateSeries { step_seconds, tx: rates(|p| p.1), rx: rates(|p| p.2) })
+    Some(RateSeries { step_seconds, tx: rates(|p| p.1), rx: rates(|p| p.2), dirty: Vec::new() })
 }
 
 #[cfg(test)]

@@ -125,7 +125,7 @@ impl Fluid {
             join(source, step.target);
             ends[step.vm] = Some(step.target);
             match step.start {
-                Start::InWindow(window) => {
+                Start::InWindow(window) | Start::InWindowFrom { window, .. } => {
                     if let Some(other) = window_hosts[window].replace(source) {
                         join(source, other);
                     }
@@ -259,7 +259,7 @@ impl Fluid {
         self.used.clear();
         self.used.resize(gang.windows.len(), 0);
         for index in active.iter() {
-            if let Start::InWindow(window) = gang.moves[*index].start
+            if let Some(window) = gang.moves[*index].start.window()
                 && self.runners[*index].uses_port()
             {
                 self.used[window] += 1;
@@ -268,11 +268,14 @@ impl Fluid {
         waiting.retain(|index| {
             let due = match gang.moves[*index].start {
                 Start::At(at) => at,
-                Start::InWindow(window) if self.used[window] < gang.windows[window].max(1) => {
+                Start::InWindowFrom { from, .. } if now < from => from,
+                Start::InWindow(window) | Start::InWindowFrom { window, .. }
+                    if self.used[window] < gang.windows[window].max(1) =>
+                {
                     self.used[window] += 1;
                     now
                 }
-                Start::InWindow(_) => f64::INFINITY,
+                Start::InWindow(_) | Start::InWindowFrom { .. } => f64::INFINITY,
                 Start::AfterEnd { step, delay } => {
                     self.runners[step].ended.map_or(f64::INFINITY, |end| end + delay)
                 }

@@ -368,6 +368,8 @@ pub struct Objective {
     pub lost_bytes: f64,
     /// VM-seconds with memory split between two hosts.
     pub exposure_seconds: f64,
+    /// VM-seconds in which VMs that are useful only together are on two hosts.
+    pub split_seconds: f64,
     /// Deadlines missed.
     pub missed: f64,
 }
@@ -380,6 +382,7 @@ impl Objective {
             + self.outage_seconds * weights.outage_seconds
             + self.lost_bytes * weights.lost_bytes
             + self.exposure_seconds * weights.exposure_seconds
+            + self.split_seconds * weights.split_seconds
             + self.missed * weights.missed
     }
 }
@@ -575,6 +578,7 @@ mod tests {
             outage_seconds: 2.0,
             lost_bytes: 1e9,
             exposure_seconds: 5.0,
+            split_seconds: 3.0,
             missed: 1.0,
         };
         let weights = Objective {
@@ -582,9 +586,10 @@ mod tests {
             outage_seconds: 10.0,
             lost_bytes: 1e-8,
             exposure_seconds: 2.0,
+            split_seconds: 4.0,
             missed: 100.0,
         };
-        golden(parts.weighted(&weights), 60.0 + 20.0 + 10.0 + 10.0 + 100.0, 0.1);
+        golden(parts.weighted(&weights), 60.0 + 20.0 + 10.0 + 10.0 + 12.0 + 100.0, 0.1);
     }
 
     proptest! {

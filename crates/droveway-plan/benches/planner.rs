@@ -100,6 +100,7 @@ fn many(pairs: usize, vms: usize) -> Task {
             max_passes: 20,
             fallback_postcopy: true,
             switch_after_pass: 1,
+            stalled_ratio: f64::INFINITY,
             weight: 1.0,
             throttle: false,
         },

@@ -42,8 +42,8 @@ pub enum Violation {
     /// As far as the plan says, the VM cannot start before it, or the last VM, has to have arrived.
     DeadlineBeforeStart(VmId),
     /// More VMs than allowed would surely have their memory split at once: so many post-copies start in the same instant.
-    /// What hybrids and fallbacks come to depends on their course, which the planner plays; this is no more than what is
-    /// certain.
+    /// What hybrids and fallbacks come to depends on their course, so it is the driver that keeps the limit: it holds a switch
+    /// back while the limit is reached, whatever plan it carries out. Here only what the plan itself says is refused.
     ExposureAboveLimit {
         /// So many post-copies start together.
         at_once: u32,

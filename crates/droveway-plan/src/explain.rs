@@ -6,17 +6,22 @@
 //! continued from the plan, with some hundred schedules at most, so that an explanation costs no more than some plans.
 
 use crate::{
-    adaptive::{self, Known, Reasoning, RunnerUp, preferred, safety},
-    plan::{Direction, Plan, Reservation, StartRule},
+    adaptive::{
+        self, Known, Reasoning, RunnerUp,
+        choice::{Plain, Pool, choose},
+        deadlines::keeps,
+        safety,
+    },
+    plan::{Plan, StartRule},
     policy::{Chosen, GangFacts, Made, limit},
-    reserve::{best_share, promised},
+    reserve,
     search::{Judge, Schedule, Task, search_near},
 };
-use droveway_fleet::{DirtyCurve, Intent, RateLimit, Reserve, Technique, TimeSpan, Urgency, VmId};
+use droveway_fleet::{DirtyCurve, Intent, RateLimit, Technique, TimeSpan, Urgency, VmId};
 use droveway_model::{
     fluid::{End, FlowModel},
     forecast::{Ends, Forecast, MoveForecast},
-    world::{World, payload},
+    world::World,
 };
 use serde::Serialize;
 use std::time::Duration;
@@ -278,12 +283,11 @@ struct Lab<'a> {
 }
 
 impl Lab<'_> {
+    /// The world with the ports as the plan leaves them: what is held of them is not asked again.
     fn unchanged(&self) -> Case {
-        Case {
-            world: self.known.world.clone(),
-            facts: self.question.facts.clone(),
-            intent: self.question.intent.clone(),
-        }
+        let mut world = self.known.world.clone();
+        reserve::shape(&mut world, &self.question.made.plan);
+        Case { world, facts: self.question.facts.clone(), intent: self.question.intent.clone() }
     }
 
     /// How the VM goes in that case; `None` if there is no plan that keeps the deadlines, or none at all.
@@ -296,35 +300,21 @@ impl Lab<'_> {
         }
         let (_, models) = policy.alone("what-if", &case.intent, &case.facts, known).ok()?;
         let task = adaptive::task(&case.intent, &case.facts, known, models);
-        let task = self.ports(case, task, safety(known));
         let starts = self.starts(&task);
         let due = task.due();
         let hurried = due.is_finite().then(|| task.hurried(safety(known)));
         for task in hurried.iter().chain([&task]) {
             let found = search_near(task, &starts, PLAYS)?;
-            if due.is_finite() && !adaptive::keeps(&found) {
+            if due.is_finite() && !keeps(&found) {
                 continue;
             }
-            let plain = adaptive::plain(task, &mut Judge::new(task));
-            let schedule = preferred(task, known, &found, &plain)?.schedule;
+            let schedules = adaptive::plain(task, &mut Judge::new(task));
+            let plain = Plain { task, share: None, schedules: &schedules };
+            let pool = Pool { share: None, task: task.clone(), found };
+            let schedule = choose(known, &[pool], &plain)?.schedule;
             return Some(task.movers[self.fact].ways[schedule.ways[self.fact]].technique);
         }
         None
-    }
-
-    /// The task with the ports as they would be: with what the plan holds of them, and its sockets. Another urgency holds
-    /// another share.
-    fn ports(&self, case: &Case, task: Task, safety: f64) -> Task {
-        let Question { made, intent, .. } = self.question;
-        let share = if case.intent.urgency == intent.urgency || intent.reserve != Reserve::Auto {
-            held_share(&made.plan, &case.facts)
-        } else {
-            best_share(&case.intent, &task.hurried(safety), PLAYS, adaptive::SEED)
-        };
-        match share {
-            Some(share) => promised(&task, share, made.plan.tuning),
-            None => task,
-        }
     }
 
     /// The plan as a schedule of `task`, and the same with every other way of this VM.
@@ -478,14 +468,6 @@ impl Lab<'_> {
         }
         found
     }
-}
-
-/// The share of the source's port that a plan holds for its moves.
-fn held_share(plan: &Plan, facts: &GangFacts) -> Option<f64> {
-    let sent = |held: &&Reservation| held.port == plan.source && held.direction == Direction::Tx;
-    let rates = plan.reservations.iter().filter(sent).map(|held| payload(held.rate));
-    let held = rates.sum::<f64>() / payload(facts.port_rate).max(1.0);
-    (held > 0.0).then_some(held)
 }
 
 #[expect(

@@ -26,7 +26,7 @@ pub use clark::Clark;
 pub use kubevirt::{KubevirtRamp, KubevirtTimeouts, Progress};
 pub use nova::Nova;
 pub use ovirt::{Ovirt, OvirtAction};
-pub use policy::Habit;
+pub use policy::{Habit, OvirtPolicy, ProductSettings};
 pub use proxmox::Proxmox;
 pub use stall::KubevirtStall;
 

@@ -257,6 +257,6 @@ pub enum Fallback {
 pub struct SwitchRule {
     /// At the end of this pass at the latest.
     pub after_pass: u32,
-    /// Earlier, as soon as a pass leaves at least this share of what the pass before left.
+    /// Earlier, as soon as a pass leaves at least this share of what the pass before left (the first: of what it sent).
     pub stalled_ratio: f64,
 }

@@ -56,6 +56,7 @@ pub fn moves(plan: &Plan, world: &World) -> Result<(Vec<MoveModel>, Vec<usize>),
             max_passes: step.max_passes.min(PASSES_PLAYED),
             fallback_postcopy: step.fallback == Fallback::PostCopy,
             switch_after_pass: step.switch.after_pass,
+            stalled_ratio: step.switch.stalled_ratio,
             weight: 1.0,
             throttle: step.throttle,
         });
@@ -66,7 +67,10 @@ pub fn moves(plan: &Plan, world: &World) -> Result<(Vec<MoveModel>, Vec<usize>),
 /// The check sees to it that nobody waits for a VM that is not moved; a play of such a plan would never start it.
 fn start(plan: &Plan, step: &Move) -> Result<Start, PlayError> {
     match &step.start {
-        StartRule::InWindow => Ok(Start::InWindow(0)),
+        // Nobody starts before the gang does.
+        StartRule::InWindow => Ok(plan.start_after.map_or(Start::InWindow(0), |after| {
+            Start::InWindowFrom { window: 0, from: after.duration().as_secs_f64() }
+        })),
         StartRule::AfterEnd(vm) => {
             let index = plan.moves.iter().position(|other| other.vm == *vm);
             let index = index.ok_or_else(|| PlayError::UnknownVm(vm.clone()))?;

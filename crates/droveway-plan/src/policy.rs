@@ -12,19 +12,21 @@ pub use parameters::{Parameter, Unit};
 
 use crate::{
     adaptive::{Effort, Known, Reasoning, propose},
-    habits::{Habit, LastResort},
+    habits::Habit,
     plan::{Fallback, Move, Plan, StartRule, SwitchRule},
     play,
     reserve::reservations,
     rules::{Rule, draft},
 };
 pub use droveway_fleet::intent::{DOWNTIME_DEFAULT, MAX_PASSES_DEFAULT};
-use droveway_fleet::{AllowPostcopy, Bandwidth, Bytes, Intent, Technique, VmId, ids::nearest};
+use droveway_fleet::{
+    AllowPostcopy, Bandwidth, Bytes, Intent, Reserve, Technique, VmId, ids::nearest,
+};
 use droveway_model::fluid::MoveModel;
 use parameters::Settings;
 use std::{ops::Deref, time::Duration};
 pub(crate) use steps::limit;
-use steps::{after, plan_move, technique_of};
+use steps::{after, exposed_within, plan_move, technique_of};
 use thiserror::Error;
 
 /// What a plain policy has to know.
@@ -126,8 +128,12 @@ const fn published(
     Policy { name, stages, source, summary, kind: Kind::Published(rule) }
 }
 
-const fn habit(name: &'static str, habit: Habit, summary: &'static str) -> Policy {
-    let stages = "order, bandwidth, fallback";
+const fn habit(
+    name: &'static str,
+    habit: Habit,
+    stages: &'static str,
+    summary: &'static str,
+) -> Policy {
     Policy { name, stages, source: "habit", summary, kind: Kind::Habit(habit) }
 }
 
@@ -250,9 +256,9 @@ pub const POLICIES: &[Policy] = &[
     published(
         "solive",
         Rule::Solive,
-        "order",
+        "order, bandwidth",
         "Fernando 2020",
-        "those that use the network first, those that write memory last",
+        "those that use the network first, those that write memory last; the urgency's share of the ports is held",
     ),
     published(
         "slamig",
@@ -301,7 +307,7 @@ pub const POLICIES: &[Policy] = &[
         Rule::Alma,
         "start",
         "ALMA 2016",
-        "one after the other, from the quietest time of the traffic's period on (dirtying in the paper)",
+        "one after the other, from the quietest time of the dirtying's period on, or of the traffic's",
     ),
     published(
         "pava",
@@ -334,39 +340,50 @@ pub const POLICIES: &[Policy] = &[
     habit(
         "nova-like",
         Habit::Nova,
+        "order, fallback",
         "OpenStack Nova: one at a time, a downtime limit that climbs with time",
     ),
     habit(
         "kubevirt-like",
         Habit::Kubevirt,
+        "order, fallback",
         "KubeVirt: two at a time, gives up or switches at its timeouts",
     ),
-    habit("kubevirt-stall", Habit::KubevirtStall, "KubeVirt with stall detection (VEP 248)"),
+    habit(
+        "kubevirt-stall",
+        Habit::KubevirtStall,
+        "order, fallback",
+        "KubeVirt with stall detection (VEP 248)",
+    ),
     habit(
         "kubevirt-ramp",
         Habit::KubevirtRamp,
+        "order, fallback",
         "KubeVirt with a downtime limit that climbs with passes (VEP 291)",
     ),
     habit(
         "ovirt-ladder",
         Habit::Ovirt,
+        "order, bandwidth, fallback",
         "oVirt: two at a time, capped, a downtime limit that climbs with passes",
     ),
     habit(
         "proxmox-like",
         Habit::Proxmox,
+        "order, fallback",
         "Proxmox VE: one at a time, a downtime limit that doubles",
     ),
     habit(
         "vsphere-like",
         Habit::Vsphere,
+        "order, bandwidth",
         "vSphere: four at a time (eight on fast ports), each its share, throttled",
     ),
     Policy {
         name: "adaptive",
-        stages: "technique, order",
+        stages: "technique, order, bandwidth, start, transport",
         source: "ours",
-        summary: "technique, order and how many at once, together, from measurements and urgency",
+        summary: "technique, order, how many at once and what is held of the ports, together, from measurements and urgency",
         kind: Kind::Adaptive,
     },
 ];
@@ -551,11 +568,13 @@ impl Chosen {
         };
         let concurrency = intent.max_parallel.unwrap_or(by_policy).clamp(1, count.max(1));
         let mut notes = Vec::new();
-        let mut moves = Vec::new();
-        for fact in &facts.vms {
-            let technique = technique_of(intent, fact, technique, &mut notes)?;
-            moves.push(plan_move(intent, facts, fact, technique, concurrency));
-        }
+        let own = |fact| technique_of(intent, fact, technique, &mut notes);
+        let techniques = facts.vms.iter().map(own).collect::<Result<Vec<_>, _>>()?;
+        let concurrency = exposed_within(intent, concurrency, &techniques);
+        let moves = facts.vms.iter().zip(techniques);
+        let moves =
+            moves.map(|(fact, technique)| plan_move(intent, facts, fact, technique, concurrency));
+        let moves = moves.collect();
         let plan = self.plan_of(id, intent, facts, concurrency, moves);
         Ok(Made { plan, notes, reasoning: None })
     }
@@ -571,22 +590,24 @@ impl Chosen {
         let count = u32::try_from(facts.vms.len()).unwrap_or(u32::MAX).max(1);
         // What the product would be told of the port: what it carries of payload.
         let port = facts.port_rate.tcp_payload();
-        let product = habit.product();
+        let settings = self.settings.product();
+        let product = habit.product(&settings);
         let by_policy = product.concurrency(port, count);
         let concurrency = intent.max_parallel.unwrap_or(by_policy).clamp(1, count);
         let mut notes = Vec::new();
+        let own = |fact| technique_of(intent, fact, Technique::PreCopy, &mut notes);
+        let techniques = facts.vms.iter().map(own).collect::<Result<Vec<_>, _>>()?;
+        let concurrency = exposed_within(intent, concurrency, &techniques);
         let mut moves = Vec::new();
-        for fact in &facts.vms {
-            let technique = technique_of(intent, fact, Technique::PreCopy, &mut notes)?;
+        for (fact, technique) in facts.vms.iter().zip(techniques) {
             let mut step = plan_move(intent, facts, fact, technique, concurrency);
             if step.bandwidth.bandwidth().is_none() {
                 step.bandwidth = product.stream_cap(facts.port_rate, count);
             }
             let may_split = fact.allow_postcopy && intent.allow_postcopy != AllowPostcopy::Never;
-            let then = if may_split { LastResort::PostCopy } else { LastResort::Abort };
             if technique == Technique::PreCopy {
                 step.throttle = habit.throttles();
-                step.ladder = habit.ladder(fact.memory, then);
+                step.ladder = habit.ladder(fact.memory, &settings, may_split);
                 if step.ladder.is_some() {
                     // The rule says when it is enough.
                     step.max_passes = u32::MAX;
@@ -608,16 +629,19 @@ impl Chosen {
         rule: Rule,
     ) -> Result<Made, PolicyError> {
         let (_, models) = self.alone(id, intent, facts, known)?;
-        self.settings.fit(self.name, known.world)?;
+        self.settings.fit(self.name, known.world, facts)?;
         let draft = draft(rule, intent, facts, known.world, &models, &self.settings);
         let count = facts.vms.len().max(1);
         let window = intent.max_parallel.map_or(draft.window, |most| most as usize);
         let concurrency = u32::try_from(window.clamp(1, count)).unwrap_or(u32::MAX);
         let mut notes = Vec::new();
+        let own =
+            |vm: &usize| technique_of(intent, &facts.vms[*vm], draft.techniques[*vm], &mut notes);
+        let techniques = draft.order.iter().map(own).collect::<Result<Vec<_>, _>>()?;
+        let concurrency = exposed_within(intent, concurrency, &techniques);
         let mut moves = Vec::new();
-        for vm in &draft.order {
+        for (vm, technique) in draft.order.iter().zip(techniques) {
             let fact = &facts.vms[*vm];
-            let technique = technique_of(intent, fact, draft.techniques[*vm], &mut notes)?;
             let mut step = plan_move(intent, facts, fact, technique, concurrency);
             if let Some(first) = draft.after[*vm] {
                 step.start = StartRule::AfterEnd(facts.vms[first].vm.clone());
@@ -647,6 +671,12 @@ impl Chosen {
         let mut plan = self.plan_of(id, intent, facts, concurrency, moves);
         plan.turns = draft.turns;
         plan.start_after = draft.wait.map(after);
+        if let Some(share) = draft.reserved
+            && intent.shaping
+            && intent.reserve == Reserve::Auto
+        {
+            plan.reservations = reservations(intent, facts.port_rate.scaled(share));
+        }
         Ok(Made { plan, notes, reasoning: None })
     }
 
@@ -679,13 +709,17 @@ impl Chosen {
         let effort = Effort {
             plays: self.settings.count("plays").map(|plays| plays as usize),
             seed: self.settings.count("seed").map_or(Effort::default().seed, u64::from),
+            finish_times: self.settings.number("finish").unwrap_or(Effort::default().finish_times),
         };
         let Some(proposal) = propose(intent, facts, known, &serial.moves, models, effort) else {
             return Ok(Made { plan: serial, notes: Vec::new(), reasoning: None });
         };
         let mut moves = proposal.moves;
         for step in &mut moves {
-            step.switchover_bandwidth = facts.port_rate.tcp_payload().divided(proposal.concurrency);
+            let share = facts.port_rate.tcp_payload().divided(proposal.concurrency);
+            // A pace of the planner's own holds for the switchover too.
+            let own = step.bandwidth.bandwidth().filter(|_| intent.bandwidth.bandwidth().is_none());
+            step.switchover_bandwidth = own.map_or(share, |pace| pace.min(share));
         }
         let mut plan = self.plan_of(id, intent, facts, proposal.concurrency, moves);
         plan.start_after = proposal.wait.map(after);
@@ -717,5 +751,7 @@ impl Chosen {
     }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 pub(crate) mod tests;

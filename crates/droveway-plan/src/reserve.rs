@@ -3,11 +3,13 @@
 //! A promise changes who waits: without one streams and applications share a port by flow, so that a port with many flows
 //! leaves a stream little; with one each class has its part, and what it leaves is the other's. It also takes the queue into the
 //! host, where page requests and acknowledgements go first. So it is searched like the rest: each share is tried with a part of
-//! the plays, and the best one is searched in earnest. Where nothing is gained nothing is promised.
+//! the plays, and the best two are searched in earnest beside none; what they find is judged together. Where nothing is gained
+//! nothing is promised.
 
 use crate::{
+    adaptive::choice::Pool,
     plan::{Direction, Plan, Reservation},
-    search::{Task, search},
+    search::{Task, Weights, search_for},
 };
 use droveway_fleet::{Bandwidth, HostId, Intent, Reserve, Urgency};
 use droveway_model::{
@@ -16,27 +18,51 @@ use droveway_model::{
 };
 
 /// Shares of the ports that are tried, from what leaves applications most.
-const SHARES: [f64; 6] = [0.05, 0.25, 0.5, 0.75, 0.9, 0.95];
+const SHARES: [f64; 6] = [GENTLEST, 0.25, 0.5, 0.75, 0.9, 0.95];
+/// What leaves applications most.
+pub(crate) const GENTLEST: f64 = 0.05;
 /// At low urgency migration takes what applications leave: no more than this is promised to it.
 const LOW_MOST: f64 = 0.25;
 /// Of the plays of a search, what one share is tried with.
 const TRIED_WITH: usize = 8;
-/// A promise changes the hosts' ports: it has to gain this much at least.
-const GAIN_LEAST: f64 = 0.02;
+/// So many shares are searched in earnest, beside none.
+const FINALISTS: usize = 2;
 
-/// The share that the moves of this task are best promised; `None`: none.
-pub(crate) fn best_share(intent: &Intent, task: &Task, plays: usize, seed: u64) -> Option<f64> {
-    if !intent.shaping || intent.reserve != Reserve::Auto {
-        return None;
-    }
+/// What a short search finds for each share that may be promised, nothing first; all of them, because the frontier is of every
+/// urgency. Empty where the ports cannot or must not be changed, unless `always`: then at least with nothing promised.
+pub(crate) fn tried(
+    intent: &Intent,
+    task: &Task,
+    always: bool,
+    rivals: &[Weights],
+    plays: usize,
+    seed: u64,
+) -> Vec<Pool> {
+    let open = intent.shaping && intent.reserve == Reserve::Auto;
     let plays = (plays / TRIED_WITH).max(1);
-    let cost = |task: &Task| search(task, plays, seed).map_or(f64::INFINITY, |f| f.cost.value);
-    let without = cost(task);
-    let shares =
-        SHARES.into_iter().filter(|share| intent.urgency != Urgency::Low || *share <= LOW_MOST);
-    let tried = shares.map(|share| (cost(&promised(task, share, intent.tuning)), share));
-    let best = tried.min_by(|a, b| a.0.total_cmp(&b.0))?;
-    (best.0 < without * (1.0 - GAIN_LEAST)).then_some(best.1)
+    let shares = SHARES.into_iter().filter(|_| open).map(Some);
+    let nothing = (open || always).then_some(None);
+    let one = |share: Option<f64>| {
+        let task = share.map_or_else(|| task.clone(), |share| promised(task, share, intent.tuning));
+        let found = search_for(&task, rivals, plays, seed)?;
+        Some(Pool { share, task, found })
+    };
+    nothing.into_iter().chain(shares).filter_map(one).collect()
+}
+
+/// The shares that are searched in earnest, nothing first, and the most promising of them.
+pub(crate) fn finalists(intent: &Intent, tried: &[Pool]) -> (Vec<Option<f64>>, Option<f64>) {
+    let cost = |pool: &Pool| pool.found.cost.value;
+    let Some(nothing) = tried.iter().find(|pool| pool.share.is_none()).map(cost) else {
+        return (vec![None], None);
+    };
+    let allowed = |share: f64| intent.urgency != Urgency::Low || share <= LOW_MOST;
+    let better = |pool: &&Pool| pool.share.is_some_and(allowed) && cost(pool) < nothing;
+    let mut held: Vec<&Pool> = tried.iter().filter(better).collect();
+    held.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+    held.truncate(FINALISTS);
+    let best = held.first().and_then(|pool| pool.share);
+    (std::iter::once(None).chain(held.iter().map(|pool| pool.share)).collect(), best)
 }
 
 /// The task with that share of its movers' ports promised to them.
@@ -86,7 +112,7 @@ pub fn shape(world: &mut World, plan: &Plan) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::search::tests::task;
+    use crate::{adaptive::weights, search::tests::task};
     use droveway_fleet::Technique;
 
     fn intent(urgency: Urgency) -> Intent {
@@ -109,15 +135,23 @@ mod tests {
 
     #[test]
     fn haste_is_promised_much_and_patience_little() {
-        let share = |urgency| best_share(&intent(urgency), &contended(), 200, 1);
-        assert!(share(Urgency::Critical).unwrap() >= 0.9);
-        assert!(share(Urgency::Low).is_none_or(|share| share <= LOW_MOST));
+        let of = |urgency| {
+            let task = Task { weights: weights(urgency), ..contended() };
+            let tried = tried(&intent(urgency), &task, false, &[], 1_600, 1);
+            assert_eq!(tried.len(), 1 + SHARES.len());
+            finalists(&intent(urgency), &tried)
+        };
+        let (shares, best) = of(Urgency::Critical);
+        assert!(best.unwrap() >= 0.9 && shares.len() == 1 + FINALISTS && shares[0].is_none());
+        let (shares, _) = of(Urgency::Low);
+        assert!(shares.iter().all(|share| share.is_none_or(|share| share <= LOW_MOST)));
         let mut off = intent(Urgency::Critical);
         off.reserve = Reserve::Off;
-        assert_eq!(best_share(&off, &contended(), 200, 1), None);
+        assert_eq!(tried(&off, &contended(), false, &[], 200, 1), []);
         off.reserve = Reserve::Auto;
         off.shaping = false;
-        assert_eq!(best_share(&off, &contended(), 200, 1), None);
+        assert_eq!(tried(&off, &contended(), false, &[], 200, 1), []);
+        assert_eq!(tried(&off, &contended(), true, &[], 200, 1).len(), 1);
     }
 
     #[test]
@@ -135,7 +169,9 @@ mod tests {
                 .collect(),
             ..idle
         };
-        assert_eq!(best_share(&intent(Urgency::Critical), &plain, 200, 1), None);
+        let critical = intent(Urgency::Critical);
+        let tried = tried(&critical, &plain, false, &[], 1_600, 1);
+        assert_eq!(finalists(&critical, &tried), (vec![None], None));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{
         Ports, Subject, clark_rate, cqncr, fpta, fuzzy_cluster, m_mixed, minutil_o, mvm, pava,
         serial_or_parallel, slamig, solive, sync_finish, time_window_broker,
     },
-    window::{WAIT_MAX, quiet},
+    window::{Of, WAIT_MAX, quiet},
 };
 use droveway_fleet::{Intent, Technique, Urgency};
 use droveway_model::{
@@ -74,6 +74,8 @@ pub(crate) struct Draft {
     pub(crate) turns: Option<Turns>,
     /// So many seconds are waited first.
     pub(crate) wait: Option<f64>,
+    /// The share of both ports that is promised to the moves.
+    pub(crate) reserved: Option<f64>,
 }
 
 impl Draft {
@@ -88,6 +90,7 @@ impl Draft {
             ladder: None,
             turns: None,
             wait: None,
+            reserved: None,
         }
     }
 
@@ -211,7 +214,8 @@ pub(crate) fn draft(
             let mut parameters = solive::Parameters::default();
             settings.set("idle", &mut parameters.idle_below);
             let order = solive::order(subjects, *ports, intent.urgency, &parameters);
-            plain.ordered(order)
+            let reserved = solive::reserved(*ports, intent.urgency) / ports.capacity.max(1.0);
+            Draft { reserved: Some(reserved), ..plain.ordered(order) }
         }
         Rule::Slamig => {
             let mut parameters = slamig::Parameters::default();
@@ -222,16 +226,9 @@ pub(crate) fn draft(
         }
         Rule::Cqncr => plain.ordered(cqncr::order(subjects, *ports, peers)),
         Rule::Fpta => {
-            let grants = fpta::grants(subjects, rate, rate);
-            let mut order: Vec<usize> = (0..subjects.len()).collect();
-            // Who is admitted first; the others when it is asked again, at each end.
-            order.sort_by(|a, b| {
-                let dirtied = |vm: usize| subjects[vm].curve.initial_rate();
-                (grants[*b] > 0.0)
-                    .cmp(&(grants[*a] > 0.0))
-                    .then_with(|| dirtied(*a).total_cmp(&dirtied(*b)))
-            });
-            plain.ordered(order)
+            let cap = rate * settings.number("cap").unwrap_or(1.0);
+            let fpta::Rounds { order, grants, at_once } = fpta::rounds(subjects, rate, cap);
+            Draft { ceilings: grants, window: at_once, ..plain.ordered(order) }
         }
         Rule::Mvm => plain.ordered(mvm::order(subjects, rate)),
         Rule::MinutilO => {
@@ -257,47 +254,65 @@ pub(crate) fn draft(
             let vms: Vec<usize> = models.iter().map(|model| model.vm).collect();
             let bytes: f64 = subjects.iter().map(|subject| subject.send_bytes).sum();
             let most = deadlines.iter().copied().fold(WAIT_MAX, f64::min) - bytes / rate;
-            let wait = quiet(world, &vms, bytes / rate, most).map(|found| found.wait);
+            let phase = |of| quiet(world, &vms, bytes / rate, most, of);
+            // Dirtying as in the paper; where it was not watched, traffic.
+            let found = phase(Of::Dirtying).or_else(|| phase(Of::Traffic));
+            let wait = found.map(|found| found.wait);
             Draft { wait, ..plain }
         }
         Rule::Pava => {
             let mut parameters = pava::Parameters::default();
             settings.set("floor", &mut parameters.floor);
-            // Nothing says which applications are critical: all are normal. The busier of the two directions counts.
-            let sent: f64 = subjects.iter().map(|subject| subject.tx).sum();
-            let busier = (ports.resident_source_tx + sent).max(ports.resident_target_rx);
+            // Critical are those that the operator names; all others are normal. The busier of the two directions counts.
+            let is_critical = |vm: usize| {
+                settings.of_vm("critical", &facts.vms[vm].vm).is_some_and(|named| named > 0.0)
+            };
+            let sent = |critical: bool| -> f64 {
+                let of_class =
+                    subjects.iter().enumerate().filter(|(vm, _)| is_critical(*vm) == critical);
+                of_class.map(|(_, subject)| subject.tx).sum()
+            };
+            let busier = (ports.resident_source_tx + sent(false)).max(ports.resident_target_rx);
             let urgent = matches!(intent.urgency, Urgency::High | Urgency::Critical);
             let stream = |of: bool| if of { f64::INFINITY } else { 0.0 };
             let demands = pava::ByClass {
-                critical: 0.0,
+                critical: sent(true).min(ports.capacity),
                 urgent_migration: stream(urgent),
                 normal: busier.min(ports.capacity),
                 other_migration: stream(!urgent),
             };
             let granted = pava::grants(ports.capacity, demands, &parameters);
             let ceiling = granted.urgent_migration + granted.other_migration;
-            Draft { ceilings: vec![ceiling; plain.order.len()], ..plain }
+            // Its class is promised what it is granted, and held to it, or others would not get theirs.
+            let reserved = Some(ceiling / ports.capacity.max(1.0));
+            Draft { ceilings: vec![ceiling; plain.order.len()], reserved, ..plain }
         }
         Rule::TimeWindowBroker => {
+            let of = |name: &str, vm: usize| settings.of_vm(name, &facts.vms[vm].vm);
             let requests: Vec<_> = subjects
                 .iter()
                 .zip(&deadlines)
-                .map(|(subject, deadline)| time_window_broker::Request {
+                .enumerate()
+                .map(|(vm, (subject, deadline))| time_window_broker::Request {
                     remaining: subject.send_bytes,
                     // Who has no deadline needs nothing yet, and gets what is left.
                     time_left: *deadline,
-                    priority: 1.0,
-                    penalty_per_second: 1.0,
+                    priority: of("priority", vm).unwrap_or(1.0),
+                    penalty_per_second: of("penalty", vm).unwrap_or(0.0),
                 })
                 .collect();
-            let precedence = time_window_broker::Precedence::Priority;
+            let precedence = match settings.number("penalty") {
+                Some(_) => time_window_broker::Precedence::Penalty,
+                None => time_window_broker::Precedence::Priority,
+            };
             let grants = time_window_broker::grants(&requests, precedence, rate);
-            let mut order: Vec<usize> = (0..subjects.len()).collect();
-            order.sort_by(|a, b| grants[*b].rate.total_cmp(&grants[*a].rate));
+            // In their order; those that got nothing are postponed.
+            let mut order = time_window_broker::order(&requests, precedence);
+            order.sort_by_key(|vm| grants[*vm].rate <= 0.0);
             let granted = grants.iter().filter(|grant| grant.rate > 0.0).count();
             let ceiling = |rate: f64| if rate > 0.0 { rate } else { f64::INFINITY };
             let ceilings = grants.iter().map(|grant| ceiling(grant.rate)).collect();
-            // Those that got nothing are postponed: they start as the others end.
+            // Those that were postponed start as the others end.
             Draft { ceilings, window: granted.max(1), ..plain.ordered(order) }
         }
     }

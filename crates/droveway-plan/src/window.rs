@@ -1,9 +1,10 @@
-//! Start windows: with slack, a quieter phase of the moving VMs' traffic is worth waiting for.
+//! Start windows: with slack, a quieter phase of the moving VMs' traffic or dirtying is worth waiting for.
 //!
-//! Where traffic was watched for long enough, its sum over the VMs is searched for a period as `alma` does it for dirtying (the
+//! What was watched for long enough, summed over the VMs, is searched for a period as `alma` does it for dirtying (the
 //! largest line of the spectrum, if it holds 30 % of what alternates). The next period is taken to be like the last.
 
 use crate::published::alma::{self, Parameters};
+use droveway_fleet::snapshot::RateSeries;
 use droveway_model::world::World;
 
 /// Nobody waits longer, seconds.
@@ -12,32 +13,56 @@ pub(crate) const WAIT_MAX: f64 = 600.0;
 /// Shorter waits are none, seconds: a phase is not known to the second.
 const WAIT_MIN: f64 = 1.0;
 
+/// What has phases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// What the VMs send and receive.
+    Traffic,
+    /// What they write into their memory.
+    Dirtying,
+}
+
+impl Of {
+    /// The rates of one VM, step by step; empty where they were not watched.
+    fn rates(self, series: &RateSeries) -> Vec<f64> {
+        match self {
+            Of::Traffic => series.tx.iter().zip(&series.rx).map(|(tx, rx)| tx + rx).collect(),
+            Of::Dirtying => series.dirty.clone(),
+        }
+    }
+}
+
 /// A phase to wait for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Quiet {
     /// From now, seconds.
     pub(crate) wait: f64,
-    /// Traffic from now on, as a share of its mean.
+    /// What there is from now on, as a share of its mean.
     pub(crate) now: f64,
-    /// Traffic after the wait, as a share of its mean.
+    /// What there is after the wait, as a share of its mean.
     pub(crate) then: f64,
 }
 
 /// The quietest start of moves of these VMs (by their index in `world`) that take `duration` seconds, at most `wait_max`
 /// seconds from now; `None` if there is no period, or now is as good as any time.
-pub(crate) fn quiet(world: &World, vms: &[usize], duration: f64, wait_max: f64) -> Option<Quiet> {
+pub(crate) fn quiet(
+    world: &World,
+    vms: &[usize],
+    duration: f64,
+    wait_max: f64,
+    of: Of,
+) -> Option<Quiet> {
     let series: Vec<_> = vms.iter().filter_map(|vm| world.series.get(*vm)?.as_ref()).collect();
     let step = series.first()?.step_seconds;
-    let length = series.iter().map(|of| of.tx.len().min(of.rx.len())).min()?;
     // All are of one measurement; what is not cannot be added.
     if step <= 0.0 || series.iter().any(|of| (of.step_seconds - step).abs() > 1e-6) {
         return None;
     }
-    let from_end = |values: &[f64], back: usize| values[values.len() - back];
-    let sum: Vec<f64> = (1..=length)
-        .rev()
-        .map(|back| series.iter().map(|of| from_end(&of.tx, back) + from_end(&of.rx, back)).sum())
-        .collect();
+    let rates = series.iter().map(|series| of.rates(series));
+    let rates: Vec<Vec<f64>> = rates.filter(|rates| !rates.is_empty()).collect();
+    let length = rates.iter().map(Vec::len).min()?;
+    let at = |back: usize| rates.iter().map(|rates| rates[rates.len() - back]).sum();
+    let sum: Vec<f64> = (1..=length).rev().map(at).collect();
     let steps = whole(duration / step).max(1);
     let most = whole(wait_max.clamp(0.0, WAIT_MAX) / step);
     let parameters = Parameters::default();
@@ -69,38 +94,42 @@ fn whole(value: f64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use droveway_fleet::snapshot::RateSeries;
     use droveway_model::fluid::Gang;
     use proptest::prelude::*;
 
-    /// One VM whose traffic is low for `low` seconds of each `period`, now in `phase` of it.
-    fn world(period: usize, low: usize, phase: usize) -> World {
+    /// One VM of which something is low for `low` seconds of each `period`, now in `phase` of it.
+    fn world(of: Of, period: usize, low: usize, phase: usize) -> World {
         let at = |second: usize| if second % period < low { 10.0 } else { 80.0 };
         let length = 4 * period;
-        let tx: Vec<f64> = (0..length).map(|back| at(phase + length - back + 3 * period)).collect();
-        let tx: Vec<f64> = {
-            let _ = tx;
-            // The step that ends now is the one before `phase`.
-            (0..length).map(|index| at(index + phase + period * 4 - length)).collect()
-        };
-        let rx = vec![0.0; length];
+        // The step that ends now is the one before `phase`.
+        let wave: Vec<f64> = (0..length).map(|index| at(index + phase)).collect();
+        let level = vec![1.0; length];
         let mut world = World::named(Gang::default(), Vec::new(), Vec::new());
-        world.series = vec![Some(RateSeries { step_seconds: 1.0, tx, rx })];
+        let (tx, rx, dirty) = match of {
+            Of::Traffic => (wave, vec![0.0; length], Vec::new()),
+            Of::Dirtying => (level.clone(), level, wave),
+        };
+        world.series = vec![Some(RateSeries { step_seconds: 1.0, tx, rx, dirty })];
         world
     }
 
     #[test]
     fn the_next_quiet_phase_is_waited_for() {
-        // 36 s low, then 24 s high; now 40 s into the period: low again in 20 s.
-        let found = quiet(&world(60, 36, 40), &[0], 19.0, 600.0).unwrap();
-        assert!((found.wait - 20.0).abs() < 1e-9, "{found:?}");
-        assert!(found.then < 0.5 * found.now, "{found:?}");
-        // Low already, for long enough.
-        assert_eq!(quiet(&world(60, 36, 2), &[0], 19.0, 600.0), None);
-        // Not allowed to wait so long, or nothing known.
-        assert_eq!(quiet(&world(60, 36, 40), &[0], 19.0, 0.5), None);
-        assert_eq!(quiet(&world(60, 36, 40), &[], 19.0, 600.0), None);
-        assert_eq!(quiet(&world(60, 60, 40), &[0], 19.0, 600.0), None, "always the same");
+        for of in [Of::Traffic, Of::Dirtying] {
+            let quiet = |world: &World, vms: &[usize], most| quiet(world, vms, 19.0, most, of);
+            // 36 s low, then 24 s high; now 40 s into the period: low again in 20 s.
+            let found = quiet(&world(of, 60, 36, 40), &[0], 600.0).unwrap();
+            assert!((found.wait - 20.0).abs() < 1e-9, "{found:?}");
+            assert!(found.then < 0.5 * found.now, "{found:?}");
+            // Low already, for long enough.
+            assert_eq!(quiet(&world(of, 60, 36, 2), &[0], 600.0), None);
+            // Not allowed to wait so long, or nothing known.
+            assert_eq!(quiet(&world(of, 60, 36, 40), &[0], 0.5), None);
+            assert_eq!(quiet(&world(of, 60, 36, 40), &[], 600.0), None);
+            assert_eq!(quiet(&world(of, 60, 60, 40), &[0], 600.0), None, "always the same");
+        }
+        let other = quiet(&world(Of::Dirtying, 60, 36, 40), &[0], 19.0, 600.0, Of::Traffic);
+        assert_eq!(other, None, "each has its own phases");
     }
 
     proptest! {
@@ -108,7 +137,8 @@ mod tests {
         fn nobody_waits_longer_than_allowed(
             phase in 0..60_usize, low in 5..55_usize, duration in 1.0..100.0, most in 0.0..100.0,
         ) {
-            if let Some(found) = quiet(&world(60, low, phase), &[0], duration, most) {
+            let world = world(Of::Traffic, 60, low, phase);
+            if let Some(found) = quiet(&world, &[0], duration, most, Of::Traffic) {
                 prop_assert!(found.wait <= most && found.then < found.now);
             }
         }

@@ -17,7 +17,7 @@ use droveway_model::{
     share::{Claim, Class, Crosses, Resource, Sharer},
     world::payload,
 };
-use droveway_plan::Plan;
+use droveway_plan::{Plan, Violation};
 use parts::{End, Flow, Held, Input, Load, Port, Vm, promised};
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -52,6 +52,9 @@ pub enum SimError {
     /// The plan names a host that the scenario does not have.
     #[error("the scenario has no host '{0}'")]
     UnknownHost(HostId),
+    /// The plan contradicts itself.
+    #[error("the plan contradicts itself: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Contradictory(Vec<Violation>),
 }
 
 /// Something that goes wrong. Seconds from the first move.
@@ -245,7 +248,8 @@ impl<'a> World<'a> {
             physics,
             random,
             now: 0.0,
-            gang: GangDriver::new(plan.clone(), &BTreeMap::new()),
+            gang: GangDriver::new(plan.clone(), &BTreeMap::new())
+                .map_err(SimError::Contradictory)?,
             hosts: spec.hosts.len(),
             ports,
             source,

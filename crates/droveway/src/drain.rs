@@ -566,8 +566,12 @@ impl<'a> Job<'a> {
         let was_running = checked.iter().map(|(vm, c)| (vm.clone(), c.was_running)).collect();
         let ports = Ports::open(&[source, target]);
         let capacity = ports.capacity.clone();
+        let wrong = |found: Vec<Violation>| {
+            let text: Vec<_> = found.iter().map(ToString::to_string).collect();
+            Failure::says(Exit::Blocked, text.join("; "))
+        };
         let run = Run {
-            gang: GangDriver::new(plan.clone(), &was_running),
+            gang: GangDriver::new(plan.clone(), &was_running).map_err(wrong)?,
             pairs,
             ports,
             lock,

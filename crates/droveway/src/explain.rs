@@ -46,6 +46,10 @@ pub(crate) fn deadlines(deadlines: &Deadlines) -> String {
             "deadlines: impossible, what has to be sent takes longer (the fastest takes {fastest:.1} s)"
         ),
     };
+    if !deadlines.binding.is_empty() {
+        let binding: Vec<String> = deadlines.binding.iter().map(ToString::to_string).collect();
+        text.push_str(&format!("; what stands in the way: {}", binding.join(", ")));
+    }
     if !deadlines.remedies.is_empty() {
         text.push_str(&format!("; what would help: {}", deadlines.remedies.join(", or ")));
     }

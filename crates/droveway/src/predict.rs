@@ -208,6 +208,7 @@ impl Case<'_> {
             // What pre-copy itself can do is the question here.
             fallback_postcopy: false,
             switch_after_pass: policy::HYBRID_RULE.after_pass,
+            stalled_ratio: f64::INFINITY,
             weight: 1.0,
             throttle: false,
         }

@@ -382,6 +382,7 @@ mod tests {
             urgency: droveway_fleet::Urgency::Medium,
             deadline: Some(deadline.parse().unwrap()),
             reserve: droveway_fleet::Reserve::Auto,
+            tuning: cli::Tuned::Auto,
             seed: 1,
             report: None,
         };

@@ -37,14 +37,17 @@ struct Answers {
     steps_left: BTreeMap<VmId, u32>,
     gone: Vec<VmId>,
     started: Vec<VmId>,
+    /// Those that were switched to post-copy.
+    split: Vec<VmId>,
     most_at_once: usize,
+    most_exposed: usize,
 }
 
 impl Answers {
     fn new(plan: Plan, steps: &[u32]) -> Self {
         let steps_left =
             plan.moves.iter().map(|m| m.vm.clone()).zip(steps.iter().copied()).collect();
-        let mut gang = GangDriver::new(plan, &BTreeMap::new());
+        let mut gang = GangDriver::new(plan, &BTreeMap::new()).unwrap();
         gang.prepare(Timestamp::ZERO);
         Answers {
             gang,
@@ -52,7 +55,9 @@ impl Answers {
             steps_left,
             gone: Vec::new(),
             started: Vec::new(),
+            split: Vec::new(),
             most_at_once: 0,
+            most_exposed: 0,
         }
     }
 
@@ -74,20 +79,42 @@ impl Answers {
                 _ => Ok(Reply::Done),
             };
             self.gang.handle_reply(self.now, &vm, id, reply);
+            if action == Action::StartPostcopy {
+                self.split(&vm);
+            }
+            let exposed = self.gang.drivers().filter(|(_, d)| d.is_exposed()).count();
+            self.most_exposed = self.most_exposed.max(exposed);
             let at_once = self.gang.drivers().filter(|(_, d)| d.uses_port()).count();
             self.most_at_once = self.most_at_once.max(at_once);
         }
     }
 
+    /// QEMU obeys: the VM runs at the target from now on.
+    fn split(&mut self, vm: &VmId) {
+        self.split.push(vm.clone());
+        for (side, event) in [
+            (Side::Source, QemuEvent::Stopped),
+            (Side::Source, QemuEvent::Status(MigrationStatus::PostcopyActive)),
+            (Side::Target, QemuEvent::Resumed),
+        ] {
+            self.gang.handle_event(self.now, vm, side, event);
+        }
+    }
+
     fn sample(&self, vm: &VmId, side: Side) -> MigrationSample {
-        let moved = self.gone.contains(vm);
+        let split = self.split.contains(vm);
+        let moved = split || self.gone.contains(vm);
         let run_state = match (side, moved) {
             (Side::Target, true) | (Side::Source, false) => RunState::Running,
             (Side::Target, false) => RunState::InMigrate,
             (Side::Source, true) => RunState::PostMigrate,
         };
         MigrationSample {
-            status: if moved { MigrationStatus::Completed } else { MigrationStatus::None },
+            status: match (split, self.gone.contains(vm)) {
+                (_, true) => MigrationStatus::Completed,
+                (true, false) => MigrationStatus::PostcopyActive,
+                (false, false) => MigrationStatus::None,
+            },
             run_state,
             transferred: Bytes::from_mib(self.now.nanos() / 1_000_000_000),
             remaining: Bytes::ZERO,
@@ -114,7 +141,7 @@ impl Answers {
             let moving: Vec<VmId> = self
                 .gang
                 .drivers()
-                .filter(|(_, driver)| driver.phase() == Phase::PreCopy)
+                .filter(|(_, driver)| matches!(driver.phase(), Phase::PreCopy | Phase::PostCopy))
                 .map(|(vm, _)| vm.clone())
                 .collect();
             for vm in moving {
@@ -122,6 +149,10 @@ impl Answers {
                 *left -= 1;
                 if *left == 0 {
                     self.arrive(&vm);
+                } else {
+                    let passes = self.gang.driver(&vm).unwrap().progress().pass.max(1);
+                    let pass = QemuEvent::Pass(passes + 1);
+                    self.gang.handle_event(self.now, &vm, Side::Source, pass);
                 }
             }
             self.gang.handle_timeout(self.now);
@@ -217,7 +248,7 @@ proptest! {
 fn nobody_starts_before_the_plan_says() {
     let mut waiting = plan(2, 1);
     waiting.start_after = Some("5s".parse().unwrap());
-    let mut gang = GangDriver::new(waiting, &BTreeMap::new());
+    let mut gang = GangDriver::new(waiting, &BTreeMap::new()).unwrap();
     gang.prepare(Timestamp::ZERO);
     while let Some((vm, id, action)) = gang.poll_action() {
         let reply = match action {
@@ -243,7 +274,7 @@ fn a_turn_goes_on_with_each_pass() {
     let rate = |text: &str| text.parse().unwrap();
     turning.turns = Some(droveway_plan::Turns { fast: rate("900Mbit/s"), slow: rate("9Mbit/s") });
     let (first, second) = (turning.moves[0].vm.clone(), turning.moves[1].vm.clone());
-    let mut gang = GangDriver::new(turning, &BTreeMap::new());
+    let mut gang = GangDriver::new(turning, &BTreeMap::new()).unwrap();
     gang.prepare(Timestamp::ZERO);
     let mut set = Vec::new();
     let mut answer = |gang: &mut GangDriver| {
@@ -274,4 +305,113 @@ fn a_turn_goes_on_with_each_pass() {
     let mut wanted = vec![(first, "9Mbit/s".to_owned()), (second, "900Mbit/s".to_owned())];
     wanted.sort();
     assert_eq!(changed, wanted);
+}
+
+fn exposing(count: usize, technique: Technique, most: u32) -> Plan {
+    let mut plan = plan(count, u32::try_from(count).unwrap());
+    plan.max_exposed = Some(most);
+    for step in &mut plan.moves {
+        step.technique = technique;
+    }
+    plan
+}
+
+/// Both have had their first pass; only one may be split.
+#[test]
+fn a_hybrid_waits_until_another_is_together_again() {
+    let mut world = Answers::new(exposing(2, Technique::Hybrid, 1), &[9, 9]);
+    world.drain();
+    world.gang.start(world.now);
+    world.drain();
+    let [first, second] = ["vm1", "vm0"].map(|name| name.parse::<VmId>().unwrap());
+    for vm in [&first, &second] {
+        world.gang.handle_event(world.now, vm, Side::Source, QemuEvent::Pass(2));
+        world.drain();
+    }
+    assert_eq!(world.split, [first.clone()]);
+    assert_eq!(world.gang.driver(&second).unwrap().phase(), Phase::PreCopy);
+    // It goes on with its passes, and asks no more.
+    world.gang.handle_event(world.now, &second, Side::Source, QemuEvent::Pass(3));
+    world.drain();
+    assert_eq!(world.split, [first.clone()]);
+    world.arrive(&first);
+    world.drain();
+    assert_eq!(world.split, [first, second]);
+}
+
+#[test]
+fn a_fallback_and_an_operator_s_wish_wait_too() {
+    let mut plan = exposing(2, Technique::PreCopy, 1);
+    for step in &mut plan.moves {
+        step.fallback = Fallback::PostCopy;
+    }
+    let mut world = Answers::new(plan, &[9, 9]);
+    world.drain();
+    world.gang.start(world.now);
+    world.drain();
+    let [first, second] = ["vm1", "vm0"].map(|name| name.parse::<VmId>().unwrap());
+    assert_eq!(world.gang.request(world.now, &first, Request::SwitchToPostcopy), Ok(()));
+    assert_eq!(world.gang.request(world.now, &second, Request::SwitchToPostcopy), Ok(()));
+    for pass in 2..9 {
+        world.gang.handle_event(world.now, &second, Side::Source, QemuEvent::Pass(pass));
+        world.drain();
+    }
+    assert_eq!(world.split, [first.clone()], "beyond its last pass it still waits");
+    world.arrive(&first);
+    world.drain();
+    assert_eq!(world.split, [first, second]);
+}
+
+/// Where the only VM that is exposed needs an operator nobody will make room.
+#[test]
+fn nobody_waits_for_room_that_nobody_makes() {
+    let mut world = Answers::new(exposing(2, Technique::PostCopy, 1), &[9, 9]);
+    world.drain();
+    world.gang.start(world.now);
+    world.drain();
+    let [first, second] = ["vm1", "vm0"].map(|name| name.parse::<VmId>().unwrap());
+    assert_eq!(world.started, [first.clone()], "the other may not even start");
+    for _ in 0..2_000 {
+        world.now = world.now + Duration::from_millis(500);
+        let paused = QemuEvent::Status(MigrationStatus::PostcopyPaused);
+        world.gang.handle_event(world.now, &first, Side::Source, paused);
+        world.gang.handle_timeout(world.now);
+        world.drain();
+        if world.gang.is_over() {
+            break;
+        }
+    }
+    let outcome = |vm| world.gang.driver(vm).unwrap().outcome();
+    assert_eq!(outcome(&first), Some(Outcome::NeedsRecovery));
+    assert_eq!(outcome(&second), Some(Outcome::RolledBack));
+    assert_eq!(world.started, [first]);
+}
+
+#[test]
+fn a_plan_that_contradicts_itself_is_refused() {
+    let mut twice = plan(2, 1);
+    twice.moves[1].vm = twice.moves[0].vm.clone();
+    let vm = twice.moves[0].vm.clone();
+    let refused = GangDriver::new(twice, &BTreeMap::new()).map(|_| ());
+    assert_eq!(refused, Err(vec![Violation::MovedTwice(vm)]));
+}
+
+proptest! {
+    #[test]
+    fn never_are_more_exposed_than_the_plan_allows(
+        steps in proptest::collection::vec((0_u32..6, 0_usize..3), 1..7),
+        concurrency in 1_u32..8,
+        most in 1_u32..4,
+    ) {
+        let mut plan = exposing(steps.len(), Technique::Hybrid, most);
+        plan.concurrency = concurrency;
+        for (step, (_, technique)) in plan.moves.iter_mut().zip(&steps) {
+            step.technique = Technique::ALL[*technique];
+        }
+        let lasts: Vec<u32> = steps.iter().map(|(steps, _)| *steps).collect();
+        let mut world = Answers::new(plan, &lasts);
+        world.run();
+        prop_assert!(world.most_exposed <= most as usize);
+        prop_assert_eq!(world.started.len(), steps.len(), "everybody has a turn");
+    }
 }

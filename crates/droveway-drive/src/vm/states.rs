@@ -296,7 +296,7 @@ impl VmDriver {
         let passes_done = pass.saturating_sub(1);
         let hybrid_due = self.plan.technique == Technique::Hybrid
             && passes_done >= self.plan.switch.after_pass
-            && !self.postcopy_asked;
+            && !self.has_decided_to_split();
         if hybrid_due {
             self.decide(
                 now,
@@ -306,7 +306,7 @@ impl VmDriver {
                 Some("another pass"),
             );
             self.ask_postcopy();
-        } else if passes_done >= self.plan.max_passes && !self.postcopy_asked {
+        } else if passes_done >= self.plan.max_passes && !self.has_decided_to_split() {
             self.give_up_converging(now, passes_done);
             return;
         }
@@ -390,12 +390,12 @@ impl VmDriver {
                 remaining: sample.remaining,
             },
         );
+        // What the pass before left; the first pass sends all there is.
         let before = self.last_boundary_remaining.replace(sample.remaining);
+        let before = before.or((pass == 2).then_some(self.progress.needed));
         let (Some(before), true) = (before, self.state == State::PreCopy) else { return };
         let stalled = sample.remaining.as_f64() >= self.plan.switch.stalled_ratio * before.as_f64();
-        // The first boundary has all of memory behind it; from the third on there are two passes to compare.
-        if self.plan.technique == Technique::Hybrid && pass >= 3 && stalled && !self.postcopy_asked
-        {
+        if self.plan.technique == Technique::Hybrid && stalled && !self.has_decided_to_split() {
             self.decide(
                 now,
                 format!("pass {} stopped shrinking", pass - 1),

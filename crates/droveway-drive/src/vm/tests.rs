@@ -78,6 +78,24 @@ fn a_hybrid_switches_after_its_pass() {
     assert!(!world.has(|kind| *kind == RecordKind::Pass(4)));
 }
 
+/// `dynamic-hybrid`: the first pass has to leave less than half of what it sent, or the next would be wasted too.
+#[test]
+fn a_patient_hybrid_switches_as_soon_as_a_pass_has_stalled() {
+    let patient = |dirty| {
+        let mut plan = step(Technique::Hybrid, Fallback::Abort);
+        plan.switch.after_pass = 20;
+        let mut world = World::new(plan, 7, dirty, vec![]);
+        world.run();
+        world.check_end().unwrap();
+        assert_eq!(world.outcome(), Some(Outcome::Completed));
+        world
+    };
+    let split = |world: &World| world.has(|kind| *kind == RecordKind::Entered(Phase::PostCopy));
+    let stalled = patient(0.8);
+    assert!(split(&stalled) && !stalled.has(|kind| *kind == RecordKind::Pass(3)));
+    assert!(!split(&patient(0.2)), "its passes shrink");
+}
+
 #[test]
 fn a_vm_that_does_not_converge_falls_back_or_stays() {
     let moved = run(Technique::PreCopy, Fallback::PostCopy, 1.5, vec![]);

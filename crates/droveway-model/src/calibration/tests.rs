@@ -39,6 +39,7 @@ fn gang(technique: Technique, vms: usize, window: usize, elastic: bool, dirty: f
             max_passes: 20,
             fallback_postcopy: true,
             switch_after_pass: 1,
+            stalled_ratio: f64::INFINITY,
             weight: 1.0,
             throttle: false,
         });

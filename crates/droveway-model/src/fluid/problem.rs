@@ -190,6 +190,11 @@ pub struct FlowModel {
     pub weight: f64,
 }
 
+/// A pass never leaves so many times what the one before left.
+const fn never() -> f64 {
+    f64::INFINITY
+}
+
 /// JSON has no infinity: no limit is written as `null`.
 mod unlimited {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -212,6 +217,13 @@ pub enum Start {
     At(f64),
     /// As soon as its window has room, in the moves' order (a sliding window, not batches).
     InWindow(usize),
+    /// The same, but not before a time.
+    InWindowFrom {
+        /// The window.
+        window: usize,
+        /// Seconds.
+        from: f64,
+    },
     /// So long after another move's end.
     AfterEnd {
         /// The other move.
@@ -226,6 +238,16 @@ pub enum Start {
         /// Seconds.
         delay: f64,
     },
+}
+
+impl Start {
+    /// The window in whose room it moves.
+    pub(super) const fn window(self) -> Option<usize> {
+        match self {
+            Start::InWindow(window) | Start::InWindowFrom { window, .. } => Some(window),
+            Start::At(_) | Start::AfterEnd { .. } | Start::AfterSwitch { .. } => None,
+        }
+    }
 }
 
 /// One VM's move.
@@ -256,6 +278,9 @@ pub struct MoveModel {
     pub fallback_postcopy: bool,
     /// A hybrid switches after so many passes.
     pub switch_after_pass: u32,
+    /// Earlier, as soon as a pass leaves at least this share of what the one before left (the first: of what it sent).
+    #[serde(default = "never", with = "unlimited")]
+    pub stalled_ratio: f64,
     /// TCP connections of its stream.
     pub weight: f64,
     /// Whether QEMU may slow the guest down when it does not converge (`auto-converge`).

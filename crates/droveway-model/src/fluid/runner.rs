@@ -65,6 +65,8 @@ pub(super) struct Runner {
     scan_per_byte: f64,
     /// What goes before the state when it switches to post-copy.
     queued: f64,
+    /// What the last pass left; before the first, all there is to send.
+    left_before: f64,
 }
 
 /// QEMU's `auto-converge`.
@@ -114,6 +116,7 @@ impl Runner {
             throttle: Throttle::default(),
             scan_per_byte: 0.0,
             queued: 0.0,
+            left_before: vm.send_bytes,
         }
     }
 
@@ -384,9 +387,12 @@ impl Runner {
             self.stage = Stage::Rest;
             return true;
         }
-        if step.technique == Technique::Hybrid && self.passes >= step.switch_after_pass {
+        let before = std::mem::replace(&mut self.left_before, self.left);
+        let stalled = self.left >= step.stalled_ratio * before;
+        if step.technique == Technique::Hybrid && (self.passes >= step.switch_after_pass || stalled)
+        {
             // The request to switch comes after the pass's end and is obeyed after one more slice, or comes too late.
-            if self.passes == step.switch_after_pass && unsent <= self.slice(gang) {
+            if self.passes <= step.switch_after_pass && unsent <= self.slice(gang) {
                 return false;
             }
             self.switch_to_postcopy(gang, now, 0.0);

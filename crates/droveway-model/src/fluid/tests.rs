@@ -32,6 +32,7 @@ fn step(vm: usize, technique: Technique, start: Start) -> MoveModel {
         max_passes: 100,
         fallback_postcopy: true,
         switch_after_pass: 1,
+        stalled_ratio: f64::INFINITY,
         weight: 1.0,
         throttle: false,
     }
@@ -83,6 +84,38 @@ fn one_vm_alone_takes_what_the_closed_forms_say() {
     }
     let stop = alone(Technique::StopAndCopy, 20.0);
     near(stop.downtime_seconds, 2048.0 / R, 1e-9);
+}
+
+/// The goldens of `dynamic-hybrid`: passes as long as they shrink by half.
+#[test]
+fn a_hybrid_switches_as_soon_as_a_pass_has_stalled() {
+    let patient = |dirty| {
+        let mut step = step(0, Technique::Hybrid, Start::At(0.0));
+        (step.switch_after_pass, step.stalled_ratio) = (100, 0.5);
+        let gang = gang(vec![vm(0, dirty)], vec![], vec![step]);
+        Fluid::default().play(&gang).moves[0]
+    };
+    let stalled = patient(80.0);
+    assert_eq!(stalled.passes, 1, "pass 1 left 1463 of 2048");
+    near(stalled.exposure_seconds, 1462.9 / R, 0.03);
+    let shrinks = patient(20.0);
+    assert!(shrinks.converged && shrinks.exposure_seconds <= 0.0, "{shrinks:?}");
+}
+
+/// A gang that waits starts late as a whole, and is as quick from then on.
+#[test]
+fn nobody_starts_before_the_time() {
+    let moves = |start: fn(usize) -> Start| {
+        (0..3).map(|vm| step(vm, Technique::PreCopy, start(vm))).collect::<Vec<_>>()
+    };
+    let play = |moves| Fluid::default().play(&gang(vec![vm(0, 5.0); 3], vec![], moves));
+    let at_once = play(moves(|_| Start::InWindow(0)));
+    let late = play(moves(|_| Start::InWindowFrom { window: 0, from: 40.0 }));
+    for (at_once, late) in at_once.moves.iter().zip(&late.moves) {
+        near(late.start_seconds, at_once.start_seconds + 40.0, 1e-9);
+        near(late.end_seconds, at_once.end_seconds + 40.0, 1e-9);
+    }
+    near(late.total_seconds, at_once.total_seconds, 1e-9);
 }
 
 #[test]

@@ -8,8 +8,11 @@ use std::time::Duration;
 /// KubeVirt looks every 400 ms.
 pub(super) const POLL_SECONDS: f64 = 0.4;
 
-/// KubeVirt's `completionTimeoutPerGiB`, in seconds. Newer releases: 20.
+/// KubeVirt's `completionTimeoutPerGiB`, in seconds.
 pub(super) const COMPLETION_PER_GIB_S: u32 = 150;
+
+/// The same of newer releases.
+const COMPLETION_PER_GIB_NEWER_S: u32 = 20;
 
 /// KubeVirt's `progressTimeout`, in seconds.
 const PROGRESS_S: u32 = 150;
@@ -63,6 +66,16 @@ impl KubevirtTimeouts {
             progress_s: PROGRESS_S,
             progress: Progress::NewMinimum,
             then,
+        }
+    }
+
+    /// With the defaults of newer releases.
+    #[must_use]
+    pub const fn newer(self) -> Self {
+        KubevirtTimeouts {
+            completion_per_gib_s: COMPLETION_PER_GIB_NEWER_S,
+            progress: Progress::SincePoll,
+            ..self
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The products' habits as policies: which rule, which concurrency, which ceilings.
 
 use super::{
-    KUBEVIRT_PER_SOURCE, KubevirtRamp, KubevirtStall, KubevirtTimeouts, Ladder, LastResort, Nova,
-    Ovirt, PROXMOX_WORKERS, Product, Proxmox,
+    KUBEVIRT_PER_SOURCE, KUBEVIRT_PER_SOURCE_OPERATOR, KubevirtRamp, KubevirtStall,
+    KubevirtTimeouts, Ladder, LastResort, Nova, Ovirt, PROXMOX_WORKERS, Product, Proxmox,
 };
 use droveway_fleet::Bytes;
 
@@ -28,20 +28,86 @@ pub enum Habit {
     Vsphere,
 }
 
+/// What an operator can set of products. The default is theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProductSettings {
+    /// What happens when the product's patience ends.
+    pub then: LastResort,
+    /// Newer releases' defaults.
+    pub newer: bool,
+    /// oVirt's own migration policy.
+    pub ovirt: OvirtPolicy,
+    /// Proxmox VE: so many at once.
+    pub workers: u32,
+}
+
+impl Default for ProductSettings {
+    fn default() -> Self {
+        ProductSettings {
+            then: LastResort::Abort,
+            newer: false,
+            ovirt: OvirtPolicy::MinimalDowntime,
+            workers: PROXMOX_WORKERS,
+        }
+    }
+}
+
+/// oVirt's migration policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OvirtPolicy {
+    /// Minimal downtime.
+    MinimalDowntime,
+    /// Post-copy migration.
+    PostCopy,
+    /// Suspend workload if needed.
+    Suspend,
+    /// Very large VMs.
+    VeryLarge,
+}
+
+impl OvirtPolicy {
+    const ALL: [OvirtPolicy; 4] = [
+        OvirtPolicy::MinimalDowntime,
+        OvirtPolicy::PostCopy,
+        OvirtPolicy::Suspend,
+        OvirtPolicy::VeryLarge,
+    ];
+    /// As they are written, in their order.
+    pub(crate) const NAMES: &'static [&'static str] =
+        &["minimal-downtime", "post-copy", "suspend", "very-large"];
+
+    /// The one of that place among the names.
+    pub(crate) fn nth(place: u32) -> Self {
+        let of = usize::try_from(place).ok().and_then(|place| Self::ALL.get(place));
+        of.copied().unwrap_or(OvirtPolicy::MinimalDowntime)
+    }
+
+    fn rule(self, may_split: bool) -> Ovirt {
+        match self {
+            OvirtPolicy::PostCopy if may_split => Ovirt::post_copy(),
+            OvirtPolicy::MinimalDowntime | OvirtPolicy::PostCopy => Ovirt::minimal_downtime(),
+            OvirtPolicy::Suspend => Ovirt::suspend(),
+            OvirtPolicy::VeryLarge => Ovirt::very_large(),
+        }
+    }
+}
+
 impl Habit {
     /// Its concurrency and ceilings.
     #[must_use]
-    pub fn product(self) -> Product {
+    pub fn product(self, settings: &ProductSettings) -> Product {
         match self {
             Habit::Nova => Product::Nova,
             Habit::Kubevirt | Habit::KubevirtStall | Habit::KubevirtRamp => {
-                Product::Kubevirt { per_source: KUBEVIRT_PER_SOURCE }
+                let per_source =
+                    if settings.newer { KUBEVIRT_PER_SOURCE_OPERATOR } else { KUBEVIRT_PER_SOURCE };
+                Product::Kubevirt { per_source }
             }
             Habit::Ovirt => {
-                let max_migrations = Ovirt::minimal_downtime().max_migrations;
+                let max_migrations = settings.ovirt.rule(true).max_migrations;
                 Product::Ovirt { max_migrations, qos: None }
             }
-            Habit::Proxmox => Product::Proxmox { workers: PROXMOX_WORKERS },
+            Habit::Proxmox => Product::Proxmox { workers: settings.workers },
             Habit::Vsphere => Product::Vsphere,
         }
     }
@@ -52,17 +118,33 @@ impl Habit {
         matches!(self, Habit::Ovirt | Habit::Proxmox | Habit::Vsphere)
     }
 
-    /// What it does while a VM of that memory moves; `then` is what is permitted when its patience ends. `None`: nothing.
+    /// What it does while a VM of that memory moves, whose memory `may_split`. `None`: nothing.
     #[must_use]
-    pub fn ladder(self, memory: Bytes, then: LastResort) -> Option<Ladder> {
-        let timeouts = || KubevirtTimeouts::new(memory, then);
+    pub fn ladder(
+        self,
+        memory: Bytes,
+        settings: &ProductSettings,
+        may_split: bool,
+    ) -> Option<Ladder> {
+        // Products that are told to finish pause a VM that forbids post-copy.
+        let then = match settings.then {
+            LastResort::PostCopy if !may_split => LastResort::ForceStop,
+            then => then,
+        };
+        let timeouts = || {
+            let timeouts = KubevirtTimeouts::new(memory, then);
+            if settings.newer { timeouts.newer() } else { timeouts }
+        };
         Some(match self {
             Habit::Nova => Ladder::Nova(Nova::new(memory, then)),
             Habit::Kubevirt => Ladder::KubevirtLike(timeouts()),
-            Habit::KubevirtStall => Ladder::KubevirtStall(KubevirtStall::new(memory, then)),
+            Habit::KubevirtStall => {
+                let completion_per_gib_s = timeouts().completion_per_gib_s;
+                let rule = KubevirtStall::new(memory, then);
+                Ladder::KubevirtStall(KubevirtStall { completion_per_gib_s, ..rule })
+            }
             Habit::KubevirtRamp => Ladder::KubevirtRamp(KubevirtRamp::new(RAMP_MAX_MS, timeouts())),
-            Habit::Ovirt if then == LastResort::PostCopy => Ladder::Ovirt(Ovirt::post_copy()),
-            Habit::Ovirt => Ladder::Ovirt(Ovirt::minimal_downtime()),
+            Habit::Ovirt => Ladder::Ovirt(settings.ovirt.rule(may_split)),
             Habit::Proxmox => Ladder::Proxmox(Proxmox::default()),
             Habit::Vsphere => return None,
         })

@@ -2,9 +2,12 @@
 //!
 //! Parsed here alone; a policy asks [`Settings`] for what was said and has its own default otherwise.
 
-use super::{Kind, Policy, PolicyError};
-use crate::rules::Rule;
-use droveway_fleet::{Ratio, TimeSpan, ids::nearest};
+use super::{GangFacts, Kind, Policy, PolicyError};
+use crate::{
+    habits::{Habit, LastResort, OvirtPolicy, ProductSettings},
+    rules::Rule,
+};
+use droveway_fleet::{Ratio, TimeSpan, VmId, ids::nearest};
 use droveway_model::world::World;
 use std::collections::BTreeMap;
 
@@ -32,6 +35,10 @@ pub enum Unit {
     Share,
     /// A length of time above zero, like `30s`.
     Span,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// VMs, each with a number where it is not 1: `db-1:5+web-2`.
+    ByVm,
 }
 
 impl Unit {
@@ -43,10 +50,12 @@ impl Unit {
             Unit::Number(least, most) => format!("a number from {least} to {most}"),
             Unit::Share => "a share from 0 to 1, or in percent".to_owned(),
             Unit::Span => "a length of time, like 30s".to_owned(),
+            Unit::Choice(words) => words.join(" or "),
+            Unit::ByVm => "VMs, with a number where it is not 1, like db-1:5+web-2".to_owned(),
         }
     }
 
-    /// The value, seconds for times.
+    /// The value; seconds for times, the place of a word; of VMs how many.
     fn parse(self, text: &str) -> Option<f64> {
         match self {
             Unit::Count(least, most) => {
@@ -62,8 +71,26 @@ impl Unit {
                 let span = text.parse::<TimeSpan>().ok()?.duration();
                 (!span.is_zero()).then_some(span.as_secs_f64())
             }
+            Unit::Choice(words) => {
+                let place = words.iter().position(|word| *word == text)?;
+                u32::try_from(place).ok().map(f64::from)
+            }
+            Unit::ByVm => u32::try_from(by_vm(text)?.len()).ok().map(f64::from),
         }
     }
+}
+
+/// `db-1:5+web-2`: VMs, each with its number.
+fn by_vm(text: &str) -> Option<BTreeMap<VmId, f64>> {
+    let mut numbers = BTreeMap::new();
+    for one in text.split('+') {
+        let (name, number) = one.split_once(':').unwrap_or((one, "1"));
+        let number = number.parse().ok().filter(|number| (0.0..=1e9).contains(number))?;
+        if numbers.insert(name.parse().ok()?, number).is_some() {
+            return None;
+        }
+    }
+    Some(numbers)
 }
 
 const WINDOW: Parameter = Parameter {
@@ -104,19 +131,26 @@ impl Policy {
                         number(
                             "plays",
                             Unit::Count(100, 1_000_000),
-                            "2500, 6000 beyond 16 VMs",
-                            "schedules that each search of a gang of more than 5 VMs may play",
+                            "8000 over the number of VMs, at least 600",
+                            "schedules that a search may play",
                         ),
                         number(
                             "seed",
                             Unit::Count(0, u32::MAX),
                             "1",
-                            "chance, for gangs of more than 5 VMs",
+                            "chance, for gangs of which not every schedule is played",
+                        ),
+                        number(
+                            "finish",
+                            Unit::Number(1.0, 1_000.0),
+                            "4",
+                            "at low urgency without a deadline, within so many times what the fastest takes",
                         ),
                     ]
                 }
             }
-            _ => &[],
+            Kind::Habit(habit) => of_habit(habit),
+            Kind::Plain(..) => &[],
         }
     }
 
@@ -130,6 +164,54 @@ impl Policy {
         } else {
             format!("it has {}", known.join(", "))
         }
+    }
+}
+
+/// What a product does when its patience ends.
+const THEN: Parameter = Parameter {
+    name: "then",
+    unit: Unit::Choice(&["abort", "post-copy", "pause"]),
+    default: "abort",
+    what: "when time is up: give up, post-copy where it is permitted (else pause), or pause until the rest is copied",
+};
+
+const fn of_habit(habit: Habit) -> &'static [Parameter] {
+    match habit {
+        Habit::Nova => &[THEN],
+        Habit::Kubevirt | Habit::KubevirtStall | Habit::KubevirtRamp => {
+            const {
+                &[
+                    THEN,
+                    number(
+                        "defaults",
+                        Unit::Choice(&["old", "new"]),
+                        "old",
+                        "new: one at a time, and on time-outs as newer releases have them",
+                    ),
+                ]
+            }
+        }
+        Habit::Ovirt => {
+            const {
+                &[number(
+                    "policy",
+                    Unit::Choice(OvirtPolicy::NAMES),
+                    "minimal-downtime",
+                    "oVirt's own migration policy; post-copy only where a VM permits it",
+                )]
+            }
+        }
+        Habit::Proxmox => {
+            const {
+                &[number(
+                    "ha",
+                    Unit::Count(1, 16),
+                    "1",
+                    "workers: so many at once; its HA manager has 4",
+                )]
+            }
+        }
+        Habit::Vsphere => &[],
     }
 }
 
@@ -219,16 +301,64 @@ const fn of_rule(rule: Rule) -> &'static [Parameter] {
             }
         }
         Rule::Pava => {
-            const { &[number("floor", Unit::Share, "0.05", "what a class gets of the port at least")] }
+            const {
+                &[
+                    number("floor", Unit::Share, "0.05", "what a class gets of the port at least"),
+                    number(
+                        "critical",
+                        Unit::ByVm,
+                        "no VM",
+                        "VMs whose applications come before any migration",
+                    ),
+                ]
+            }
         }
-        Rule::TimeWindowBroker => &[DEADLINE],
-        _ => &[],
+        Rule::TimeWindowBroker => {
+            const {
+                &[
+                    DEADLINE,
+                    number(
+                        "priority",
+                        Unit::ByVm,
+                        "1 for every VM",
+                        "who comes first: the highest",
+                    ),
+                    number(
+                        "penalty",
+                        Unit::ByVm,
+                        "none",
+                        "what a second beyond each VM's deadline costs; the dearest come first, whatever their priority",
+                    ),
+                ]
+            }
+        }
+        Rule::Fpta => {
+            const {
+                &[number(
+                    "cap",
+                    Unit::Share,
+                    "100%",
+                    "what one VM may be granted of the link at most",
+                )]
+            }
+        }
+        Rule::ImprovedSerial
+        | Rule::SyncFinish
+        | Rule::Cqncr
+        | Rule::Mvm
+        | Rule::MinutilO
+        | Rule::Alma
+        | Rule::ClarkRate
+        | Rule::RoundRobin => &[],
     }
 }
 
 /// What was set, by name; seconds for times.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Settings(BTreeMap<&'static str, f64>);
+pub(crate) struct Settings {
+    numbers: BTreeMap<&'static str, f64>,
+    by_vm: BTreeMap<&'static str, BTreeMap<VmId, f64>>,
+}
 
 impl Settings {
     /// What stands behind a policy's name.
@@ -253,8 +383,11 @@ impl Settings {
             let Some(value) = parameter.unit.parse(text) else {
                 return Err(wrong(format!("{name}={text}: write {}", parameter.unit.form())));
             };
-            if settings.0.insert(parameter.name, value).is_some() {
+            if settings.numbers.insert(parameter.name, value).is_some() {
                 return Err(wrong(format!("'{name}' is set twice")));
+            }
+            if let (Unit::ByVm, Some(numbers)) = (parameter.unit, by_vm(text)) {
+                settings.by_vm.insert(parameter.name, numbers);
             }
         }
         Ok(settings)
@@ -262,7 +395,21 @@ impl Settings {
 
     /// Refuses what the measurement cannot give: its rates are means over one window, and none for another can be made
     /// from them.
-    pub(super) fn fit(&self, policy: &str, world: &World) -> Result<(), PolicyError> {
+    /// Nor does it name VMs that do not move.
+    pub(super) fn fit(
+        &self,
+        policy: &str,
+        world: &World,
+        facts: &GangFacts,
+    ) -> Result<(), PolicyError> {
+        let moves = |vm: &VmId| facts.vms.iter().any(|fact| fact.vm == *vm);
+        for (name, numbers) in &self.by_vm {
+            if let Some(vm) = numbers.keys().find(|vm| !moves(vm)) {
+                return Err(PolicyError::Contradiction(format!(
+                    "policy '{policy}': {name} names VM '{vm}', which is not one of those that move"
+                )));
+            }
+        }
         let (Some(wanted), Some(has)) = (self.number("window"), world.window_seconds) else {
             return Ok(());
         };
@@ -277,7 +424,28 @@ impl Settings {
 
     /// A value, if it was set; seconds for times.
     pub(crate) fn number(&self, name: &str) -> Option<f64> {
-        self.0.get(name).copied()
+        self.numbers.get(name).copied()
+    }
+
+    /// A VM's number, if VMs were named: zero for those that were not.
+    pub(crate) fn of_vm(&self, name: &str, vm: &VmId) -> Option<f64> {
+        let numbers = self.by_vm.get(name)?;
+        Some(numbers.get(vm).copied().unwrap_or(0.0))
+    }
+
+    /// How the operator has set a product.
+    pub(super) fn product(&self) -> ProductSettings {
+        let default = ProductSettings::default();
+        ProductSettings {
+            then: match self.count("then") {
+                Some(1) => LastResort::PostCopy,
+                Some(2) => LastResort::ForceStop,
+                _ => default.then,
+            },
+            newer: self.count("defaults") == Some(1),
+            ovirt: self.count("policy").map_or(default.ovirt, OvirtPolicy::nth),
+            workers: self.count("ha").unwrap_or(default.workers),
+        }
     }
 
     /// A whole number, if it was set.
@@ -305,7 +473,12 @@ const WINDOW_TOLERANCE: f64 = 0.25;
 mod tests {
     use super::super::{POLICIES, find};
     use super::*;
-    use crate::{adaptive::Effort, policy::HYBRID_RULE, published, rules::PACE_HEADROOM};
+    use crate::{
+        adaptive::{Effort, PLAYS_LEAST, VM_PLAYS},
+        policy::HYBRID_RULE,
+        published,
+        rules::PACE_HEADROOM,
+    };
 
     #[track_caller]
     fn refused(text: &str, parts: &[&str]) {
@@ -329,6 +502,10 @@ mod tests {
         refused("slamig:time=NaN", &["from 0 to 1000"]);
         refused("dynamic-hybrid:ratio=1.5", &["a share from 0 to 1", "default 0.5"]);
         refused("pre-copy-serial:m=1", &["unknown parameter 'm'", "it has no parameters"]);
+        refused("nova-like:then=wait", &["then=wait: write abort or post-copy or pause"]);
+        refused("ovirt-ladder:policy=suspended", &["minimal-downtime or post-copy or suspend"]);
+        refused("pava:critical=a+a", &["critical=a+a: write VMs"]);
+        refused("time-window-broker:priority=a:-1", &["priority=a:-1: write VMs"]);
     }
 
     #[test]
@@ -337,6 +514,10 @@ mod tests {
         assert_eq!((chosen.name, chosen.settings.number("deadline")), ("pacer", Some(90.0)));
         assert_eq!(chosen.settings.number("headroom"), Some(0.1));
         assert_eq!(find("adaptive:plays=300").unwrap().settings.count("plays"), Some(300));
+        let broker = find("time-window-broker:priority=db-1:5+web.2,deadline=9s").unwrap();
+        let of = |vm: &str| broker.settings.of_vm("priority", &vm.parse().unwrap());
+        assert_eq!([of("db-1"), of("web.2"), of("x")], [Some(5.0), Some(1.0), Some(0.0)]);
+        assert_eq!(broker.settings.of_vm("penalty", &"x".parse().unwrap()), None);
         let half = find("dynamic-hybrid:ratio=50%").unwrap();
         assert_eq!(half.settings.number("ratio"), Some(0.5));
         assert_eq!(find("slamig").unwrap().settings, Settings::default());
@@ -357,6 +538,12 @@ mod tests {
             ("impact", published::slamig::Parameters::default().impact),
             ("headroom", PACE_HEADROOM),
             ("seed", seed),
+            ("finish", Effort::default().finish_times),
+            ("cap", 1.0),
+            ("then", 0.0),
+            ("defaults", 0.0),
+            ("policy", 0.0),
+            ("ha", f64::from(ProductSettings::default().workers)),
         ];
         let mut seen = 0;
         for parameter in POLICIES.iter().flat_map(|policy| policy.parameters()) {
@@ -365,6 +552,13 @@ mod tests {
             assert_eq!(parameter.unit.parse(parameter.default), Some(*value), "{name}");
             seen += 1;
         }
-        assert_eq!(seen, expected.len());
+        // Three of KubeVirt's habits share two parameters, and Nova one of them.
+        assert_eq!(seen, expected.len() + 3 + 2);
+        assert_eq!(Settings::default().product(), ProductSettings::default());
+        // What depends on the gang is told in words.
+        let adaptive = find("adaptive").unwrap();
+        let plays = adaptive.parameters().iter().find(|of| of.name == "plays").unwrap();
+        let words = format!("{VM_PLAYS} over the number of VMs, at least {PLAYS_LEAST}");
+        assert_eq!(plays.default, words);
     }
 }

@@ -44,9 +44,18 @@ pub(super) fn technique_of(
     }
 }
 
-/// A wait, in whole seconds, which is as exact as phases are.
+/// A wait, in whole seconds, which is as exact as phases are. Never longer than was asked for: it may be the latest safe start.
 pub(super) fn after(seconds: f64) -> TimeSpan {
-    TimeSpan::from(Duration::from_secs_f64(seconds.clamp(0.0, 1e6).round()))
+    TimeSpan::from(Duration::from_secs_f64(seconds.clamp(0.0, 1e6).floor()))
+}
+
+/// How many move at once where more would start by post-copy together than may be exposed.
+pub(super) fn exposed_within(intent: &Intent, concurrency: u32, techniques: &[Technique]) -> u32 {
+    let split = techniques.iter().filter(|technique| **technique == Technique::PostCopy).count();
+    match intent.max_exposed {
+        Some(most) if split > most as usize => concurrency.min(most.max(1)),
+        _ => concurrency,
+    }
 }
 
 /// A ceiling, at least a byte per second.

@@ -22,15 +22,20 @@ impl Default for Dirtying {
     }
 }
 
-impl From<&DirtyCurve> for Dirtying {
-    /// A curve of the formula's own form; the default for any other.
-    fn from(curve: &DirtyCurve) -> Self {
-        match *curve {
-            DirtyCurve::HotCold { hot_bytes, hot_seconds, cold_bytes_per_second, .. } => {
-                Dirtying { hot_bytes, hot_seconds, cold_rate: cold_bytes_per_second }
-            }
-            _ => Dirtying::default(),
+impl Dirtying {
+    /// What was measured, in the formula's terms: a curve of its own form as it is; of any other what is dirtied within the
+    /// published window of two seconds, and what is added to that per second until a first pass of `first` seconds ends.
+    #[must_use]
+    pub fn of(curve: &DirtyCurve, first: f64) -> Self {
+        if let DirtyCurve::HotCold { hot_bytes, hot_seconds, cold_bytes_per_second, .. } = *curve {
+            return Dirtying { hot_bytes, hot_seconds, cold_rate: cold_bytes_per_second };
         }
+        let hot_seconds = Dirtying::default().hot_seconds;
+        let hot_bytes = curve.unique_bytes(hot_seconds);
+        let later = first - hot_seconds;
+        let cold = curve.unique_bytes(first) - hot_bytes;
+        let cold_rate = if later > 0.0 { cold.max(0.0) / later } else { 0.0 };
+        Dirtying { hot_bytes, hot_seconds, cold_rate }
     }
 }
 
@@ -69,7 +74,8 @@ pub fn rounded(duration: f64) -> f64 {
 pub fn order(subjects: &[Subject], capacity: f64) -> Vec<usize> {
     ascending(subjects, |vm| {
         let subject = &subjects[vm];
-        rounded(duration(subject.send_bytes, Dirtying::from(&subject.curve), capacity))
+        let first = subject.send_bytes / (capacity * PAYLOAD).max(f64::MIN_POSITIVE);
+        rounded(duration(subject.send_bytes, Dirtying::of(&subject.curve, first), capacity))
     })
 }
 
@@ -106,6 +112,28 @@ mod tests {
         let at_once = Dirtying { hot_seconds: 0.0, ..hot(96.0, 0.0) };
         assert!(duration(2000.0, at_once, 1000.0).is_infinite());
         golden(duration(2000.0, hot(0.0, 0.0), 112.5), 20.0, 0.1);
+    }
+
+    #[test]
+    fn what_was_measured_is_put_into_the_formula_s_terms() {
+        let own = DirtyCurve::HotCold {
+            hot_bytes: 96.0,
+            hot_seconds: 3.0,
+            cold_bytes_per_second: 2.0,
+            memory_bytes: 2048.0,
+        };
+        assert_eq!(Dirtying::of(&own, 20.0), Dirtying { hot_seconds: 3.0, ..hot(96.0, 2.0) });
+        // 10 a second within two seconds, and as much later.
+        let steady = DirtyCurve::Uniform { dirty_bytes_per_second: 10.0, memory_bytes: 2048.0 };
+        assert_eq!(Dirtying::of(&steady, 20.0), hot(20.0, 10.0));
+        assert_eq!(Dirtying::of(&steady, 1.0), hot(20.0, 0.0), "it ends within the window");
+        let set = DirtyCurve::Bounded { dirty_bytes_per_second: 100.0, working_set_bytes: 60.0 };
+        assert_eq!(Dirtying::of(&set, 20.0), hot(60.0, 0.0));
+        assert_eq!(Dirtying::of(&DirtyCurve::idle(), 20.0), hot(0.0, 0.0));
+        // So a VM that writes much comes after one of the same size that does not.
+        let writer = Subject { curve: steady, ..subject(2048.0, 0.0, 0.0, 0.0) };
+        let idle = Subject { curve: DirtyCurve::idle(), ..writer.clone() };
+        assert_eq!(order(&[writer, idle], 50.0), [1, 0]);
     }
 
     #[test]

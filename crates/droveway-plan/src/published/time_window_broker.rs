@@ -56,7 +56,8 @@ pub fn grants(requests: &[Request], precedence: Precedence, rate: f64) -> Vec<Gr
 }
 
 /// By descending precedence; ties: what has less to send, then the earlier.
-fn order(requests: &[Request], precedence: Precedence) -> Vec<usize> {
+#[must_use]
+pub fn order(requests: &[Request], precedence: Precedence) -> Vec<usize> {
     let key = |request: &Request| match precedence {
         Precedence::Priority => request.priority,
         Precedence::Penalty => request.penalty_per_second,

@@ -51,6 +51,7 @@ pub(crate) fn task(vms: &[(f64, f64, f64, f64, f64)]) -> Task {
             max_passes: 20,
             fallback_postcopy: true,
             switch_after_pass: 1,
+            stalled_ratio: f64::INFINITY,
             weight: 1.0,
             throttle: false,
         },
