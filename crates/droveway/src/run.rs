@@ -73,9 +73,9 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
     run.gang.prepare(now);
     let mut started = false;
     loop {
-        while let Some((vm, id, action)) = run.gang.poll_action() {
+        while let Some((vm, id, mut action)) = run.gang.poll_action() {
             if let (Some(tuner), Some(pair)) = (&mut tuner, run.pairs.get(&vm)) {
-                tuner.note_action(&vm, &action, pair);
+                action = tuner.note_action(&vm, action, pair);
             }
             perform::spawn(&run.pairs, vm, id, action, sender.clone());
         }
@@ -107,7 +107,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
                     Input::Event { vm, side, event, at } => {
                         // Events carry the time of their receipt; the driver's time only goes forward.
                         now = now.max(at);
-                        if let Some(tuner) = &tuner {
+                        if let Some(tuner) = &mut tuner {
                             tuner.note_event(&vm, side, &event);
                         }
                         run.gang.handle_event(now, &vm, side, event);
