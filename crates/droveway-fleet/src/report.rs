@@ -52,6 +52,9 @@ pub struct RunReport {
     pub applications: Vec<ApplicationReport>,
     /// Bandwidth that was reserved.
     pub reservations: Vec<Reservation>,
+    /// Where what was reserved was not had.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub divergences: Vec<Divergence>,
     /// Choices made, with their reasons.
     pub decisions: Vec<Decision>,
     /// Share of the whole machine's CPU time that was busy; above [`CPU_SATURATED`] the run measured the CPU.
@@ -142,6 +145,12 @@ pub struct VmReport {
     pub exposure_seconds: f64,
     /// Pages that it had to wait for.
     pub postcopy_requests: u64,
+    /// How long its vCPUs all waited for pages, as the target's QEMU counted; `None` if it was not post-copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_seconds: Option<f64>,
+    /// How long each of its vCPUs waited for pages.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vcpu_blocked_seconds: Vec<f64>,
     /// The phases that it went through.
     pub phases: Vec<PhaseSpan>,
     /// What was predicted; `None` as long as no model made a forecast.
@@ -263,6 +272,26 @@ pub struct Reservation {
     pub class: String,
     /// How much.
     pub bits_per_second: u64,
+}
+
+/// A reservation that the port's counters contradict, told once as it begins.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Divergence {
+    /// When it was seen.
+    pub at_seconds: f64,
+    /// The host.
+    pub host: HostId,
+    /// `tx` or `rx`.
+    pub direction: String,
+    /// For whom the bandwidth was reserved.
+    pub class: String,
+    /// What was promised.
+    pub promised_bits_per_second: u64,
+    /// What it had in the second before, although it had something to send.
+    pub had_bits_per_second: u64,
+    /// What all others had.
+    pub others_bits_per_second: u64,
 }
 
 /// A choice with its reason.

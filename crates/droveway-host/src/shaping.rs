@@ -82,16 +82,6 @@ pub enum ShapingError {
     },
 }
 
-impl ShapingError {
-    /// True if this kernel lacks something, or this process a right: then QEMU's own limits have to do.
-    #[must_use]
-    pub fn is_unsupported(&self) -> bool {
-        let ShapingError::Tc { error, .. } = self else { return false };
-        let code = error.io().raw_os_error();
-        [libc::ENOENT, libc::EOPNOTSUPP, libc::EPERM].map(Some).contains(&code)
-    }
-}
-
 /// The share of a port's rate that is given out: what is above would queue in the port instead of here. Less than 2 % is lost in
 /// the burst that HTB allows itself.
 const ROOT_RATIO: f64 = 0.97;
@@ -301,7 +291,7 @@ impl Shaper {
         if self.before.root.is_some() {
             self.tc.delete_qdisc(port, tc::ROOT)?;
         }
-        self.build(port, tx)?;
+        self.build(port, Way::Tx, tx)?;
         if let Some(name) = self.before.inbound_device.clone() {
             match self.tc.add_ifb(&name) {
                 Ok(()) => {}
@@ -317,7 +307,7 @@ impl Shaper {
             }
             let device = self.find(&name)?;
             self.inbound = Some(device);
-            self.build(device, rx)?;
+            self.build(device, Way::Rx, rx)?;
             self.tc.add_ingress(port)?;
             let all = (0xffff_0000, 1, tc::ALL);
             self.tc.add_filter(port, all, &[], Then::Redirect(device))?;
@@ -335,22 +325,29 @@ impl Shaper {
     }
 
     /// The whole tree on one device.
-    fn build(&mut self, device: u32, promise: &Promise) -> Result<(), TcError> {
+    fn build(&mut self, device: u32, way: Way, promise: &Promise) -> Result<(), TcError> {
         self.tc.add_htb(device, OTHERS & 0xffff)?;
         for (class, parent, htb) in self.classes(promise) {
             self.tc.set_class(device, (class, parent), &htb, true)?;
         }
-        let queue = |rate: Bandwidth, time| (rate * time).max(Bytes::new(2 * u64::from(TURN)));
-        let short = queue(self.root, STREAM_QUEUE);
-        self.tc.add_queue(device, (0x5_0000, URGENT), short)?;
-        self.tc.add_queue(device, (0x10_0000, STREAM), short)?;
-        let leaves = (0..promise.floors.len()).map(floor_class).chain([OTHERS]);
-        for class in leaves {
-            let handle = (class & 0xffff) << 16;
-            if self.tc.add_qdisc(device, (handle, class), "fq_codel", &[]).is_err() {
-                let limit = queue(self.root, APPLICATION_QUEUE);
-                self.tc.add_queue(device, (handle, class), limit)?;
+        let floors = (0..promise.floors.len()).map(floor_class);
+        for class in [URGENT, STREAM, OTHERS].into_iter().chain(floors) {
+            let at = ((class & 0xffff) << 16, class);
+            let (fair, time) = leaf(class);
+            let shared = fair.is_some_and(|kind| self.tc.add_qdisc(device, at, kind, &[]).is_ok());
+            if !shared {
+                let limit = (self.root * time).max(Bytes::new(2 * u64::from(TURN)));
+                self.tc.add_queue(device, at, limit)?;
             }
+        }
+        for (index, floor) in promise.floors.iter().enumerate() {
+            let at = (0x1_0000, 4, tc::ALL);
+            self.tc.add_filter(
+                device,
+                at,
+                &card(floor.mac, way),
+                Then::Class(floor_class(index)),
+            )?;
         }
         for (protocol, keys, class) in filters(&self.listens) {
             let order = if protocol == tc::IPV4 { 2 } else { 3 };
@@ -519,24 +516,50 @@ fn put_back(tc: &mut Tc, before: &Before) -> Result<(), ShapingError> {
     })
 }
 
+/// Tries whether this kernel has the discipline that keeps promises, on a device of our own; where there can be none it is
+/// taken for granted, and [`Shaper::install`] tells.
+///
+/// # Errors
+/// [`ShapingError`]: it has not.
+pub fn try_out(netns: &Netns) -> Result<(), ShapingError> {
+    let name = trial_device();
+    let failed = |error| ShapingError::Tc { interface: name.clone(), error };
+    let mut tc = Tc::open(netns).map_err(failed)?;
+    let added = on_trial(netns, &mut tc, &name, |tc, device| tc.add_htb(device, OTHERS & 0xffff));
+    added.unwrap_or(Ok(())).map_err(failed)
+}
+
 /// Tries a discipline out on a device of our own: true if the kernel tells it there as it tells it here.
 fn comes_back(netns: &Netns, tc: &mut Tc, wanted: &Qdisc) -> bool {
-    let name = format!("dw-try{}", std::process::id());
-    if tc.add_ifb(&name).is_err() {
-        return false;
-    }
-    let device = links(netns).ok().and_then(|all| all.into_iter().find(|link| link.name == name));
-    let Some(device) = device.map(|link| link.index) else { return false };
-    // A new device has the kernel's own, which an added one replaces.
-    let at = (wanted.handle, tc::ROOT);
-    let same = tc.add_qdisc(device, at, &wanted.kind, &wanted.options).is_ok()
-        && tc.qdiscs(device).is_ok_and(|all| {
-            all.iter().any(|one| one.kind == wanted.kind && one.options == wanted.options)
-        });
+    let same = on_trial(netns, tc, &trial_device(), |tc, device| {
+        let at = (wanted.handle, tc::ROOT);
+        tc.add_qdisc(device, at, &wanted.kind, &wanted.options).is_ok()
+            && tc.qdiscs(device).is_ok_and(|all| {
+                all.iter().any(|one| one.kind == wanted.kind && one.options == wanted.options)
+            })
+    });
+    same.unwrap_or(false)
+}
+
+fn trial_device() -> String {
+    format!("dw-try{}", std::process::id())
+}
+
+/// Does something to a new device, which has the kernel's own discipline that an added one replaces. `None`: there is none.
+fn on_trial<T>(
+    netns: &Netns,
+    tc: &mut Tc,
+    name: &str,
+    what: impl FnOnce(&mut Tc, u32) -> T,
+) -> Option<T> {
+    tc.add_ifb(name).ok()?;
+    let all = links(netns).ok()?;
+    let device = all.iter().find(|link| link.name == name)?.index;
+    let came = what(tc, device);
     if let Err(error) = tc.delete_link(device) {
         tracing::warn!("device '{name}' stays: {error}");
     }
-    same
+    Some(came)
 }
 
 fn saved(qdisc: &Qdisc) -> SavedQdisc {
@@ -573,6 +596,30 @@ fn filters(listens: &Listens) -> Vec<(u16, Vec<Key>, u32)> {
         all.push((protocol, keys, URGENT));
     }
     all
+}
+
+/// What shares a class's queue by flow, if this kernel has it; and how long packets may wait in the plain queue where it has not.
+fn leaf(class: u32) -> (Option<&'static str>, Duration) {
+    match class {
+        // What is urgent is little, and streams wait in their senders.
+        URGENT | STREAM => (None, STREAM_QUEUE),
+        // Not `fq`: it holds packets until their time has come, and HTB wants leaves that give whenever they have something.
+        _ => (Some("fq_codel"), APPLICATION_QUEUE),
+    }
+}
+
+/// What a network card sends, or what is sent to it: the address in the Ethernet header, 14 bytes before the next one.
+fn card(mac: [u8; 6], way: Way) -> Vec<Key> {
+    let [a, b, c, d, e, f] = mac;
+    let key = |offset, mask, bytes| Key { offset, mask, value: u32::from_be_bytes(bytes) };
+    match way {
+        Way::Tx => {
+            vec![key(-8, u32::MAX, [a, b, c, d]), key(-4, 0xffff_0000, [e, f, 0, 0])]
+        }
+        Way::Rx => {
+            vec![key(-16, 0xffff, [0, 0, a, b]), key(-12, u32::MAX, [c, d, e, f])]
+        }
+    }
 }
 
 /// TCP to the target's address.

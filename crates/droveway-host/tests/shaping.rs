@@ -5,7 +5,9 @@ use droveway_fleet::{Bandwidth, fleet::PortRange};
 use droveway_host::{
     features,
     netns::Netns,
-    shaping::{Listens, Passed, Promise, STREAM, Shaper, ShapingError, URGENT, Way, restore},
+    shaping::{
+        Floor, Listens, Passed, Promise, STREAM, Shaper, ShapingError, URGENT, Way, restore,
+    },
     sockets::{SocketFinder, Tuning},
     tcp_info::TcpDiag,
 };
@@ -183,6 +185,49 @@ fn what_is_promised_is_had() {
     assert!(worst < 0.1, "off by {worst:.3}");
 }
 
+/// A migration's acknowledgements go back past everything that VMs which have moved already send from the target's port.
+#[test]
+fn the_reverse_path_costs_a_stream_nothing() {
+    if !features::is_privileged() {
+        return skip("the_reverse_path_costs_a_stream_nothing", "not root");
+    }
+    /// What moved VMs send with: as many flows as made an unprotected stream half as fast.
+    const FLOWS: u16 = 8;
+    /// Of the port, for the stream.
+    const SHARE: f64 = 0.9;
+    let cable = Cable::new("back-path");
+    let [a, b] = [cable.end(0), cable.end(1)];
+    let mut source = cable.shaper(0).unwrap();
+    let mut target = cable.shaper(1).unwrap();
+    source.install(&promise(SHARE), &promise(0.05)).unwrap();
+    target.install(&promise(0.05), &promise(SHARE)).unwrap();
+    let stop = AtomicBool::new(false);
+    let mut best = 0.0_f64;
+    let mut beside = 0.0_f64;
+    std::thread::scope(|scope| {
+        for port in 7000..7000 + FLOWS {
+            let (a, b, stop) = (&a, &b, &stop);
+            scope.spawn(move || flow(stop, b, a, (address(1), port)));
+        }
+        scope.spawn(|| flow(&stop, &a, &b, (address(2), 49160)));
+        std::thread::sleep(Duration::from_secs(1));
+        // A busy machine may spoil a second, not each of them.
+        for _ in 0..3 {
+            let (share, used) = shares(&mut source, Way::Tx);
+            best = best.max(share * used / SHARE);
+            beside = beside.max(shares(&mut target, Way::Tx).1);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    println!(
+        "the stream had {best:.3} of its promise, what moved VMs send {beside:.3} of the port"
+    );
+    restore(source.before()).unwrap();
+    restore(target.before()).unwrap();
+    assert!(beside > 0.7, "the way back was not full: {beside:.3}");
+    assert!(best > 0.9, "{best:.3} of its promise");
+}
+
 /// One that yields has what is left, and nothing is lost when a promise changes.
 #[test]
 fn who_yields_has_what_is_left() {
@@ -289,6 +334,47 @@ fn what_could_not_be_put_back_is_left_alone() {
     let listens = Listens { address: address(2), ports: PORTS };
     let missing = Shaper::look(&host, "nix", RATE.parse().unwrap(), listens).unwrap_err();
     assert!(matches!(missing, ShapingError::Missing { .. }), "{missing}");
+}
+
+/// What a VM's card sends and what it receives goes to the class of its floor, and nothing else does.
+#[test]
+fn a_floor_is_of_one_card() {
+    if !features::is_privileged() {
+        return skip("a_floor_is_of_one_card", "not root");
+    }
+    let cable = Cable::new("floor");
+    let [a, b] = [cable.end(0), cable.end(1)];
+    let text = run(&a, "cat", &["/sys/class/net/nic/address"]);
+    let bytes: Vec<u8> =
+        text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    let floor = |mac| Floor { mac, rate: "20Mbit/s".parse().unwrap() };
+    let floors = vec![floor([2, 0, 0, 0, 0, 1]), floor(bytes.try_into().unwrap())];
+    let mut shaper = cable.shaper(0).unwrap();
+    let promise = Promise { floors, ..promise(0.5) };
+    shaper.install(&promise, &promise).unwrap();
+    for port in [7000, 49152] {
+        let at = (address(2), port);
+        let listener = b.run(|| TcpListener::bind(at).unwrap()).unwrap();
+        let mut near = a.run(|| TcpStream::connect(at).unwrap()).unwrap();
+        let mut far = listener.accept().unwrap().0;
+        near.write_all(&vec![1; 200_000]).unwrap();
+        far.read_exact(&mut vec![0; 200_000]).unwrap();
+        far.write_all(&vec![1; 400_000]).unwrap();
+        near.read_exact(&mut vec![0; 400_000]).unwrap();
+    }
+    // The second port's bytes are migration's, whoever sends them.
+    let device = shaper.before().inbound_device.clone().unwrap();
+    for (device, least, most) in [("nic", 200_000, 300_000), (&device, 400_000, 500_000)] {
+        let text = run(&a, "tc", &["-s", "class", "show", "dev", device]);
+        let sent = |class: &str| -> u64 {
+            let after = text.split(&format!("class htb {class} ")).nth(1).unwrap();
+            let sent = after.split(" Sent ").nth(1).unwrap();
+            sent.split(' ').next().unwrap().parse().unwrap()
+        };
+        assert_eq!(sent("1:100"), 0, "{text}");
+        assert!((least..most).contains(&sent("1:101")), "{text}");
+    }
+    restore(shaper.before()).unwrap();
 }
 
 /// A socket's priority is its class, whatever its ports; and a connection that is hastened is urgent.

@@ -560,7 +560,8 @@ impl<'a> Job<'a> {
         }
         let asked_at = clock::now();
         lineage::remember(self.fleet, &plan)?;
-        let take = |looked| Network::take(self.fleet, looked, &plan, &self.intent);
+        let snapshot = self.snapshot.as_ref();
+        let take = |looked| Network::take(self.fleet, looked, &plan, &self.intent, snapshot);
         let network = looked.map(take).transpose()?.flatten();
         let (pairs, checked) = self.prepare(&plan, target).await?;
         let was_running = checked.iter().map(|(vm, c)| (vm.clone(), c.was_running)).collect();

@@ -14,6 +14,7 @@ mod source;
 mod table;
 mod traffic;
 
+pub(crate) use network::cards;
 pub(crate) use source::{Sought, Source, seek, snapshot_for};
 
 use crate::{

@@ -3,6 +3,8 @@
 //! How the ports were is written down before anything is changed and thrown away once they are as before. A run that was
 //! killed in between leaves that journal behind; the next run of the fleet, or `droveway restore-network`, puts the ports back.
 
+mod floors;
+
 use crate::{
     cli::{Allowed, IntentArgs},
     exit::{Exit, Failure},
@@ -10,7 +12,8 @@ use crate::{
     state,
 };
 use droveway_fleet::{
-    Bandwidth, Fleet, Host, HostId, Intent, Reserve, Urgency, document::API_VERSION, report,
+    Bandwidth, Fleet, Host, HostId, Intent, Reserve, Snapshot, Urgency, VmId,
+    document::API_VERSION, report,
 };
 use droveway_host::{
     features,
@@ -38,6 +41,9 @@ struct Journal {
 }
 
 const KIND: &str = "NetworkJournal";
+
+/// Migration's class, as reports name it.
+const MIGRATION: &str = "migration";
 
 /// Both ports of a run, looked at.
 #[derive(Debug)]
@@ -100,9 +106,11 @@ fn look(source: &Host, target: &Host) -> Result<Looked, String> {
         return Err("that needs root".to_owned());
     }
     for host in [source, target] {
-        let looked = Netns::of(host.netns.as_deref())
-            .map_err(ShapingError::from)
-            .and_then(|netns| Shaper::look(&netns, &host.port.interface, host.port.rate, listens));
+        let looked =
+            Netns::of(host.netns.as_deref()).map_err(ShapingError::from).and_then(|netns| {
+                shaping::try_out(&netns)?;
+                Shaper::look(&netns, &host.port.interface, host.port.rate, listens)
+            });
         let shaper = looked.map_err(|error| format!("host '{}': {}", host.name, chain(&error)))?;
         ports.push((host.name.clone(), host.port.rate, shaper));
     }
@@ -154,13 +162,27 @@ impl Network {
         looked: Looked,
         plan: &Plan,
         intent: &Intent,
+        snapshot: Option<&Snapshot>,
     ) -> Result<Option<Self>, Failure> {
         if plan.reservations.is_empty() {
             return Ok(None);
         }
+        let hosts = [&plan.source, &plan.target].map(|host| fleet.spec.host(host.as_str()));
+        let traffic = match (intent.floor, snapshot, hosts) {
+            (Some(_), Some(snapshot), [Some(source), Some(target)]) => {
+                floors::traffic(snapshot, [source, target])
+            }
+            _ => Vec::new(),
+        };
+        let keeps = |host: &HostId, way| {
+            let arrives =
+                |vm: &VmId| *host == plan.target && plan.moves.iter().any(|step| step.vm == *vm);
+            let share = intent.floor?;
+            Some(floors::floors(&traffic, share, host, way, arrives))
+        };
         let journal = fleet::network_path(fleet);
         let ports = looked.ports.into_iter().map(|(host, rate, shaper)| {
-            let of = |way, direction| {
+            let of = |index, way, direction| {
                 let held =
                     |it: &&droveway_plan::Reservation| it.port == host && it.direction == direction;
                 let mut named = plan.reservations.iter().filter(held).map(|it| it.rate).peekable();
@@ -169,10 +191,11 @@ impl Network {
                     None => rate.scaled(ANSWERS_RATIO),
                 };
                 let yields = intent.urgency == Urgency::Low;
-                let promise = Promise { migration, ceiling: rate, yields, floors: Vec::new() };
+                let floors = keeps(&host, index).unwrap_or_default();
+                let promise = Promise { migration, ceiling: rate, yields, floors };
                 Held { way, promise, watch: Watch::default() }
             };
-            let ways = [of(Way::Tx, Direction::Tx), of(Way::Rx, Direction::Rx)];
+            let ways = [of(0, Way::Tx, Direction::Tx), of(1, Way::Rx, Direction::Rx)];
             Port { host: host.clone(), shaper, ways }
         });
         let mut network = Network { ports: ports.collect(), journal, is_back: false };
@@ -207,7 +230,7 @@ impl Network {
                 all.push(report::Reservation {
                     host: port.host.clone(),
                     direction: name(held.way).to_owned(),
-                    class: "migration".to_owned(),
+                    class: MIGRATION.to_owned(),
                     bits_per_second: held.promise.migration.bits_per_second(),
                 });
             }
@@ -225,21 +248,23 @@ impl Network {
     }
 
     /// Compares what was promised with what was had, at `seconds`; says where a promise was not kept.
-    pub(crate) fn verify(&mut self, seconds: f64) -> Vec<String> {
+    pub(crate) fn verify(&mut self, seconds: f64) -> Vec<report::Divergence> {
         let mut broken = Vec::new();
         for port in &mut self.ports {
             for held in &mut port.ways {
                 let Ok(passed) = port.shaper.passed(held.way) else { continue };
                 let usable = port.shaper.usable();
-                if let Some(had) = held.watch.look(seconds, passed, &held.promise, usable) {
-                    broken.push(format!(
-                        "port of host '{}', {}: {} are promised to migration, it had {} while applications had more \
-                         than the rest",
-                        port.host,
-                        name(held.way),
-                        held.promise.migration.human(),
-                        had.human()
-                    ));
+                let look = held.watch.look(seconds, passed, &held.promise, usable);
+                if let Some([had, others]) = look {
+                    broken.push(report::Divergence {
+                        at_seconds: seconds,
+                        host: port.host.clone(),
+                        direction: name(held.way).to_owned(),
+                        class: MIGRATION.to_owned(),
+                        promised_bits_per_second: held.promise.migration.bits_per_second(),
+                        had_bits_per_second: had.bits_per_second(),
+                        others_bits_per_second: others.bits_per_second(),
+                    });
                 }
             }
         }
@@ -305,15 +330,15 @@ const TOLERANCE: f64 = 0.1;
 const BROKEN_LOOKS: u32 = 2;
 
 impl Watch {
-    /// The rate that migration had, the first time that a promise turns out broken: applications had more than what is left
-    /// of the port, and migration less than its part although it had something to send.
+    /// The rates that migration and applications had, the first time that a promise turns out broken: applications had more
+    /// than what is left of the port, and migration less than its part although it had something to send.
     fn look(
         &mut self,
         seconds: f64,
         passed: Passed,
         promise: &Promise,
         usable: Bandwidth,
-    ) -> Option<Bandwidth> {
+    ) -> Option<[Bandwidth; 2]> {
         let Some((since, before)) = self.last else {
             self.last = Some((seconds, passed));
             return None;
@@ -335,7 +360,7 @@ impl Watch {
             && applications > rest.scaled(1.0 + TOLERANCE)
             && applications + migration > usable.scaled(1.0 - TOLERANCE);
         self.broken = if is_broken { self.broken + 1 } else { 0 };
-        (self.broken == BROKEN_LOOKS).then_some(migration)
+        (self.broken == BROKEN_LOOKS).then_some([migration, applications])
     }
 }
 

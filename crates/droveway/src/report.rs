@@ -115,6 +115,7 @@ pub(crate) fn build(context: &Context<'_>, ledger: &Ledger) -> RunReport {
         predicted: None,
         applications,
         reservations: ledger.reservations.clone(),
+        divergences: ledger.divergences.clone(),
         decisions: decisions(context, ledger, origin),
         cpu_busy_ratio: ledger.cpu_busy_ratio,
         controller: controller_cost(ledger),
@@ -153,6 +154,8 @@ fn vm_report(
         longest_silence(&samples, start, end + OUTAGE_GRACE)
     });
     let progress = &ledger.progress;
+    // A target that only could have been switched to says zero.
+    let blocked = ledger.blocked.as_ref().filter(|_| ledger.split_at().is_some());
     VmReport {
         name: step.vm.clone(),
         technique: step.technique,
@@ -169,6 +172,9 @@ fn vm_report(
         passes: progress.pass,
         exposure_seconds: between(ledger.split_at(), ended).unwrap_or(0.0),
         postcopy_requests: progress.postcopy_requests,
+        blocked_seconds: blocked.map(|it| it.together.as_secs_f64()),
+        vcpu_blocked_seconds: blocked
+            .map_or_else(Vec::new, |it| it.vcpus.iter().map(Duration::as_secs_f64).collect()),
         phases: phases(ledger, origin),
         predicted: None,
     }

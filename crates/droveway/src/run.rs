@@ -19,6 +19,7 @@ use crate::{clock, fleet::RunLock, network::Network};
 use droveway_drive::{ActionError, ActionId, GangDriver, QemuEvent, Reply, Side};
 use droveway_fleet::{Timestamp, VmId};
 use droveway_qmp::{Notice, Subscription};
+use ledger::Blocked;
 use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::mpsc;
 use tuning::{Tuned, Tuner, Which};
@@ -35,6 +36,7 @@ enum Input {
     Reply { vm: VmId, id: ActionId, reply: Result<Reply, ActionError> },
     Lagged { vm: VmId, lost: u64 },
     Tuned { vm: VmId, tuned: Tuned },
+    Blocked { vm: VmId, blocked: Blocked },
 }
 
 /// Everything a run needs.
@@ -71,9 +73,9 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
     run.gang.prepare(now);
     let mut started = false;
     loop {
-        while let Some((vm, id, action)) = run.gang.poll_action() {
+        while let Some((vm, id, mut action)) = run.gang.poll_action() {
             if let (Some(tuner), Some(pair)) = (&mut tuner, run.pairs.get(&vm)) {
-                tuner.note_action(&vm, &action, pair);
+                action = tuner.note_action(&vm, action, pair);
             }
             perform::spawn(&run.pairs, vm, id, action, sender.clone());
         }
@@ -105,7 +107,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
                     Input::Event { vm, side, event, at } => {
                         // Events carry the time of their receipt; the driver's time only goes forward.
                         now = now.max(at);
-                        if let Some(tuner) = &tuner {
+                        if let Some(tuner) = &mut tuner {
                             tuner.note_event(&vm, side, &event);
                         }
                         run.gang.handle_event(now, &vm, side, event);
@@ -117,6 +119,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
                     Input::Lagged { vm, lost } => {
                         display.warn(&format!("{vm}: {lost} events of QEMU were lost"));
                     }
+                    Input::Blocked { vm, blocked } => ledger.note_blocked(&vm, blocked),
                     Input::Tuned { vm, tuned } => {
                         let told = take_tuned(&mut run, tuner.as_mut(), &vm, tuned);
                         if let Err(text) = told {
@@ -138,8 +141,8 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
             _ = tick.tick() => {
                 now = now.max(clock::now());
                 ledger.note_ports(now, run.ports.read(now));
-                for text in run.network.iter_mut().flat_map(|network| network.verify(now.seconds())) {
-                    ledger.remark(display, text);
+                for found in run.network.iter_mut().flat_map(|network| network.verify(now.seconds())) {
+                    ledger.diverged(display, found);
                 }
                 display.paint(&run.gang, &ledger, now);
             }

@@ -28,6 +28,33 @@ fn options_read_back_from_hexadecimal() {
     assert_eq!(from_hexadecimal("00zz"), [0]);
 }
 
+#[test]
+fn applications_share_by_flow_where_the_kernel_can_and_nothing_waits_long() {
+    for class in [OTHERS, floor_class(0), floor_class(70_000)] {
+        assert_eq!(leaf(class), (Some("fq_codel"), APPLICATION_QUEUE), "{class:x}");
+    }
+    for class in [URGENT, STREAM] {
+        assert_eq!(leaf(class), (None, STREAM_QUEUE), "{class:x}");
+    }
+}
+
+#[test]
+fn a_card_is_known_by_its_place_in_the_ethernet_header() {
+    let mac = [1, 2, 3, 4, 5, 6];
+    // Destination and source, from 14 bytes before the next header on; the first two bytes looked at are before the frame.
+    let frame = [[0, 0], [1, 2], [3, 4], [5, 6], [0; 2], [0; 2], [0; 2], [8, 0]].concat();
+    let there = |frame: &[u8], key: &Key| {
+        let at = usize::try_from(16 + key.offset).unwrap();
+        let word = u32::from_be_bytes(frame[at..at + 4].try_into().unwrap());
+        word & key.mask == key.value & key.mask
+    };
+    assert!(card(mac, Way::Rx).iter().all(|key| there(&frame, key)));
+    assert!(!card(mac, Way::Tx).iter().all(|key| there(&frame, key)));
+    let frame = [[9, 9], [0; 2], [0; 2], [0; 2], [1, 2], [3, 4], [5, 6], [8, 0]].concat();
+    assert!(card(mac, Way::Tx).iter().all(|key| there(&frame, key)));
+    assert!(!card(mac, Way::Rx).iter().all(|key| there(&frame, key)));
+}
+
 /// A shaper that touches nothing.
 fn shaper(rate: &str) -> Shaper {
     let listens = Listens { address: IpAddr::from([10, 0, 0, 2]), ports: range(49152, 49215) };

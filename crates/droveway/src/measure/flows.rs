@@ -22,7 +22,7 @@ use std::{
 };
 
 /// A hardware address.
-pub(super) type Mac = [u8; 6];
+pub(crate) type Mac = [u8; 6];
 
 /// IPv4 and TCP with time stamps, as Linux sends it.
 pub(super) const TCP_HEADER_BYTES: u64 = 52;

@@ -66,6 +66,11 @@ pub(super) fn addresses(netns: &Netns) -> anyhow::Result<Addresses> {
     })
 }
 
+/// The cards of others that a host's bridges have learned, by the port behind which they are.
+pub(crate) fn cards(netns: &Netns) -> anyhow::Result<Vec<(String, Mac)>> {
+    Ok(addresses(netns)?.forwarding)
+}
+
 fn ask<T: serde::de::DeserializeOwned>(
     netns: &Netns,
     program: &str,

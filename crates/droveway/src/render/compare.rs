@@ -119,6 +119,10 @@ fn rows(reports: &[RunReport]) -> Vec<Row> {
             found().map(|vm| vm.and_then(|vm| vm.outage_seconds)),
             milliseconds,
         ));
+        let blocked = || found().map(|vm| vm.and_then(|vm| vm.blocked_seconds));
+        if blocked().flatten().next().is_some() {
+            rows.push(Row::figures(of("blocked"), blocked(), milliseconds));
+        }
     }
     let mut apps: Vec<_> = all().flat_map(|r| r.applications.iter().map(|app| &app.name)).collect();
     apps.sort();

@@ -133,6 +133,7 @@ fn vms(report: &RunReport) -> String {
             milliseconds(vm.downtime_seconds),
             milliseconds(vm.qemu_downtime_seconds),
             milliseconds(vm.outage_seconds),
+            milliseconds(vm.blocked_seconds),
             bytes(vm.migrated_bytes),
             vm.passes.to_string(),
             seconds(Some(vm.exposure_seconds)),
@@ -148,6 +149,7 @@ fn vms(report: &RunReport) -> String {
         "downtime",
         "QEMU's downtime",
         "outage",
+        "blocked",
         "migrated",
         "passes",
         "exposed",
@@ -235,7 +237,8 @@ fn footer(report: &RunReport) -> String {
          How figures are measured. *Downtime*: no vCPU runs, from STOP at the source to RESUME at the target, on the \
          controller's clock; it leaves out what a client still waits for afterwards. *QEMU's downtime* is QEMU's own field; \
          for post-copy it leaves out most of the pause. *Outage*: the longest silence that a UDP probe outside heard during \
-         the move and up to 2 s after it, known to about 10 ms; shorter silences than 30 ms count as none. *Exposed*: time in \
+         the move and up to 2 s after it, known to about 10 ms; shorter silences than 30 ms count as none. *Blocked*: how long all vCPUs waited for pages after a switch to \
+         post-copy, as the target's QEMU counts. *Exposed*: time in \
          which the VM's memory was split between both hosts. *Line rate*: bytes that had to move, each once, over what the \
          port can carry of TCP payload. *Before* is the mean over 5 s before the command began, *during* from the first \
          start to the last completion; a loss is what is missing against before.\n",

@@ -30,6 +30,8 @@ fn vm(name: &str, technique: Technique, start: f64, end: f64) -> VmReport {
         passes: 2,
         exposure_seconds: if technique.exposes() { 1.0 } else { 0.0 },
         postcopy_requests: 0,
+        blocked_seconds: technique.exposes().then_some(0.321),
+        vcpu_blocked_seconds: Vec::new(),
         phases: vec![
             phase("preparing", -0.1, start),
             phase("pre-copy", start, end - 0.2),
@@ -90,6 +92,7 @@ fn report() -> RunReport {
                 .collect(),
         }],
         reservations: Vec::new(),
+        divergences: Vec::new(),
         decisions: vec![Decision {
             at_seconds: 0.5,
             vm: Some("sender".parse().unwrap()),
@@ -122,6 +125,7 @@ fn the_markdown_tells_everything() {
     for part in [
         "2 of 2 VMs moved from alpha to beta in 3.10 s (1.11 times the 2.80 s",
         "Longest downtime 164 ms",
+        "| 321 ms",
         "Exit 0: done within limits",
         "> **Note:** a remark",
         "sender",
@@ -170,6 +174,8 @@ fn the_better_run_is_marked() {
     let row = |label: &str| text.lines().find(|line| line.contains(label)).unwrap().to_owned();
     assert!(row("total migration time").contains("3.10 s *"), "{text}");
     assert!(row("pages loss").contains("20 % *"), "{text}");
+    assert!(row("sender blocked").contains("321 ms"), "{text}");
+    assert!(!text.contains("receiver blocked"), "it was not post-copied: {text}");
     assert!(!row("sender downtime").contains('*'), "a tie has no winner: {text}");
 }
 

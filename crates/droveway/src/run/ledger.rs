@@ -3,10 +3,22 @@
 use super::{Display, sampler::PortReading};
 use crate::fleet::{ActiveRun, ActiveVm};
 use droveway_drive::{GangDriver, Outcome, Phase, Progress, Record, RecordKind};
-use droveway_fleet::{Timestamp, VmId, report::Reservation};
+use droveway_fleet::{
+    Bandwidth, Timestamp, VmId,
+    report::{Divergence, Reservation},
+};
 use droveway_host::features::{MachineCpu, OwnUsage, own_usage};
 use droveway_plan::Plan;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+
+/// How long a VM's vCPUs waited for pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Blocked {
+    /// All at once.
+    pub(crate) together: Duration,
+    /// Each.
+    pub(crate) vcpus: Vec<Duration>,
+}
 
 /// What happened to one VM.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +28,8 @@ pub(crate) struct VmLedger {
     pub(crate) phase: Option<Phase>,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) reason: Option<String>,
+    /// The target's last word.
+    pub(crate) blocked: Option<Blocked>,
 }
 
 impl VmLedger {
@@ -63,6 +77,8 @@ pub(crate) struct Ledger {
     pub(crate) remarks: Vec<String>,
     /// What the ports promised.
     pub(crate) reservations: Vec<Reservation>,
+    /// Where they did not keep it.
+    pub(crate) divergences: Vec<Divergence>,
     pub(crate) began_at: Option<Timestamp>,
     pub(crate) ended_at: Option<Timestamp>,
     pub(crate) cpu_busy_ratio: Option<f64>,
@@ -79,6 +95,7 @@ impl Ledger {
             cancelled: false,
             remarks: Vec::new(),
             reservations: Vec::new(),
+            divergences: Vec::new(),
             began_at: None,
             ended_at: None,
             cpu_busy_ratio: None,
@@ -92,6 +109,31 @@ impl Ledger {
     pub(crate) fn remark(&mut self, display: &Display, text: String) {
         display.warn(&text);
         self.remarks.push(text);
+    }
+
+    pub(crate) fn note_blocked(&mut self, vm: &VmId, blocked: Blocked) {
+        if let Some(entry) = self.vms.get_mut(vm) {
+            entry.blocked = Some(blocked);
+        }
+    }
+
+    /// A promise was not kept.
+    pub(crate) fn diverged(&mut self, display: &Display, mut found: Divergence) {
+        let rate = |bits| Bandwidth::from_bits_per_second(bits).human();
+        self.remark(
+            display,
+            format!(
+                "port of host '{}', {}: {} are promised to {}, it had {} while all others had {}, more than the rest",
+                found.host,
+                found.direction,
+                rate(found.promised_bits_per_second),
+                found.class,
+                rate(found.had_bits_per_second),
+                rate(found.others_bits_per_second),
+            ),
+        );
+        found.at_seconds -= self.began_at.map_or(0.0, Timestamp::seconds);
+        self.divergences.push(found);
     }
 
     /// The first VM is about to start.

@@ -48,13 +48,18 @@ pub(super) fn spawn(
 ) {
     let Some(pair) = pairs.get(&vm).cloned() else { return };
     tokio::spawn(async move {
-        let reply = perform(&pair, &action).await;
+        let reply = perform(&vm, &pair, &action, &inbox).await;
         tracing::debug!(%vm, ?action, ok = reply.is_ok(), "performed");
         let _ = inbox.send(Input::Reply { vm, id, reply }).await;
     });
 }
 
-async fn perform(pair: &Pair, action: &Action) -> Result<Reply, ActionError> {
+async fn perform(
+    vm: &VmId,
+    pair: &Pair,
+    action: &Action,
+    inbox: &mpsc::Sender<Input>,
+) -> Result<Reply, ActionError> {
     let failed = |error: QmpError| translate::error(&error);
     let (source, target) = (&pair.source.client, &pair.target.client);
     match action {
@@ -94,8 +99,12 @@ async fn perform(pair: &Pair, action: &Action) -> Result<Reply, ActionError> {
         Action::Sample(side) => {
             let client = &pair.qemu(*side).client;
             let (info, state) = tokio::join!(client.migration(), client.status());
-            let sample = translate::sample(&info.map_err(failed)?, &state.map_err(failed)?.state);
-            return Ok(Reply::Sample(Box::new(sample)));
+            let (info, state) = (info.map_err(failed)?, state.map_err(failed)?);
+            if let (Side::Target, Some(blocked)) = (side, translate::blocked(&info)) {
+                // The loop may be over: nobody wants to know then.
+                let _ = inbox.send(Input::Blocked { vm: vm.clone(), blocked }).await;
+            }
+            return Ok(Reply::Sample(Box::new(translate::sample(&info, &state.state))));
         }
         Action::Cancel => source.migrate_cancel().await.map_err(failed)?,
         Action::BreakChannel => {
@@ -156,13 +165,14 @@ async fn listen(pair: &Pair, again: bool) -> Result<String, ActionError> {
 }
 
 /// `return-path` in every technique: without it a source takes "sent" for "arrived", and a target that dies while it loads
-/// takes the VM along.
-fn capabilities(postcopy: bool, throttle: bool) -> [(Capability, bool); 5] {
+/// takes the VM along. `postcopy-blocktime` is older than `postcopy-preempt`: who has the one has the other.
+fn capabilities(postcopy: bool, throttle: bool) -> [(Capability, bool); 6] {
     [
         (Capability::Events, true),
         (Capability::ReturnPath, true),
         (Capability::PostcopyRam, postcopy),
         (Capability::PostcopyPreempt, postcopy),
+        (Capability::PostcopyBlocktime, postcopy),
         (Capability::AutoConverge, throttle),
     ]
 }

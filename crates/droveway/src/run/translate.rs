@@ -1,5 +1,6 @@
 //! From QEMU's words to the drivers'. What a driver does not act upon stays with the client's log.
 
+use super::ledger::Blocked;
 use droveway_drive::{
     ActionError, FailureClass, MigrationSample, MigrationStatus, QemuEvent, RunState,
 };
@@ -62,6 +63,12 @@ pub(super) fn sample(info: &qmp::MigrationInfo, state: &qmp::RunState) -> Migrat
         downtime: info.downtime,
         error: info.error.clone(),
     }
+}
+
+/// How long a post-copied VM's vCPUs waited for pages, as its target counts.
+pub(super) fn blocked(info: &qmp::MigrationInfo) -> Option<Blocked> {
+    let together = info.postcopy_blocktime?;
+    Some(Blocked { together, vcpus: info.postcopy_vcpu_blocktime.clone() })
 }
 
 pub(super) fn error(error: &qmp::QmpError) -> ActionError {

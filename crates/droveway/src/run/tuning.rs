@@ -1,26 +1,27 @@
-//! Tuning a migration's sockets as soon as they exist, at both ends.
+//! Tuning a migration's sockets as soon as they exist, at both ends, and keeping each stream's pace.
 //!
 //! The first connection is the stream. Post-copy's second one, for the pages that a guest waits for, appears some 80 ms after
 //! the switch; until it is tuned each page waits behind the stream. Both are looked for often while they are due and not at all
-//! otherwise.
+//! otherwise; after a broken path there are new ones.
+//!
+//! A stream that was found is paced by the kernel, and QEMU's own ceilings, which pulse, overshoot and lag, are lifted:
+//!
+//! ```text
+//!  passes      the plan's ceiling, or what the driver has set since
+//!  stopped     none: the VM stands still
+//!  background  the plan's ceiling after a switch, once the target has the VM's state
+//! ```
+
+mod search;
 
 use super::{Input, perform::Pair};
-use anyhow::Context as _;
-use droveway_drive::{Action, QemuEvent, Side};
-use droveway_fleet::{RateLimit, VmId};
-use droveway_host::{
-    netns::Netns,
-    qemu as process,
-    shaping::{STREAM, URGENT},
-    sockets::{SocketFinder, Tuning},
-    tcp_info::{Connection, TcpDiag},
-};
+use droveway_drive::{Action, MigrationStatus, QemuEvent, Side};
+use droveway_fleet::{Bytes, RateLimit, VmId};
+use droveway_host::{sockets::SocketFinder, tcp_info::Connection};
 use droveway_plan::Plan;
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use droveway_qmp::MigrationParameters;
+use search::Search;
+use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::mpsc;
 
 /// Which of a migration's connections.
@@ -34,13 +35,6 @@ pub(super) enum Which {
         beside: u16,
     },
 }
-
-/// Between two looks for a connection that is due: a page fault takes as long on a slow port.
-const PERIOD: Duration = Duration::from_millis(4);
-/// The stream's connection is made before `migrate` is answered.
-const STREAM_LIMIT: Duration = Duration::from_secs(2);
-/// A source looks whether it is to switch between two slices of its pass, each 50 ms; on a busy machine later.
-const URGENT_LIMIT: Duration = Duration::from_secs(10);
 
 /// What came of it.
 #[derive(Debug)]
@@ -69,28 +63,47 @@ impl SourceEnd {
         self.connection.local.port()
     }
 
-    fn pace(&self, limit: RateLimit) {
+    /// True if the kernel keeps the limit from now on.
+    fn pace(&self, limit: RateLimit) -> bool {
         let paced = self.finder.take(self.number, &self.connection).and_then(|it| it.pace(limit));
-        // QEMU's own limit holds as well, only not as smoothly.
-        if let Err(error) = paced {
+        if let Err(error) = &paced {
             tracing::debug!("a stream is not paced: {error}");
         }
+        paced.is_ok()
     }
 }
 
-/// The ceilings of a VM's stream, before and after a switch to post-copy.
+/// What of a stream may wait unsent in the source's send buffer: so much time's worth, and so much at least. A page in there
+/// counts as sent, so a guest that asks for it waits for all that is before it, and a switchover for all of it; without a limit
+/// that was 1 to 2 MB. At 200 Mbit/s guests were blocked for half the time with it, from 32 to 256 KiB alike; at 1 Gbit/s it
+/// made no difference (docs/ports.md). Less than a busy source's wake-up is worth would leave the port idle.
+const UNSENT_TIME: Duration = Duration::from_millis(5);
+const UNSENT_LEAST: Bytes = Bytes::new(128 << 10);
+
+/// How much of a VM's stream may be where: its ceilings before and after a switch to post-copy, and what may wait unsent.
 #[derive(Debug, Clone, Copy)]
 struct Ceilings {
     stream: RateLimit,
     background: RateLimit,
+    unsent_max: u32,
 }
 
-/// QEMU's own ceiling is kept by pulses of a tenth of a second, the kernel's pace is even: a little above, so that QEMU's
-/// holds on the whole.
-const PACE_RATIO: f64 = 1.05;
+impl Ceilings {
+    fn at(self, stage: Stage) -> RateLimit {
+        match stage {
+            Stage::Passes => self.stream,
+            Stage::Stopped => RateLimit::Unlimited,
+            Stage::Background => self.background,
+        }
+    }
+}
 
-fn paced(limit: RateLimit) -> RateLimit {
-    limit.bandwidth().map_or(RateLimit::Unlimited, |rate| RateLimit::At(rate.scaled(PACE_RATIO)))
+/// Where a migration is, as far as its stream's pace depends on it; it only goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Passes,
+    Stopped,
+    Background,
 }
 
 /// Tunes the sockets of a run's migrations.
@@ -110,6 +123,7 @@ struct Migration {
     port: u16,
     /// The stream at the source, once it was found.
     stream: Option<Box<SourceEnd>>,
+    stage: Stage,
     /// Post-copy was asked for.
     switches: bool,
 }
@@ -117,54 +131,86 @@ struct Migration {
 impl Tuner {
     pub(super) fn new(plan: &Plan, classes: bool, inbox: mpsc::Sender<Input>) -> Self {
         let ceilings = plan.moves.iter().map(|step| {
-            let (stream, background) = (step.bandwidth, step.postcopy_bandwidth);
-            (step.vm.clone(), Ceilings { stream, background })
+            let unsent = (step.switchover_bandwidth * UNSENT_TIME).max(UNSENT_LEAST);
+            let ceilings = Ceilings {
+                stream: step.bandwidth,
+                background: step.postcopy_bandwidth,
+                unsent_max: u32::try_from(unsent.get()).unwrap_or(u32::MAX),
+            };
+            (step.vm.clone(), ceilings)
         });
         Tuner { classes, inbox, ceilings: ceilings.collect(), migrations: BTreeMap::new() }
     }
 
-    fn pace(&self, vm: &VmId, of: impl Fn(Ceilings) -> RateLimit) {
-        let stream = self.migrations.get(vm).and_then(|it| it.stream.as_ref());
-        if let (Some(stream), Some(ceilings)) = (stream, self.ceilings.get(vm)) {
-            stream.pace(paced(of(*ceilings)));
+    /// Sets the stream's pace to what it is to be now. True if the kernel keeps it.
+    fn pace(&self, vm: &VmId) -> bool {
+        let (Some(migration), Some(ceilings)) = (self.migrations.get(vm), self.ceilings.get(vm))
+        else {
+            return false;
+        };
+        let limit = ceilings.at(migration.stage);
+        migration.stream.as_ref().is_some_and(|stream| stream.pace(limit))
+    }
+
+    fn reach(&mut self, vm: &VmId, stage: Stage) {
+        let Some(migration) = self.migrations.get_mut(vm) else { return };
+        if migration.stage < stage {
+            migration.stage = stage;
+            self.pace(vm);
         }
     }
 
-    /// Something has happened to a VM: what is sent while it is stopped is never held back.
-    pub(super) fn note_event(&self, vm: &VmId, side: Side, event: &QemuEvent) {
-        let switches = self.migrations.get(vm).is_some_and(|it| it.switches);
+    /// Something has happened to a VM.
+    pub(super) fn note_event(&mut self, vm: &VmId, side: Side, event: &QemuEvent) {
         match (side, event) {
-            (Side::Source, QemuEvent::Stopped) => self.pace(vm, |_| RateLimit::Unlimited),
-            (Side::Target, QemuEvent::Resumed) if switches => self.pace(vm, |it| it.background),
+            (Side::Source, QemuEvent::Stopped) => self.reach(vm, Stage::Stopped),
+            // It says so once it has all of the VM's state, and only then may the rest be slow.
+            (Side::Target, QemuEvent::Status(MigrationStatus::PostcopyActive)) => {
+                self.reach(vm, Stage::Background);
+            }
             _ => {}
         }
     }
 
-    /// Something is about to be done that makes a connection.
-    pub(super) fn note_action(&mut self, vm: &VmId, action: &Action, pair: &Pair) {
-        match action {
+    /// Something is about to be done: what makes a connection starts a search for it, and a new ceiling is the socket's where
+    /// that can be paced. Returns what is left for QEMU to do.
+    pub(super) fn note_action(&mut self, vm: &VmId, action: Action, pair: &Pair) -> Action {
+        match &action {
             Action::Migrate { uri } => {
-                let port = uri.rsplit(':').next().and_then(|port| port.parse().ok());
-                let Some(port) = port else { return };
-                let migration = Migration { port, stream: None, switches: false };
-                self.migrations.insert(vm.clone(), migration);
+                self.begin(vm, uri, false);
+                self.search(vm, Which::Stream, pair);
+            }
+            Action::ResumeMigration { uri } => {
+                self.begin(vm, uri, true);
                 self.search(vm, Which::Stream, pair);
             }
             Action::StartPostcopy => {
-                let Some(migration) = self.migrations.get_mut(vm) else { return };
-                migration.switches = true;
-                if let Some(beside) = migration.stream.as_ref().map(|stream| stream.port()) {
-                    self.search(vm, Which::Urgent { beside }, pair);
+                if let Some(migration) = self.migrations.get_mut(vm) {
+                    migration.switches = true;
+                    if let Some(beside) = migration.stream.as_ref().map(|stream| stream.port()) {
+                        self.search(vm, Which::Urgent { beside }, pair);
+                    }
                 }
             }
             Action::SetBandwidth(limit) => {
                 if let Some(ceilings) = self.ceilings.get_mut(vm) {
                     ceilings.stream = *limit;
                 }
-                self.pace(vm, |it| it.stream);
+                if self.pace(vm) {
+                    return Action::SetBandwidth(RateLimit::Unlimited);
+                }
             }
             _ => {}
         }
+        action
+    }
+
+    fn begin(&mut self, vm: &VmId, uri: &str, again: bool) {
+        let port = uri.rsplit(':').next().and_then(|port| port.parse().ok());
+        let Some(port) = port else { return };
+        let stage = if again { Stage::Background } else { Stage::Passes };
+        self.migrations
+            .insert(vm.clone(), Migration { port, stream: None, stage, switches: again });
     }
 
     /// The stream was found.
@@ -174,20 +220,28 @@ impl Tuner {
         migration.stream = Some(source);
         if migration.switches {
             self.search(vm, Which::Urgent { beside }, pair);
-        } else {
-            self.pace(vm, |it| it.stream);
+        }
+        let limited = self.ceilings.get(vm).is_some_and(|it| {
+            [it.stream, it.background].iter().any(|limit| *limit != RateLimit::Unlimited)
+        });
+        if self.pace(vm) && limited {
+            lift(vm.clone(), pair.clone());
         }
     }
 
     /// Looks for a connection and tunes both its ends, in the background.
     fn search(&self, vm: &VmId, which: Which, pair: &Pair) {
-        let Some(migration) = self.migrations.get(vm) else { return };
+        let (Some(migration), Some(ceilings)) = (self.migrations.get(vm), self.ceilings.get(vm))
+        else {
+            return;
+        };
         let search = Search {
             sockets: [pair.source.socket.clone(), pair.target.socket.clone()],
             netns: pair.netns.clone(),
             port: migration.port,
             which,
             classes: self.classes,
+            unsent_max: ceilings.unsent_max,
         };
         let (vm, inbox) = (vm.clone(), self.inbox.clone());
         tokio::task::spawn_blocking(move || {
@@ -198,67 +252,19 @@ impl Tuner {
     }
 }
 
-struct Search {
-    /// The monitors' sockets, by which the processes are found.
-    sockets: [PathBuf; 2],
-    netns: [Option<String>; 2],
-    /// Where the target listens.
-    port: u16,
-    which: Which,
-    classes: bool,
+/// QEMU's own ceilings would make pulses of an even pace. Where they stay they hold as well.
+fn lift(vm: VmId, pair: Pair) {
+    let none = MigrationParameters {
+        max_bandwidth: Some(RateLimit::Unlimited),
+        max_postcopy_bandwidth: Some(RateLimit::Unlimited),
+        ..MigrationParameters::default()
+    };
+    tokio::spawn(async move {
+        if let Err(error) = pair.source.client.set_parameters(&none).await {
+            tracing::debug!(%vm, "QEMU's own ceilings stay: {error}");
+        }
+    });
 }
 
-impl Search {
-    fn run(&self, inbox: &mpsc::Sender<Input>) -> anyhow::Result<Tuned> {
-        let limit = match self.which {
-            Which::Stream => STREAM_LIMIT,
-            Which::Urgent { .. } => URGENT_LIMIT,
-        };
-        let deadline = Instant::now() + limit;
-        let mut source = self.finder(0)?;
-        let mut target = self.finder(1)?;
-        // A migration that is over has no connection any more, and the search for a second one has an end.
-        while Instant::now() < deadline && !inbox.is_closed() {
-            let wanted = |one: &Connection| match self.which {
-                Which::Stream => true,
-                Which::Urgent { beside } => one.local.port() != beside,
-            };
-            if let Some((number, connection)) = source.find(None, Some(self.port), wanted)? {
-                let source_port = connection.local.port();
-                let theirs = target.find(Some(self.port), Some(source_port), |_| true)?;
-                if let Some((other_number, other)) = theirs {
-                    // At the source the stream is data; at the target it only answers.
-                    let of_source = if self.which == Which::Stream { STREAM } else { URGENT };
-                    source.take(number, &connection)?.tune(&self.tuning(of_source))?;
-                    target.take(other_number, &other)?.tune(&self.tuning(URGENT))?;
-                    let source = Box::new(SourceEnd { finder: source, number, connection });
-                    return Ok(Tuned::Both { which: self.which, source });
-                }
-            }
-            std::thread::sleep(PERIOD);
-        }
-        let which = match self.which {
-            Which::Stream => "the stream's connection",
-            Which::Urgent { .. } => "the connection for requested pages",
-        };
-        Ok(Tuned::Not(format!("{which} was not found in {limit:?}")))
-    }
-
-    fn tuning(&self, class: u32) -> Tuning {
-        Tuning {
-            no_delay: true,
-            priority: if self.classes { class } else { 0 },
-            pacing: RateLimit::Unlimited,
-            unsent_limit: None,
-        }
-    }
-
-    fn finder(&self, side: usize) -> anyhow::Result<SocketFinder> {
-        let name = ["source", "target"][side];
-        let pid = process::find_by_qmp_socket(&self.sockets[side])
-            .with_context(|| format!("the {name}'s QEMU process was not found"))?;
-        let netns = Netns::of(self.netns[side].as_deref())?;
-        let finder = SocketFinder::open(pid, TcpDiag::open(&netns)?)?;
-        finder.with_context(|| format!("the {name}'s QEMU process {pid} is gone"))
-    }
-}
+#[cfg(test)]
+mod tests;
