@@ -57,6 +57,33 @@ pub struct RateSummary {
     pub p90_bytes_per_second: f64,
     /// Sudden changes of level within the window.
     pub shifts: u32,
+    /// When the last of them was, seconds after the window's start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_at_seconds: Option<f64>,
+    /// The mean since then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_to_bytes_per_second: Option<f64>,
+}
+
+impl RateSummary {
+    /// Changes of level from which on a rate is bursty: what comes and goes has no level that it has changed to.
+    pub const BURSTY_SHIFTS: u32 = 3;
+
+    /// Whether it comes and goes.
+    #[must_use]
+    pub const fn is_bursty(&self) -> bool {
+        self.shifts >= Self::BURSTY_SHIFTS
+    }
+
+    /// What it is now and, as far as can be told, for the next while: the mean of the window; after a change of level only
+    /// what was seen since. Of bursts the mean over all of them tells the most.
+    #[must_use]
+    pub fn expected_bytes_per_second(&self) -> f64 {
+        match self.changed_to_bytes_per_second {
+            Some(level) if !self.is_bursty() => level,
+            _ => self.mean_bytes_per_second,
+        }
+    }
 }
 
 /// One host.
@@ -224,6 +251,9 @@ pub struct PathSnapshot {
     pub rtt_min_seconds: Option<f64>,
     /// Share of segments that had to be sent again.
     pub retransmit_ratio: Option<f64>,
+    /// Share of segments that counted as lost at one time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_ratio: Option<f64>,
     /// What the kernel saw delivered for the probe, at most.
     pub delivery_bytes_per_second: Option<f64>,
     /// Why there are no figures, when there are none.

@@ -21,6 +21,8 @@ pub const DATA: usize = 256 << 10;
 const QUESTIONS: usize = 11;
 /// What is read and written at once.
 const CHUNK: usize = 16 << 10;
+/// Between two looks at what counts as lost, while the answer is waited for: a kernel waits longer before it sends again.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Why a path could not be probed.
 #[derive(Debug, Error)]
@@ -51,6 +53,9 @@ pub struct PathReading {
     pub rtt_min: Duration,
     /// Segments sent again over segments sent, those with payload; 0 to 1.
     pub retransmit_ratio: f64,
+    /// The most segments that the kernel took for lost at one time over segments sent, those with payload; 0 to 1. Less than
+    /// what was sent again where that turned out to be needless.
+    pub loss_ratio: f64,
     /// The last delivery rate that the kernel saw: a hint only. It is noisy, and so few bytes may pass a shaped port as one
     /// burst, faster than its rate.
     pub delivery_bytes_per_second: f64,
@@ -105,15 +110,26 @@ fn ask(mut stream: TcpStream, deadline: Instant) -> io::Result<PathReading> {
     let rtt = trips[QUESTIONS / 2];
     let mut sent = QUESTIONS;
     let chunk = [0x5a; CHUNK];
+    // What is lost is known only while it is missing.
+    let mut lost = 0;
     while sent < QUESTIONS + DATA {
         stream.set_write_timeout(Some(remaining(deadline)?))?;
         stream.write_all(&chunk)?;
         sent += chunk.len();
+        lost = info(&stream)?.lost.max(lost);
     }
     stream.shutdown(std::net::Shutdown::Write)?;
     // The other side closes when it has read everything.
-    stream.set_read_timeout(Some(remaining(deadline)?))?;
-    let _ = stream.read(&mut byte)?;
+    loop {
+        stream.set_read_timeout(Some(remaining(deadline)?.min(LOOK)))?;
+        match stream.read(&mut byte) {
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                lost = info(&stream)?.lost.max(lost);
+            }
+            Err(error) => return Err(error),
+        }
+    }
     let loaded = info(&stream)?;
     #[expect(clippy::cast_precision_loss, reason = "a few hundred segments")]
     let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
@@ -124,6 +140,7 @@ fn ask(mut stream: TcpStream, deadline: Instant) -> io::Result<PathReading> {
         // Kernels before 4.6 know no minimum.
         rtt_min: if loaded.rtt_min.is_zero() { rtt } else { loaded.rtt_min.min(rtt) },
         retransmit_ratio: share(loaded.segments_retransmitted, loaded.data_segments_sent).min(1.0),
+        loss_ratio: share(lost, loaded.data_segments_sent).min(1.0),
         delivery_bytes_per_second: delivery,
     })
 }
@@ -193,6 +210,7 @@ mod tests {
         let read = path_probe(&own, &own, local, Duration::from_secs(5)).unwrap();
         assert!(read.rtt > Duration::ZERO && read.rtt < Duration::from_secs(1), "{read:?}");
         assert!(read.rtt_min <= read.rtt && read.retransmit_ratio <= 1.0);
+        assert!((0.0..=1.0).contains(&read.loss_ratio), "{read:?}");
         assert!(read.delivery_bytes_per_second > 1e6, "{read:?}");
     }
 

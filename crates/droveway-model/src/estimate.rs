@@ -156,7 +156,22 @@ pub struct RateEstimator {
     window: Window,
     detector: ShiftDetector,
     shifts: u32,
+    /// The first reading's time.
+    first: Option<f64>,
+    since: Option<Since>,
 }
+
+/// What was seen since the level last changed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Since {
+    /// When, on the readings' clock.
+    at: f64,
+    covered: f64,
+    counted: f64,
+}
+
+/// A level is known once it has held for so long, seconds; until then the mean that forgets tells more.
+const HELD_MIN: f64 = 1.0;
 
 impl Default for RateEstimator {
     fn default() -> Self {
@@ -176,6 +191,8 @@ impl RateEstimator {
             window: Window::new(WINDOW),
             detector: ShiftDetector::new(NOTHING),
             shifts: 0,
+            first: None,
+            since: None,
         }
     }
 
@@ -185,6 +202,7 @@ impl RateEstimator {
         if !seconds.is_finite() {
             return None;
         }
+        self.first.get_or_insert(seconds);
         let Some((before, count)) = self.last else {
             self.last = Some((seconds, total));
             return None;
@@ -202,7 +220,14 @@ impl RateEstimator {
         self.counted += difference;
         self.ewma.observe(time, rate);
         self.window.observe(rate);
-        self.shifts += u32::from(self.detector.observe(rate));
+        if self.detector.observe(rate) {
+            self.shifts += 1;
+            self.since = Some(Since { at: before, covered: 0.0, counted: 0.0 });
+        }
+        if let Some(since) = &mut self.since {
+            since.covered += time;
+            since.counted += difference;
+        }
         Some(rate)
     }
 
@@ -211,13 +236,19 @@ impl RateEstimator {
     pub fn summary(&self) -> RateSummary {
         let mean = if self.covered > 0.0 { self.counted / self.covered } else { 0.0 };
         let quantile = |share| self.window.quantile(share).unwrap_or(0.0);
+        let ewma = self.ewma.value().unwrap_or(0.0);
+        let level = |since: Since| {
+            if since.covered >= HELD_MIN { since.counted / since.covered } else { ewma }
+        };
         RateSummary {
             mean_bytes_per_second: mean,
-            ewma_bytes_per_second: self.ewma.value().unwrap_or(0.0),
+            ewma_bytes_per_second: ewma,
             p10_bytes_per_second: quantile(0.1),
             p50_bytes_per_second: quantile(0.5),
             p90_bytes_per_second: quantile(0.9),
             shifts: self.shifts,
+            changed_at_seconds: self.since.zip(self.first).map(|(since, first)| since.at - first),
+            changed_to_bytes_per_second: self.since.map(level),
         }
     }
 }
@@ -323,6 +354,63 @@ mod tests {
             let found = (1..=1000).find(|_| detector.observe(1000.0 * factor));
             assert_eq!(found, samples, "{factor}");
         }
+    }
+
+    /// What a rate of `before` that becomes `after` after so many seconds comes to, watched at 5 Hz.
+    fn changing(before: f64, seconds: u32, after: f64, held: u32) -> RateSummary {
+        let mut rate = RateEstimator::new();
+        let mut total = 0.0;
+        rate.observe(100.0, 0);
+        for sample in 1..=5 * (seconds + held) {
+            total += 0.2 * if sample <= 5 * seconds { before } else { after };
+            rate.observe(100.0 + 0.2 * f64::from(sample), total as u64);
+        }
+        rate.summary()
+    }
+
+    #[test]
+    fn after_a_change_what_was_seen_since_is_expected() {
+        let doubled = changing(1e6, 8, 4e6, 2);
+        assert_eq!(doubled.shifts, 1);
+        assert!((doubled.changed_at_seconds.unwrap() - 8.0).abs() < 0.01, "{doubled:?}");
+        assert!((doubled.mean_bytes_per_second - 1.6e6).abs() < 10.0);
+        assert!((doubled.expected_bytes_per_second() - 4e6).abs() < 10.0, "{doubled:?}");
+        // A fall is noticed after some samples; what went before them does not count.
+        let ceased = changing(4e6, 8, 0.0, 2);
+        assert!((8.0..9.0).contains(&ceased.changed_at_seconds.unwrap()), "{ceased:?}");
+        assert!(ceased.expected_bytes_per_second() < 1e3, "{ceased:?}");
+    }
+
+    #[test]
+    fn a_level_that_has_just_begun_is_not_taken_for_certain() {
+        let mut rate = RateEstimator::new();
+        rate.observe(0.0, 0);
+        for sample in 1..=20_u64 {
+            rate.observe(0.2 * sample as f64, 200_000 * sample);
+        }
+        rate.observe(4.2, 4_000_000 + 2_000_000);
+        let found = rate.summary();
+        assert_eq!(found.shifts, 1);
+        let expected = found.expected_bytes_per_second();
+        assert!((expected - found.ewma_bytes_per_second).abs() < 1.0);
+        assert!((1.2e6..2e6).contains(&expected), "{expected}: between 1 and 10 MB/s");
+    }
+
+    #[test]
+    fn steady_traffic_and_bursts_are_expected_to_be_their_mean() {
+        let steady = changing(1e6, 5, 1e6, 5);
+        assert_eq!((steady.shifts, steady.changed_at_seconds), (0, None));
+        assert!((steady.expected_bytes_per_second() - 1e6).abs() < 10.0);
+        let mut rate = RateEstimator::new();
+        let mut total = 0_u64;
+        for sample in 0..100_u64 {
+            rate.observe(0.2 * sample as f64, total);
+            total += if sample / 10 % 2 == 0 { 2_000_000 } else { 0 };
+        }
+        let bursts = rate.summary();
+        assert!(bursts.is_bursty(), "{bursts:?}");
+        let (expected, mean) = (bursts.expected_bytes_per_second(), bursts.mean_bytes_per_second);
+        assert!((expected - mean).abs() < 1e-9 && (4e6..6e6).contains(&mean), "{bursts:?}");
     }
 
     #[test]

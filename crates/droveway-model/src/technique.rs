@@ -7,6 +7,7 @@
 
 mod postcopy;
 mod precopy;
+mod reverse;
 
 /// Rates below this count as this, so that even a starved stream has an end: bytes (or any other unit) per second.
 const RATE_MIN: f64 = 1e-3;
@@ -18,3 +19,4 @@ pub use postcopy::{
 pub use precopy::{
     AutoConverge, PreCopyCourse, PreCopyInput, StopRule, pre_copy, standstill, stop_and_copy,
 };
+pub use reverse::{ACKNOWLEDGEMENT_RATIO, BUSY_RATIO, FaultService, ReverseQueue};

@@ -3,7 +3,7 @@
 use crate::fluid::{Constants, End, FlowModel, Gang, PortModel, Tail, VmModel};
 use droveway_fleet::{
     Bandwidth, DirtyCurve, HostId, Snapshot, VmId,
-    snapshot::{FlowEnd, RateSeries, VmSnapshot},
+    snapshot::{FlowEnd, FlowSnapshot, RateSeries, RateSummary, VmSnapshot},
 };
 
 /// CPU and device state of a QEMU guest; measured: 60 to 300 KB for the usual devices.
@@ -62,7 +62,7 @@ impl World {
         let flows = snapshot.flows.iter().map(|flow| FlowModel {
             from: end(&flow.from),
             to: end(&flow.to),
-            demand: if flow.elastic { f64::INFINITY } else { flow.bytes_per_second },
+            demand: demand(snapshot, flow),
             weight: f64::from(flow.connections.max(1)),
         });
         let gang = Gang {
@@ -101,6 +101,30 @@ impl World {
     pub fn vm(&self, name: &VmId) -> Option<usize> {
         self.vms.iter().position(|vm| vm == name)
     }
+}
+
+/// Elastic traffic of which less than this is left since it changed has ended: it does not take what it gets any more.
+const CEASED_RATIO: f64 = 0.1;
+
+/// What a flow takes at most. Who talks to whom is counted over the whole window; where a VM's traffic changed within it, its
+/// flows have changed with it, all alike.
+fn demand(snapshot: &Snapshot, flow: &FlowSnapshot) -> f64 {
+    let vm = |end: &FlowEnd| match end {
+        FlowEnd::Vm(name) => snapshot.vm(name.as_str()),
+        FlowEnd::Host(_) | FlowEnd::Outside(_) => None,
+    };
+    let change = |rate: &RateSummary| {
+        let mean = rate.mean_bytes_per_second;
+        let changed = rate.changed_at_seconds.is_some() && !rate.is_bursty() && mean > 0.0;
+        changed.then(|| rate.expected_bytes_per_second() / mean)
+    };
+    // The sender knows best; what it sends elsewhere may hide what the receiver sees.
+    let sender = vm(&flow.from).and_then(|vm| change(&vm.tx));
+    let ratio = sender.or_else(|| vm(&flow.to).and_then(|vm| change(&vm.rx))).unwrap_or(1.0);
+    if flow.elastic && ratio >= CEASED_RATIO {
+        return f64::INFINITY;
+    }
+    flow.bytes_per_second * ratio
 }
 
 /// What a port of that rate carries of TCP payload, bytes per second.
@@ -150,4 +174,75 @@ fn uncertainty(vm: &VmSnapshot) -> Uncertainty {
     };
     let width = (memory.send_bytes.p90 - memory.send_bytes.p10) / P10_TO_P90;
     Uncertainty { curve: memory.curve_error_ratio, send: width / memory.send_bytes.p50.max(1.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// What a VM sends or receives: the mean, and since when it is what.
+    fn rate(mean: f64, shifts: u32, since: Option<(f64, f64)>) -> RateSummary {
+        RateSummary {
+            mean_bytes_per_second: mean,
+            shifts,
+            changed_at_seconds: since.map(|(at, _)| at),
+            changed_to_bytes_per_second: since.map(|(_, level)| level),
+            ..RateSummary::default()
+        }
+    }
+
+    fn snapshot(tx: RateSummary, rx: RateSummary, flows: Value) -> Snapshot {
+        let host = json!({
+            "name": "alpha", "cpus": 1, "cpuBusyRatio": 0.0, "memoryBytes": 0, "memoryAvailableBytes": 0,
+            "port": {
+                "interface": "nic", "rateBitsPerSecond": 1_000_000_000, "rateFrom": "fleet",
+                "tx": RateSummary::default(), "rx": RateSummary::default(),
+            },
+        });
+        let vm = json!({
+            "name": "one", "host": "alpha", "state": "running", "accelerator": "kvm", "vcpus": 1,
+            "allowPostcopy": true, "maxDowntimeSeconds": null, "taps": [], "tx": tx, "rx": rx,
+            "txLocalRatio": 0.0, "rxLocalRatio": 0.0, "memory": null, "memoryBytes": 0,
+        });
+        serde_json::from_value(json!({
+            "apiVersion": "droveway/v1", "kind": "Snapshot", "takenAt": "", "windowSeconds": 10.0,
+            "hosts": [host], "vms": [vm], "flows": flows, "paths": [], "remarks": [],
+        }))
+        .unwrap()
+    }
+
+    fn flow(out: bool, bytes: f64, elastic: bool) -> Value {
+        let (vm, other) =
+            (json!({"kind": "vm", "name": "one"}), json!({"kind": "outside", "name": "client"}));
+        let (from, to) = if out { (vm, other) } else { (other, vm) };
+        json!({"from": from, "to": to, "bytesPerSecond": bytes, "connections": 1, "elastic": elastic})
+    }
+
+    #[track_caller]
+    fn check(tx: RateSummary, rx: RateSummary, flow: Value, demand: f64) {
+        let world = World::of(&snapshot(tx, rx, json!([flow])), Constants::PRIOR);
+        let found = world.gang.flows[0].demand;
+        assert!(found == demand || (found - demand).abs() < 1e-6, "{found}, not {demand}");
+    }
+
+    #[test]
+    fn after_a_change_flows_are_what_they_became() {
+        let still = rate(20.0, 0, None);
+        let doubled = rate(20.0, 1, Some((8.0, 40.0)));
+        check(still, still, flow(true, 10.0, false), 10.0);
+        check(doubled, still, flow(true, 10.0, false), 20.0);
+        // What is received changed, what is sent did not.
+        check(still, doubled, flow(true, 10.0, false), 10.0);
+        check(still, doubled, flow(false, 10.0, false), 20.0);
+        let bursty = rate(20.0, 6, Some((8.0, 40.0)));
+        check(bursty, still, flow(true, 10.0, false), 10.0);
+    }
+
+    #[test]
+    fn elastic_traffic_takes_what_it_gets_unless_it_has_ceased() {
+        let still = rate(20.0, 0, None);
+        check(rate(20.0, 1, Some((8.0, 5.0))), still, flow(true, 10.0, true), f64::INFINITY);
+        check(rate(20.0, 1, Some((8.0, 0.2))), still, flow(true, 10.0, true), 0.1);
+    }
 }

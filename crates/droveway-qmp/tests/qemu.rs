@@ -160,7 +160,7 @@ async fn dirty_rate_is_sampled_in_milliseconds() {
     let guest = Qemu::start(qemu, &[]).await;
     let client = &guest.client;
     let window = Duration::from_millis(100);
-    client.start_dirty_sampling(DirtySampling::precise(window)).await.unwrap();
+    client.start_dirty_sampling(&DirtySampling::precise(window)).await.unwrap();
     let measured = async {
         loop {
             let rate = client.dirty_rate().await.unwrap();
@@ -176,7 +176,7 @@ async fn dirty_rate_is_sampled_in_milliseconds() {
     assert!(rate.window >= window && rate.window < window + PATIENCE, "{rate:?}");
     assert_eq!(rate.pages_per_gib, 16_384);
     let tiny = DirtySampling::precise(Duration::from_millis(1));
-    assert!(matches!(client.start_dirty_sampling(tiny).await, Err(QmpError::Denied { .. })));
+    assert!(matches!(client.start_dirty_sampling(&tiny).await, Err(QmpError::Denied { .. })));
 }
 
 #[tokio::test]

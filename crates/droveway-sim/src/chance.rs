@@ -1,7 +1,7 @@
 //! Chance from a seed: the same seed, the same run, on every machine and with every release.
 
 /// A stream of random numbers (SplitMix64; Steele, Lea and Flood 2014).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Chance(u64);
 
 impl Chance {
@@ -28,6 +28,33 @@ impl Chance {
         least + self.unit() * (most - least).max(0.0)
     }
 
+    /// A whole number below `end`, which is not zero.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        #[expect(clippy::cast_possible_truncation, reason = "below a usize")]
+        let found = (u128::from(self.next()) * end as u128 >> 64) as usize;
+        found
+    }
+
+    /// A word whose bits are set with this probability each, to a part in 16 million. From the lowest binary digit up, each
+    /// digit halves what is there and adds half if it is set.
+    pub(crate) fn bits(&mut self, probability: f64) -> u64 {
+        const DIGITS: u32 = 24;
+        let whole = f64::from(1_u32 << DIGITS);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between zero and 2^24"
+        )]
+        let digits = (probability.clamp(0.0, 1.0) * whole).round() as u32;
+        if digits == 1 << DIGITS {
+            return u64::MAX;
+        }
+        (digits.trailing_zeros().min(DIGITS)..DIGITS).fold(0, |word, place| {
+            let fresh = self.next();
+            if digits >> place & 1 == 1 { word | fresh } else { word & fresh }
+        })
+    }
+
     /// A normal deviate (Box and Muller).
     pub(crate) fn normal(&mut self) -> f64 {
         let (a, b) = (1.0 - self.unit(), self.unit());
@@ -38,6 +65,19 @@ impl Chance {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bits_are_set_as_often_as_asked() {
+        let mut chance = Chance::new(3);
+        assert_eq!((chance.bits(0.0), chance.bits(1.0)), (0, u64::MAX));
+        for probability in [0.001, 0.1, 0.25, 0.5, 0.9, 0.999] {
+            let set: u32 = (0..20_000).map(|_| chance.bits(probability).count_ones()).sum();
+            let found = f64::from(set) / 1_280_000.0;
+            let error = (probability * (1.0 - probability) / 1_280_000.0).sqrt();
+            assert!((found - probability).abs() < 5.0 * error, "{found}, not {probability}");
+        }
+        assert!((0..1_000).all(|_| chance.below(7) < 7));
+    }
 
     #[test]
     fn normal_deviates_have_mean_zero_and_variance_one() {

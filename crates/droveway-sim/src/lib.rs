@@ -34,6 +34,10 @@ pub struct Physics {
     /// of 256 to 512 MiB with loads of 20 to 80 MiB, the share of the load that added nothing to what was sent was this over
     /// the guest's memory, within a fifth.
     pub reused_bytes: f64,
+    /// Content at the very end of RAM.
+    pub tail_bytes: f64,
+    /// Pages of zeroes before it, in a guest without a load.
+    pub hole_bytes: f64,
     /// Memory that an idle guest writes to again and again, and how often a second.
     pub idle_bytes: f64,
     /// Writes a second of each of those pages.
@@ -57,6 +61,8 @@ impl Default for Physics {
             constants: Constants::PRIOR,
             guest_bytes: 116e6,
             reused_bytes: 160e6,
+            tail_bytes: 17e6,
+            hole_bytes: 48e6,
             idle_bytes: 1.5e6,
             idle_writes: 1.0,
             state_bytes: 2e5,

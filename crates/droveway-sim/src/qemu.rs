@@ -224,7 +224,13 @@ impl Pair {
         let slice = self.rate * constants.slice_seconds;
         // Each pass ends elsewhere in its last slice.
         let part = (self.phase + GOLDEN * f64::from(self.pass)).fract();
-        (self.threshold() - slice * part).max(0.0)
+        (self.content(self.threshold()) - slice * part).max(0.0)
+    }
+
+    /// How much content so many bytes hold of what QEMU counts as left: in the first pass that is RAM as it lies, with its pages
+    /// of zeroes, which the wire does not see.
+    fn content(&self, left: f64) -> f64 {
+        if self.pass <= 1 { self.memory.tail().content(left).min(left) } else { left }
     }
 
     /// When something happens next if nothing else does.
@@ -282,7 +288,7 @@ impl Pair {
                 self.set(Side::Source, MigrationStatus::Active, out);
                 self.set(Side::Target, MigrationStatus::Active, out);
                 out.push((Side::Source, QemuEvent::Pass(1)));
-                if self.threshold() > self.memory.pending() {
+                if self.threshold() > self.memory.pending() + self.memory.zero_bytes {
                     self.stop(physics, out, now);
                 }
                 true
@@ -352,9 +358,12 @@ impl Pair {
     fn end_pass(&mut self, physics: &Physics, now: f64, out: &mut Emitted) -> bool {
         self.sync(now);
         self.scan_per_byte = 0.0;
+        // The zeroes that are still to come when the first pass ends count for QEMU, too.
+        let zeroes = self.threshold() - self.content(self.threshold());
         self.pass += 1;
         out.push((Side::Source, QemuEvent::Pass(self.pass)));
-        if self.memory.pending() < self.threshold() || self.memory.pending() <= NOTHING {
+        let pending = self.memory.pending();
+        if pending + zeroes < self.threshold() || pending <= NOTHING {
             self.stop(physics, out, now);
             return true;
         }

@@ -10,7 +10,7 @@ use droveway_fleet::{
     scenario::{Traffic, TrafficKind},
     snapshot::{
         FlowEnd, FlowSnapshot, HostSnapshot, KIND, MemorySnapshot, PortSnapshot, RateSummary,
-        VmSnapshot,
+        TailPoint, VmSnapshot,
     },
 };
 
@@ -70,7 +70,7 @@ fn memory(memory: &Memory) -> MemorySnapshot {
     MemorySnapshot {
         resident_bytes,
         zero_ratio: 0.0,
-        tail: Vec::new(),
+        tail: tail(memory),
         send_bytes: Quantiles { p10: bytes, p50: bytes, p90: bytes },
         compressed_ratio: None,
         method: "simulated".to_owned(),
@@ -78,6 +78,18 @@ fn memory(memory: &Memory) -> MemorySnapshot {
         curve: memory.curve(),
         curve_error_ratio: 0.0,
     }
+}
+
+/// The end of RAM as `measure` looks at it.
+fn tail(memory: &Memory) -> Vec<TailPoint> {
+    let ram = memory.guest_bytes() + memory.zero_bytes;
+    let distances = (2..10_u32).map(|power| f64::from(1 << power) * 1_048_576.0);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a VM's memory")]
+    let point = |bytes: f64| TailPoint {
+        ram_bytes: bytes as u64,
+        content_bytes: memory.tail().content(bytes) as u64,
+    };
+    distances.filter(|distance| *distance < ram).map(point).collect()
 }
 
 fn flow(scenario: &Scenario, traffic: &Traffic, physics: &Physics) -> Option<FlowSnapshot> {

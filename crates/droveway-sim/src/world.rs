@@ -196,6 +196,11 @@ fn timestamp(seconds: f64) -> Timestamp {
     Timestamp::from_nanos((seconds.max(0.0) * 1e9).round() as u64)
 }
 
+/// The seed of a VM's own chance, so that it does not matter who else moves.
+const fn of_vm(seed: u64, number: u64) -> u64 {
+    seed.rotate_left(32) ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
 impl<'a> World<'a> {
     fn new(simulation: &'a Simulation<'_>) -> Result<Self, SimError> {
         let spec = &simulation.scenario.spec;
@@ -214,7 +219,8 @@ impl<'a> World<'a> {
         let vms: Vec<Vm> = spec
             .vms
             .iter()
-            .map(|vm| {
+            .zip(1_u64..)
+            .map(|(vm, number)| {
                 let moves = plan.moves.iter().any(|step| step.vm == vm.name);
                 let noise = physics.noise;
                 let mut chance = |noise: f64| (noise * random.normal()).exp();
@@ -223,8 +229,10 @@ impl<'a> World<'a> {
                 Vm {
                     name: vm.name.clone(),
                     host: machine(vm.host.as_str()).unwrap_or(0),
-                    pair: moves
-                        .then(|| Pair::new(Memory::of(vm, physics), chances, phase, overtakes)),
+                    pair: moves.then(|| {
+                        let memory = Memory::of(vm, physics).seeded(of_vm(simulation.seed, number));
+                        Pair::new(memory, chances, phase, overtakes)
+                    }),
                     last_event: [0.0; 2],
                 }
             })

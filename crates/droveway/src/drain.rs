@@ -497,7 +497,11 @@ impl<'a> Job<'a> {
             network::plumbing(self.request.args, ours, held, [source, target])?;
         (self.intent.tuning, self.intent.shaping) = (tuning, looked.is_some());
         let facts = GangFacts {
-            port_rate: source.port.rate.min(target.port.rate),
+            port_rate: [source, target]
+                .map(|host| measure::port_rate(host, self.snapshot.as_ref()))
+                .into_iter()
+                .min()
+                .unwrap_or_default(),
             vms: self.facts.clone(),
         };
         let knowledge = self.knowledge()?;

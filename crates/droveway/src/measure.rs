@@ -25,7 +25,7 @@ use crate::{
     state,
 };
 use droveway_fleet::{
-    Bandwidth, Fleet, Host, Snapshot, TimeSpan, VmId,
+    Bandwidth, Fleet, Host, HostId, Snapshot, TimeSpan, VmId,
     document::API_VERSION,
     snapshot::{
         self, FlowEnd, FlowSnapshot, HostSnapshot, MemorySnapshot, PortSnapshot, VmSnapshot,
@@ -250,6 +250,15 @@ fn rate(host: &Host, remarks: &mut Vec<String>) -> Bandwidth {
     }
 }
 
+/// What a host's port carries: the fleet's word, unless it was measured to be slower.
+pub(crate) fn port_rate(host: &Host, snapshot: Option<&Snapshot>) -> Bandwidth {
+    let said = host.port.rate;
+    snapshot
+        .and_then(|snapshot| snapshot.host(host.name.as_str()))
+        .map(|seen| Bandwidth::from_bits_per_second(seen.port.rate_bits_per_second))
+        .map_or(said, |measured| measured.min(said))
+}
+
 fn host(plan: &HostPlan, seen: &Seen) -> Result<HostSnapshot, Failure> {
     let memory = resources::memory().map_err(anyhow::Error::from)?;
     let (tx, rx) = traffic::of(seen, &plan.host.name).map(|seen| seen.port).unwrap_or_default();
@@ -280,16 +289,10 @@ fn vm(
     let (tx, rx) = traffic::of(seen, &place.host)
         .and_then(|host| host.vms.get(&vm.name).copied())
         .unwrap_or_default();
-    let stays = |other: &FlowEnd| match other {
-        FlowEnd::Host(host) => *host == place.host,
-        FlowEnd::Vm(other) => {
-            traffic::of(seen, &place.host).is_some_and(|host| host.vms.contains_key(other))
-        }
-        FlowEnd::Outside(_) => false,
+    let is_here = |other: &VmId| {
+        traffic::of(seen, &place.host).is_some_and(|host| host.vms.contains_key(other))
     };
-    let own = FlowEnd::Vm(vm.name.clone());
-    let sends = flows.iter().filter(|flow| flow.from == own).map(|flow| (&flow.to, flow));
-    let receives = flows.iter().filter(|flow| flow.to == own).map(|flow| (&flow.from, flow));
+    let (tx_local_ratio, rx_local_ratio) = local_ratios(&vm.name, &place.host, is_here, flows);
     VmSnapshot {
         name: vm.name.clone(),
         host: place.host.clone(),
@@ -301,12 +304,31 @@ fn vm(
         taps: place.taps.iter().map(|tap| tap.interface.clone()).collect(),
         tx,
         rx,
-        tx_local_ratio: local_ratio(sends, stays),
-        rx_local_ratio: local_ratio(receives, stays),
+        tx_local_ratio,
+        rx_local_ratio,
         series: traffic::of(seen, &place.host).and_then(|host| host.series.get(&vm.name).cloned()),
         memory,
         memory_bytes: place.facts.memory.get(),
     }
+}
+
+/// The shares of what a VM sends, and of what it receives, whose other end is on its host: the host itself, or a VM that
+/// `is_here`.
+fn local_ratios(
+    vm: &VmId,
+    host: &HostId,
+    is_here: impl Fn(&VmId) -> bool,
+    flows: &[FlowSnapshot],
+) -> (f64, f64) {
+    let stays = |other: &FlowEnd| match other {
+        FlowEnd::Host(other) => other == host,
+        FlowEnd::Vm(other) => is_here(other),
+        FlowEnd::Outside(_) => false,
+    };
+    let own = FlowEnd::Vm(vm.clone());
+    let sends = flows.iter().filter(|flow| flow.from == own).map(|flow| (&flow.to, flow));
+    let receives = flows.iter().filter(|flow| flow.to == own).map(|flow| (&flow.from, flow));
+    (local_ratio(sends, stays), local_ratio(receives, stays))
 }
 
 /// The share of these flows' bytes whose other end is on the same host.
@@ -322,4 +344,75 @@ fn local_ratio<'a>(
         }
     }
     if all > 0.0 { (local / all).clamp(0.0, 1.0) } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(from: FlowEnd, to: FlowEnd, bytes_per_second: f64) -> FlowSnapshot {
+        FlowSnapshot { from, to, bytes_per_second, connections: 1, elastic: false }
+    }
+
+    /// Of what `one` sends 30 of 40 stay, of what it receives 5 of 50: directions are not mixed up.
+    #[test]
+    fn what_stays_on_the_host_is_told_by_direction() {
+        let vm = |name: &str| FlowEnd::Vm(name.parse().unwrap());
+        let outside = || FlowEnd::Outside("client".parse().unwrap());
+        let host = || FlowEnd::Host("alpha".parse().unwrap());
+        let flows = [
+            flow(vm("one"), vm("two"), 20.0),
+            flow(vm("one"), host(), 10.0),
+            flow(vm("one"), vm("far"), 10.0),
+            flow(vm("two"), vm("one"), 5.0),
+            flow(outside(), vm("one"), 45.0),
+            flow(vm("two"), outside(), 1_000.0),
+        ];
+        let alpha: HostId = "alpha".parse().unwrap();
+        let is_here = |vm: &VmId| ["one", "two"].contains(&vm.as_str());
+        let check = |name: &str, tx: f64, rx: f64| {
+            let found = local_ratios(&name.parse().unwrap(), &alpha, is_here, &flows);
+            assert!((found.0 - tx).abs() + (found.1 - rx).abs() < 1e-9, "{name}: {found:?}");
+        };
+        check("one", 0.75, 0.1);
+        check("two", 5.0 / 1_005.0, 1.0);
+        check("silent", 0.0, 0.0);
+    }
+
+    #[test]
+    fn a_port_is_no_faster_than_it_was_measured() {
+        let gigabits = |rate: u64| Bandwidth::from_bits_per_second(rate * 1_000_000_000);
+        let host: Host = serde_json::from_value(serde_json::json!({
+            "name": "alpha", "port": {"interface": "nic", "rate": "10Gbit/s"},
+            "migrationAddress": "10.0.0.1",
+        }))
+        .unwrap();
+        let seen = |rate: u64| Snapshot {
+            api_version: API_VERSION.to_owned(),
+            kind: snapshot::KIND.to_owned(),
+            taken_at: String::new(),
+            window_seconds: 1.0,
+            hosts: vec![HostSnapshot {
+                name: host.name.clone(),
+                port: PortSnapshot {
+                    interface: "nic".to_owned(),
+                    rate_bits_per_second: gigabits(rate).bits_per_second(),
+                    rate_from: "ethtool".to_owned(),
+                    tx: snapshot::RateSummary::default(),
+                    rx: snapshot::RateSummary::default(),
+                },
+                cpus: 1,
+                cpu_busy_ratio: 0.0,
+                memory_bytes: 0,
+                memory_available_bytes: 0,
+            }],
+            vms: Vec::new(),
+            flows: Vec::new(),
+            paths: Vec::new(),
+            remarks: Vec::new(),
+        };
+        assert_eq!(port_rate(&host, None), gigabits(10));
+        assert_eq!(port_rate(&host, Some(&seen(1))), gigabits(1));
+        assert_eq!(port_rate(&host, Some(&seen(40))), gigabits(10));
+    }
 }

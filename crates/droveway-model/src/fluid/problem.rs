@@ -315,8 +315,8 @@ pub struct Constants {
     pub slice_seconds: f64,
     /// What a stream's sockets hold: QEMU has sent it, the target does not have it. It goes before the state at a switch.
     pub socket_bytes: f64,
-    /// What QEMU stops for against what the stream's rate would carry in the downtime aimed at: the rate that it is told is
-    /// the best that was measured, not the mean.
+    /// What QEMU stops for against what the stream's rate would carry in the downtime aimed at. The driver tells it a rate
+    /// that is smoothed over its samples, and tells it anew only when that is off by a tenth: a little beside the stream's.
     pub threshold_ratio: f64,
     /// Reverse traffic per forward byte.
     pub acknowledgement_ratio: f64,

@@ -1,3 +1,5 @@
+mod goldens;
+mod laws;
 mod trace;
 
 use super::*;
@@ -362,7 +364,7 @@ proptest! {
             let port = gang.ports[0].tx.min(gang.ports[1].rx);
             prop_assert!(end.duration_seconds() * port >= vm.send_bytes * (1.0 - 1e-3));
         }
-        // Conservation: what left the source's port, moves and flows together, is not more than it can send.
+        // What the moves sent is not more than the port can (with the flows beside them: `laws`).
         let port = gang.ports[0].tx.min(gang.ports[1].rx);
         prop_assert!(course.sent_bytes <= course.total_seconds * port * (1.0 + 1e-6));
         for flow in &course.flows {

@@ -219,6 +219,42 @@ fn direction_decides_gangs() {
     }
 }
 
+/// Traffic of random gangs: a sequence that is the same everywhere (an LCG of Knuth's MMIX).
+fn random_gangs(seed: u64, gangs: usize, vms: usize, most: f64) -> Vec<Vec<Loaded>> {
+    let mut state = seed;
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 11) as f64 / (1_u64 << 53) as f64 * most
+    };
+    (0..gangs).map(|_| (0..vms).map(|_| loaded(next(), next())).collect()).collect()
+}
+
+/// The read-out of direction: 300 random gangs of six. Printed: the joint choice beats the rule per VM by 3.8 % on average (90th
+/// percentile 8.7 %, at most 16.9 %), and that rule beats the better uniform technique by 12.4 %. Which gangs is not said; with
+/// traffic of up to 11 each way, direction and order of size are the same: half to twice the printed figure, and none worse.
+#[test]
+fn the_joint_choice_gains_a_little_over_the_rule_and_the_rule_much_over_habit() {
+    let (mut joint, mut rule) = (Vec::new(), Vec::new());
+    for vms in random_gangs(1, 300, 6, 11.0) {
+        let total = |postcopy: &[bool]| gang(&vms).total(postcopy, None);
+        let by_rule = total(&greedy(&vms));
+        let splits = joint_splits(&vms, Residents::default());
+        let best = splits.iter().map(|split| total(&split.postcopy)).fold(f64::INFINITY, f64::min);
+        let uniform = total(&[false; 6]).min(total(&[true; 6]));
+        joint.push(100.0 * (1.0 - best / by_rule));
+        rule.push(100.0 * (1.0 - by_rule / uniform));
+    }
+    joint.sort_by(f64::total_cmp);
+    let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+    for (got, printed) in
+        [(mean(&joint), 3.8), (joint[270], 8.7), (joint[299], 16.9), (mean(&rule), 12.4)]
+    {
+        assert!((0.5 * printed..2.0 * printed).contains(&got), "{got}, not near {printed}");
+    }
+    assert!(joint[0] > -1e-9, "the rule's choice is among those that are scored");
+}
+
 #[test]
 fn techniques_are_chosen_together() {
     let vms = [loaded(30.0, 4.0), loaded(5.0, 25.0), loaded(12.0, 10.0), loaded(8.0, 9.0)];

@@ -1,7 +1,9 @@
 //! `calc-dirty-rate`: how fast a running guest changes its memory.
 //!
-//! Page sampling hashes pages and counts those that changed, so pages rewritten with equal bytes don't count. QEMU gives
-//! whole MiB/s, rounded down: over a window `t` the error of the amount is up to `t` x 1 MiB/s. Not during a migration.
+//! Page sampling hashes pages and counts those that changed, so pages rewritten with equal bytes don't count. Dirty ring and
+//! dirty bitmap count every page that the accelerator saw written; QEMU refuses the ring unless it was started with one, and
+//! the bitmap if it was. QEMU gives whole MiB/s, rounded down: over a window `t` the error of the amount is up to `t` x
+//! 1 MiB/s. Not during a migration.
 
 use super::wire::Count;
 use crate::open_enum::open_enum;
@@ -27,20 +29,22 @@ open_enum! {
     }
 }
 
-/// A measurement to start, by page sampling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A measurement to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirtySampling {
+    /// How.
+    pub mode: DirtyRateMode,
     /// How long it watches: 50 ms to 60 s, in whole milliseconds.
     pub window: Duration,
-    /// Pages per GiB, 128 to 16384; QEMU's default of 512 errs by up to half.
+    /// Of page sampling: pages per GiB, 128 to 16384; QEMU's default of 512 errs by up to half.
     pub pages_per_gib: u32,
 }
 
 impl DirtySampling {
-    /// The best precision QEMU has.
+    /// Page sampling with the best precision QEMU has.
     #[must_use]
     pub const fn precise(window: Duration) -> Self {
-        DirtySampling { window, pages_per_gib: 16_384 }
+        DirtySampling { mode: DirtyRateMode::PageSampling, window, pages_per_gib: 16_384 }
     }
 }
 
@@ -55,7 +59,7 @@ pub struct DirtyRate {
     pub rate: Option<Bandwidth>,
     /// How long it really watched, once measured: some milliseconds more than was asked for.
     pub window: Duration,
-    /// Pages per GiB.
+    /// Pages per GiB; says something of page sampling only.
     pub pages_per_gib: u64,
 }
 

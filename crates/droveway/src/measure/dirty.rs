@@ -7,9 +7,9 @@
 //! differ a little from each other: where a slow guest's rate falls from one whole number to the next says more than the
 //! same number read twice.
 //!
-//! A QEMU under KVM or emulation, the same: hashing asks nothing of the accelerator. (Under emulation the mode
-//! `dirty-bitmap` answers 0, and `dirty-ring` is refused.) What it misses: pages rewritten with equal bytes, and memory
-//! blocks below 128 MiB.
+//! Hashing asks nothing of the accelerator; it misses pages rewritten with equal bytes, and memory blocks below 128 MiB. Under
+//! KVM the accelerator counts pages itself where that proves to work ([`droveway_qmp::Client::dirty_mode`]); under emulation
+//! the mode `dirty-bitmap` answers 0, and `dirty-ring` is refused.
 //!
 //! The monitor is held for the question and for the answer, never for the window between: a run that begins meanwhile finds
 //! it free.
@@ -25,6 +25,9 @@ const PAGES_PER_GIB: std::ops::RangeInclusive<u64> = 128..=16_384;
 /// The most pages of one VM that are hashed, twice each window: 128 MiB, some 80 ms of one CPU (19 ms for 8192 pages
 /// were measured, in four series of 60 windows).
 const PAGES_MAX: u64 = 32_768;
+
+/// Pages of 4 KiB in a GiB: what counts each of them samples none.
+const EVERY_PAGE: f64 = 262_144.0;
 
 /// QEMU hashes for some milliseconds after the window; one that has not ended after this is stuck.
 const ANSWER_TRIES: u32 = 400;
@@ -144,6 +147,8 @@ fn spread(windows: &mut [f64]) {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subject<'a> {
     pub(super) instance: &'a Instance,
+    /// It runs on KVM.
+    pub(super) kvm: bool,
     pub(super) memory_bytes: u64,
 }
 
@@ -163,7 +168,11 @@ pub(super) async fn sample(
     turn: &Semaphore,
     stop: impl Fn() -> Option<String>,
 ) -> Sampled {
-    let mut sampled = Sampled { method: "page-sampling".to_owned(), ..Sampled::default() };
+    let mode = match best_mode(subject).await {
+        Ok(mode) => mode,
+        Err(reason) => return Sampled { remark: Some(reason), ..Sampled::default() },
+    };
+    let mut sampled = Sampled { method: mode.to_string(), ..Sampled::default() };
     let Windows { mut short, mut long } = windows;
     // Lists are taken from their ends: the longest windows first, so that they overlap with others' turns.
     long.reverse();
@@ -183,11 +192,8 @@ pub(super) async fn sample(
             sampled.remark = Some(reason);
             break;
         }
-        match watch(subject, window).await {
-            Ok((reading, mode)) => {
-                sampled.method = mode.to_string();
-                sampled.readings.push(reading);
-            }
+        match watch(subject, &mode, window).await {
+            Ok(reading) => sampled.readings.push(reading),
             Err(reason) => {
                 sampled.remark = Some(reason);
                 break;
@@ -198,23 +204,39 @@ pub(super) async fn sample(
     sampled
 }
 
+/// How this VM is measured best. Trying it under KVM holds the monitor for a tenth of a second.
+async fn best_mode(subject: Subject<'_>) -> Result<DirtyRateMode, String> {
+    if !subject.kvm {
+        return Ok(DirtyRateMode::PageSampling);
+    }
+    let client = ready(subject.instance).await?;
+    client.dirty_mode(true).await.map_err(|error| error.to_string())
+}
+
+/// Its monitor, if it may be measured now.
+async fn ready(instance: &Instance) -> Result<droveway_qmp::Client, String> {
+    let client = monitor(instance).await?;
+    let migration = client.migration().await.map_err(|error| error.to_string())?;
+    if !is_idle(&migration.status) {
+        return Err(format!("it migrates (status '{}')", migration.status));
+    }
+    let state = client.status().await.map_err(|error| error.to_string())?.state;
+    if state != RunState::Running {
+        return Err(format!("it does not run (state '{state}')"));
+    }
+    Ok(client)
+}
+
 /// Watches one window.
-async fn watch(subject: Subject<'_>, window: f64) -> Result<(Reading, DirtyRateMode), String> {
+async fn watch(subject: Subject<'_>, mode: &DirtyRateMode, window: f64) -> Result<Reading, String> {
     let sampling = DirtySampling {
+        mode: mode.clone(),
         window: Duration::from_secs_f64(window),
         pages_per_gib: pages_per_gib(subject.memory_bytes),
     };
     {
-        let client = monitor(subject.instance).await?;
-        let migration = client.migration().await.map_err(|error| error.to_string())?;
-        if !is_idle(&migration.status) {
-            return Err(format!("it migrates (status '{}')", migration.status));
-        }
-        let state = client.status().await.map_err(|error| error.to_string())?.state;
-        if state != RunState::Running {
-            return Err(format!("it does not run (state '{state}')"));
-        }
-        let started = client.start_dirty_sampling(sampling).await;
+        let client = ready(subject.instance).await?;
+        let started = client.start_dirty_sampling(&sampling).await;
         started.map_err(|error| format!("its QEMU does not measure: {error}"))?;
     }
     tokio::time::sleep(sampling.window).await;
@@ -226,11 +248,11 @@ async fn watch(subject: Subject<'_>, window: f64) -> Result<(Reading, DirtyRateM
             #[expect(clippy::cast_precision_loss, reason = "MiB/s and pages, far below 2^53")]
             let (mib, pages) =
                 ((rate.bytes_per_second() >> 20) as f64, answer.pages_per_gib as f64);
-            if pages < 1.0 {
-                return Err(format!("its QEMU measures by {}, not by pages", answer.mode));
+            let pages = if answer.mode == DirtyRateMode::PageSampling { pages } else { EVERY_PAGE };
+            if pages < 1.0 || answer.mode != *mode {
+                return Err(format!("its QEMU measures by {}, not by {mode}", answer.mode));
             }
-            let reading = Reading::of(mib, answer.window.as_secs_f64(), pages);
-            return Ok((reading, answer.mode));
+            return Ok(Reading::of(mib, answer.window.as_secs_f64(), pages));
         }
         tokio::time::sleep(ANSWER_PAUSE).await;
     }

@@ -47,7 +47,8 @@ pub(super) async fn measure(
         let windows = Windows::within(window.as_secs_f64(), count);
         let run_began =
             || fleet::active_run(fleet).map(|run| format!("{} began to move VMs", run.run_id));
-        dirty::sample(Subject { instance, memory_bytes }, windows, turn, run_began).await
+        let kvm = place.facts.accelerator.kvm_enabled;
+        dirty::sample(Subject { instance, kvm, memory_bytes }, windows, turn, run_began).await
     };
     let sampled = futures::future::join_all(places.iter().map(|place| one(place))).await;
     let mut memories = BTreeMap::new();

@@ -36,6 +36,7 @@ pub(super) fn probe(hosts: &[Host], stop: &AtomicBool) -> Vec<PathSnapshot> {
             rtt_seconds: reading.map(|r| r.rtt.as_secs_f64()),
             rtt_min_seconds: reading.map(|r| r.rtt_min.as_secs_f64()),
             retransmit_ratio: reading.map(|r| r.retransmit_ratio),
+            loss_ratio: reading.map(|r| r.loss_ratio),
             delivery_bytes_per_second: reading.map(|r| r.delivery_bytes_per_second),
             reason: read.as_ref().err().map(|error| format!("{error:#}")),
         }

@@ -65,22 +65,26 @@ fn vms(snapshot: &Snapshot) -> Table {
         "state",
         "TX",
         "RX",
-        "local TX",
+        "local TX / RX",
+        "traffic",
         "to send",
+        "zstd to",
         "dirtied in 1 s",
         "working set",
         "form",
     ]);
     for vm in &snapshot.vms {
-        let [to_send, dirtied, working_set, form] = memory(vm);
+        let [to_send, compressed, dirtied, working_set, form] = memory(vm);
         table.add_row([
             vm.name.to_string(),
             vm.host.to_string(),
             vm.state.clone(),
             mbit(vm.tx.mean_bytes_per_second),
             mbit(vm.rx.mean_bytes_per_second),
-            percent(vm.tx_local_ratio),
+            format!("{} / {}", percent(vm.tx_local_ratio), percent(vm.rx_local_ratio)),
+            changes(vm),
             to_send,
+            compressed,
             dirtied,
             working_set,
             form,
@@ -89,11 +93,26 @@ fn vms(snapshot: &Snapshot) -> Table {
     table
 }
 
-fn memory(vm: &VmSnapshot) -> [String; 4] {
-    let Some(memory) = &vm.memory else { return [NONE; 4].map(str::to_owned) };
+/// Whether its traffic is what it was when the watch began.
+fn changes(vm: &VmSnapshot) -> String {
+    let one = |name: &str, rate: &RateSummary| match rate.changed_at_seconds {
+        _ if rate.is_bursty() => Some(format!("{name} bursty")),
+        Some(at) => {
+            let now = mbit(rate.expected_bytes_per_second());
+            Some(format!("{name} changed at {at:.1} s, now {now}"))
+        }
+        None => None,
+    };
+    let both: Vec<String> = [one("TX", &vm.tx), one("RX", &vm.rx)].into_iter().flatten().collect();
+    if both.is_empty() { "steady".to_owned() } else { both.join("; ") }
+}
+
+fn memory(vm: &VmSnapshot) -> [String; 5] {
+    let Some(memory) = &vm.memory else { return [NONE; 5].map(str::to_owned) };
     let curve = &memory.curve;
     [
         float_bytes(memory.send_bytes.p50),
+        memory.compressed_ratio.map_or_else(|| NONE.to_owned(), percent),
         float_bytes(curve.unique_bytes(SHOWN_WINDOW_SECONDS)),
         working_set(curve).map_or_else(|| NONE.to_owned(), float_bytes),
         form(curve).to_owned(),
@@ -143,7 +162,7 @@ fn end(end: &FlowEnd) -> String {
 }
 
 fn paths(snapshot: &Snapshot) -> Table {
-    let mut table = table(&["path", "round trip", "least", "sent again", "delivered"]);
+    let mut table = table(&["path", "round trip", "least", "sent again", "lost", "delivered"]);
     for path in &snapshot.paths {
         let name = format!("{} -> {}", path.from, path.to);
         let milliseconds = |seconds: Option<f64>| {
@@ -154,6 +173,7 @@ fn paths(snapshot: &Snapshot) -> Table {
             milliseconds(path.rtt_seconds),
             milliseconds(path.rtt_min_seconds),
             path.retransmit_ratio.map_or_else(|| NONE.to_owned(), percent),
+            path.loss_ratio.map_or_else(|| NONE.to_owned(), percent),
             path.delivery_bytes_per_second.map_or_else(|| NONE.to_owned(), mbit),
         ]);
     }
@@ -181,4 +201,103 @@ fn float_bytes(value: f64) -> String {
     )]
     let whole = value.max(0.0).round() as u64;
     bytes(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn rate(mean: f64) -> Value {
+        json!({
+            "meanBytesPerSecond": mean, "ewmaBytesPerSecond": mean, "p10BytesPerSecond": mean,
+            "p50BytesPerSecond": mean, "p90BytesPerSecond": mean, "shifts": 0,
+        })
+    }
+
+    fn vm(name: &str, tx: Value, rx: Value) -> Value {
+        json!({
+            "name": name, "host": "alpha", "state": "running", "accelerator": "kvm", "vcpus": 1,
+            "allowPostcopy": true, "maxDowntimeSeconds": null, "taps": ["tap0"], "tx": tx, "rx": rx,
+            "txLocalRatio": 0.4, "rxLocalRatio": 0.1, "memory": null, "memoryBytes": 268_435_456,
+        })
+    }
+
+    fn snapshot(vms: Vec<Value>) -> Snapshot {
+        let path = json!({
+            "from": "alpha", "to": "alpha", "rttSeconds": 0.0005, "rttMinSeconds": 0.0002,
+            "retransmitRatio": 0.05, "lossRatio": 0.03, "deliveryBytesPerSecond": 1e8, "reason": null,
+        });
+        let host = json!({
+            "name": "alpha", "cpus": 2, "cpuBusyRatio": 0.5, "memoryBytes": 1_073_741_824,
+            "memoryAvailableBytes": 536_870_912,
+            "port": {
+                "interface": "nic", "rateBitsPerSecond": 1_000_000_000, "rateFrom": "fleet",
+                "tx": rate(12.5e6), "rx": rate(0.0),
+            },
+        });
+        serde_json::from_value(json!({
+            "apiVersion": "droveway/v1", "kind": "Snapshot", "takenAt": "", "windowSeconds": 10.0,
+            "hosts": [host], "vms": vms, "flows": [], "paths": [path], "remarks": ["one thing"],
+        }))
+        .unwrap()
+    }
+
+    /// The cells of the line that begins with `first`.
+    fn cells(text: &str, first: &str) -> Vec<String> {
+        let line = text.lines().find(|line| line.trim_start().starts_with(first)).unwrap();
+        line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn traffic_that_changed_and_bursts_are_marked() {
+        let mut changed = rate(4e6);
+        changed["shifts"] = json!(1);
+        changed["changedAtSeconds"] = json!(6.2);
+        changed["changedToBytesPerSecond"] = json!(10e6);
+        let mut bursty = changed.clone();
+        bursty["shifts"] = json!(7);
+        let text = render(&snapshot(vec![
+            vm("steady", rate(1e6), rate(1e6)),
+            vm("grown", changed, rate(1e6)),
+            vm("bursts", rate(1e6), bursty),
+        ]));
+        assert_eq!(
+            cells(&text, "steady"),
+            [
+                "steady",
+                "alpha",
+                "running",
+                "8.0 Mbit/s",
+                "8.0 Mbit/s",
+                "40 % / 10 %",
+                "steady",
+                "-",
+                "-",
+                "-",
+                "-",
+                "-"
+            ]
+        );
+        assert_eq!(cells(&text, "grown")[6], "TX changed at 6.2 s, now 80.0 Mbit/s");
+        assert_eq!(cells(&text, "bursts")[6], "RX bursty");
+        assert!(text.ends_with("\nnote: one thing\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_known_of_memory_and_paths_is_shown() {
+        let mut known = vm("known", rate(0.0), rate(0.0));
+        known["memory"] = json!({
+            "residentBytes": 200_000_000, "zeroRatio": 0.5, "compressedRatio": 0.31, "method": "page-sampling",
+            "sendBytes": {"p10": 100e6, "p50": 104_857_600.0, "p90": 110e6}, "samples": [],
+            "curve": {"form": "saturating", "dirtyBytesPerSecond": 10_485_760.0, "workingSetBytes": 20_971_520.0},
+            "curveErrorRatio": 0.1,
+        });
+        let text = render(&snapshot(vec![known]));
+        let found = cells(&text, "known");
+        assert_eq!(found[7..9], ["100 MiB", "31 %"], "{found:?}");
+        assert_eq!(found[10..], ["20.0 MiB", "saturating"], "{found:?}");
+        let path = cells(&text, "alpha -> alpha");
+        assert_eq!(path, ["alpha -> alpha", "0.50 ms", "0.20 ms", "5 %", "3 %", "800.0 Mbit/s"]);
+    }
 }
