@@ -217,6 +217,7 @@ mod tests {
             max_passes: 20,
             fallback_postcopy: false,
             switch_after_pass: 1,
+            stalled_ratio: f64::INFINITY,
             weight: 1.0,
             throttle: false,
         }
