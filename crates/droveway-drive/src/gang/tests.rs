@@ -328,12 +328,12 @@ fn a_hybrid_waits_until_another_is_together_again() {
         world.gang.handle_event(world.now, vm, Side::Source, QemuEvent::Pass(2));
         world.drain();
     }
-    assert_eq!(world.split, [first.clone()]);
+    assert_eq!(world.split, std::slice::from_ref(&first));
     assert_eq!(world.gang.driver(&second).unwrap().phase(), Phase::PreCopy);
     // It goes on with its passes, and asks no more.
     world.gang.handle_event(world.now, &second, Side::Source, QemuEvent::Pass(3));
     world.drain();
-    assert_eq!(world.split, [first.clone()]);
+    assert_eq!(world.split, std::slice::from_ref(&first));
     world.arrive(&first);
     world.drain();
     assert_eq!(world.split, [first, second]);
@@ -356,7 +356,7 @@ fn a_fallback_and_an_operator_s_wish_wait_too() {
         world.gang.handle_event(world.now, &second, Side::Source, QemuEvent::Pass(pass));
         world.drain();
     }
-    assert_eq!(world.split, [first.clone()], "beyond its last pass it still waits");
+    assert_eq!(world.split, std::slice::from_ref(&first), "beyond its last pass it still waits");
     world.arrive(&first);
     world.drain();
     assert_eq!(world.split, [first, second]);
@@ -370,7 +370,7 @@ fn nobody_waits_for_room_that_nobody_makes() {
     world.gang.start(world.now);
     world.drain();
     let [first, second] = ["vm1", "vm0"].map(|name| name.parse::<VmId>().unwrap());
-    assert_eq!(world.started, [first.clone()], "the other may not even start");
+    assert_eq!(world.started, std::slice::from_ref(&first), "the other may not even start");
     for _ in 0..2_000 {
         world.now = world.now + Duration::from_millis(500);
         let paused = QemuEvent::Status(MigrationStatus::PostcopyPaused);
