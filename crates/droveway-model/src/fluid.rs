@@ -71,7 +71,7 @@ impl Fluid {
     fn watched(&mut self, gang: &Gang, observer: &mut impl Observer) -> Course {
         let mut course = Course::new(gang);
         self.runners.clear();
-        self.runners.extend(gang.moves.iter().map(|step| Runner::new(gang, step)));
+        self.runners.extend((0..gang.moves.len()).map(|place| Runner::new(gang, place)));
         self.places.clear();
         self.places.extend(gang.vms.iter().map(|vm| vm.host));
         self.alive.clear();

@@ -65,6 +65,8 @@ pub(super) struct Runner {
     scan_per_byte: f64,
     /// What goes before the state when it switches to post-copy.
     queued: f64,
+    /// Where in [`IN_SLICE`] it begins.
+    slices_from: usize,
     /// What the last pass left; before the first, all there is to send.
     left_before: f64,
 }
@@ -93,9 +95,11 @@ const THROTTLE_PERIOD: f64 = 1.0;
 const IN_SLICE: [f64; 8] = [0.5, 0.118, 0.736, 0.354, 0.972, 0.590, 0.208, 0.826];
 
 impl Runner {
-    pub(super) fn new(gang: &Gang, step: &MoveModel) -> Self {
-        let vm = &gang.vms[step.vm];
+    /// Of the move at that place.
+    pub(super) fn new(gang: &Gang, place: usize) -> Self {
+        let vm = &gang.vms[gang.moves[place].vm];
         Runner {
+            slices_from: gang.slices_from * (1 + place),
             stage: Stage::Waiting,
             rate: 0.0,
             ended: None,
@@ -220,8 +224,7 @@ impl Runner {
     /// pages of zeroes: QEMU counts them, the wire does not.
     fn leaves(&self, step: &MoveModel, gang: &Gang) -> f64 {
         let slice = self.slice(gang);
-        let from = gang.slices_from * (1 + step.vm);
-        let part = IN_SLICE[(self.passes as usize + from) % IN_SLICE.len()];
+        let part = IN_SLICE[(self.passes as usize + self.slices_from) % IN_SLICE.len()];
         let fits = self.threshold(step, gang);
         let content = if self.passes == 0 { gang.vms[step.vm].tail.content(fits) } else { fits };
         (content - slice * part).max(0.0) + gang.constants.socket_bytes
