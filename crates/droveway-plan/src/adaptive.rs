@@ -239,7 +239,12 @@ pub fn propose(
         question.planned(terms(intent, &bare, asked, &tried, plays))?;
     let schedules = plain(&simple, &mut Judge::new(&simple));
     let simply = Plain { task: &simple, share: asked, schedules: &schedules };
-    let Choice { chosen, pool, schedule, cost, searched, error } = choose(known, &pools, &simply)?;
+    let Choice { chosen, pool, mut schedule, cost, searched, error } =
+        choose(known, &pools, &simply)?;
+    if schedule.window >= schedule.order.len() {
+        // All at once there is no order but the one in which the VMs were named.
+        schedule.order.sort_unstable();
+    }
     let (task, share) =
         pool.map_or((&simple, asked), |index| (&pools[index].task, pools[index].share));
     let (bound, gap) = match pool.map(|index| &pools[index].found) {

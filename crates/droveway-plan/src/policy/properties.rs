@@ -92,12 +92,21 @@ fn names() -> impl Strategy<Value = &'static str> {
     prop::sample::select(POLICIES.iter().map(|policy| policy.name).collect::<Vec<_>>())
 }
 
-fn planned(policy: &str, wish: &Wish, world: &World) -> (Plan, GangFacts) {
+fn made(policy: &str, wish: &Wish, world: &World) -> (Made, GangFacts) {
     let calibration = Calibration::default();
     let known = Known { world, calibration: &calibration };
     let (asked, gang) = wish.of(policy, world.gang.vms.len());
-    let made = find(policy).unwrap().plan("p", &asked, &gang, Some(known)).unwrap();
+    (find(policy).unwrap().plan("p", &asked, &gang, Some(known)).unwrap(), gang)
+}
+
+fn planned(policy: &str, wish: &Wish, world: &World) -> (Plan, GangFacts) {
+    let (made, gang) = made(policy, wish, world);
     (made.plan, gang)
+}
+
+/// What the planner says that its plan costs.
+fn cost(made: &Made) -> Option<f64> {
+    made.reasoning.as_ref().map(|reasoning| reasoning.cost.value)
 }
 
 /// The plan as it is played: on ports as it leaves them.
@@ -145,7 +154,7 @@ proptest! {
         let count = vms.len();
         let new = permutation(count, shuffle);
         let plain = world(&vms);
-        let (plan, gang) = planned(policy, &wish, &plain);
+        let (first, gang) = made(policy, &wish, &plain);
         // VM `index` is called `vm{new[index]}` and stands at that place of the world; the facts keep their order.
         let mut places: Vec<Vm> = vms.clone();
         for (index, place) in new.iter().enumerate() {
@@ -158,8 +167,10 @@ proptest! {
         for (fact, place) in renamed.vms.iter_mut().zip(&new) {
             fact.vm = format!("vm{place}").parse().unwrap();
         }
-        let made = find(policy).unwrap().plan("p", &asked, &renamed, Some(known)).unwrap();
-        let mut back = made.plan;
+        let second = find(policy).unwrap().plan("p", &asked, &renamed, Some(known)).unwrap();
+        // Sums of floats depend on their order, so what is equally good may be chosen the one way or the other.
+        let tie = cost(&first).zip(cost(&second)).is_some_and(|(a, b)| (a - b).abs() <= 1e-6 * a);
+        let (plan, mut back) = (first.plan, second.plan);
         let named = |vm: &VmId| {
             let index = renamed.vms.iter().position(|fact| fact.vm == *vm).unwrap();
             gang.vms[index].vm.clone()
@@ -170,7 +181,7 @@ proptest! {
                 step.start = StartRule::AfterEnd(named(first));
             }
         }
-        prop_assert_eq!(back, plan);
+        prop_assert!(back == plan || tie, "{back:?} {plan:?}");
     }
 }
 
