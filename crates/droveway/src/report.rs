@@ -170,6 +170,7 @@ fn vm_report(
         exposure_seconds: between(ledger.split_at(), ended).unwrap_or(0.0),
         postcopy_requests: progress.postcopy_requests,
         phases: phases(ledger, origin),
+        path: ledger.path.report(),
         predicted: None,
     }
 }

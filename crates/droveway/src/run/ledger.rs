@@ -1,6 +1,6 @@
 //! Everything that happened in a run, in order: what display, report and `status` are folds over.
 
-use super::{Display, sampler::PortReading};
+use super::{Display, path::PathLog, sampler::PortReading};
 use crate::fleet::{ActiveRun, ActiveVm};
 use droveway_drive::{GangDriver, Outcome, Phase, Progress, Record, RecordKind};
 use droveway_fleet::{Timestamp, VmId, report::Reservation};
@@ -16,6 +16,8 @@ pub(crate) struct VmLedger {
     pub(crate) phase: Option<Phase>,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) reason: Option<String>,
+    /// What the kernel said of its connections.
+    pub(crate) path: PathLog,
 }
 
 impl VmLedger {
