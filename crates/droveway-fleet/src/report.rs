@@ -153,8 +153,34 @@ pub struct VmReport {
     pub vcpu_blocked_seconds: Vec<f64>,
     /// The phases that it went through.
     pub phases: Vec<PhaseSpan>,
+    /// What the kernel at the source saw of its connections; `None` if it saw none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathReport>,
     /// What was predicted; `None` as long as no model made a forecast.
     pub predicted: Option<VmPrediction>,
+}
+
+/// The path from source to target, as the kernel saw it of the migration's own connections.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathReport {
+    /// Round trips of the stream, the queue that it makes itself included, milliseconds.
+    pub rtt_ms: RttReport,
+    /// Segments that were sent again.
+    pub retransmits: u64,
+    /// The most segments that counted as lost at one time.
+    pub lost_segments_max: u64,
+    /// How fast the target acknowledged, payload; `None` if the move was over too soon to tell.
+    pub delivery_bits_per_second: Option<f64>,
+}
+
+/// Smoothed round trips of a connection over its life, sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RttReport {
+    /// Half of the samples are below.
+    pub p50: f64,
+    /// The largest.
+    pub max: f64,
 }
 
 /// One phase of one VM.

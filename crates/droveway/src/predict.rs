@@ -1,16 +1,16 @@
 //! `predict`: what each technique would cost each VM alone, and the gang together. Moves nothing.
 
+mod table;
+
 use crate::{
     cli::{self, Output, PredictArgs},
     exit::{Exit, Failure},
     fleet, measure, outlook, state,
 };
-use droveway_fleet::{
-    Bandwidth, Fleet, HostId, RateLimit, Snapshot, Technique, VmId, report::Quantiles,
-};
+use droveway_fleet::{Fleet, HostId, RateLimit, Snapshot, Technique, VmId, report::Quantiles};
 use droveway_model::{
     calibration::Calibration,
-    fluid::{Fluid, MoveModel, Start},
+    fluid::{Fluid, Gang, MoveModel, Start},
     forecast::{Ends, Forecast, MoveForecast, forecast},
     world::{World, payload},
 };
@@ -24,8 +24,12 @@ use std::path::Path;
 struct Cost {
     vm: VmId,
     technique: Technique,
+    /// QEMU slows the guest down when it does not converge (`auto-converge`).
+    throttled: bool,
     /// Why it cannot be, or will not end by itself.
     reason: Option<String>,
+    /// The share of its CPU time that a throttled guest lacks in the end.
+    throttle_ratio: Option<f64>,
     /// None when it is not allowed.
     forecast: Option<MoveForecast>,
     /// Bytes that applications do not get.
@@ -41,7 +45,26 @@ struct GangCost {
     total_seconds: Option<Quantiles>,
     longest_downtime_seconds: Option<f64>,
     longest_outage_seconds: Option<f64>,
+    /// Sent for all of them.
+    bytes: Option<Quantiles>,
+    /// Memory split between two hosts: seconds of all VMs together.
+    exposure_seconds: Option<Quantiles>,
     lost_bytes: Option<Quantiles>,
+}
+
+impl GangCost {
+    fn forbidden(policy: &'static str, reason: String) -> Self {
+        GangCost {
+            policy,
+            reason: Some(reason),
+            total_seconds: None,
+            longest_downtime_seconds: None,
+            longest_outage_seconds: None,
+            bytes: None,
+            exposure_seconds: None,
+            lost_bytes: None,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -78,6 +101,11 @@ pub(crate) fn run(
         cli::print_data(&prediction, output)?;
     }
     Ok(Exit::Done)
+}
+
+#[expect(clippy::print_stdout, reason = "the command's data")]
+fn print(prediction: &Prediction) {
+    print!("{}", table::render(prediction));
 }
 
 /// The VMs by name; no name is named twice.
@@ -147,9 +175,18 @@ fn predict(
         }
         indexes.push(index);
     }
-    let rate = |name: &HostId| fleet.spec.host(name.as_str()).map(|host| host.port.rate);
     let source = source.ok_or_else(|| Failure::usage("no VM was named"))?;
-    let rate = rate(&source).into_iter().chain(rate(target)).min().unwrap_or(Bandwidth::ZERO);
+    let ends = [&source, target].map(|name| fleet.spec.host(name.as_str())).into_iter().flatten();
+    let rates = ends.map(|host| (host, measure::port_rate(host, Some(snapshot))));
+    let mut remarks = snapshot.remarks.clone();
+    let slower = rates.clone().filter(|(host, rate)| *rate < host.port.rate);
+    remarks.extend(slower.map(|(host, rate)| {
+        format!(
+            "counted with {rate} at the port of host '{}', as measured, not with the fleet's {}",
+            host.name, host.port.rate
+        )
+    }));
+    let rate = rates.map(|(_, rate)| rate).min().unwrap_or_default();
     let mut case = Case {
         args,
         fleet,
@@ -164,7 +201,10 @@ fn predict(
     let mut costs = Vec::new();
     for (vm, index) in vms.iter().zip(&indexes) {
         for technique in &techniques {
-            costs.push(case.alone(vm, *index, *technique));
+            costs.push(case.alone(vm, *index, *technique, false));
+            if *technique == Technique::PreCopy {
+                costs.push(case.alone(vm, *index, *technique, true));
+            }
         }
     }
     let gang = if vms.len() > 1 { case.together(vms, &indexes) } else { Vec::new() };
@@ -175,7 +215,7 @@ fn predict(
         learned_from: calibration.records.iter().filter(|record| !record.held_out).count(),
         vms: costs,
         gang,
-        remarks: snapshot.remarks.clone(),
+        remarks,
     })
 }
 
@@ -224,22 +264,36 @@ impl Case<'_> {
         forecast(&self.world, moves, &[window], self.calibration, &mut self.fluid)
     }
 
-    fn alone(&mut self, vm: &VmId, index: usize, technique: Technique) -> Cost {
-        if let Some(reason) = self.forbidden(vm, technique) {
-            let reason = Some(reason);
-            return Cost { vm: vm.clone(), technique, reason, forecast: None, lost_bytes: None };
-        }
-        let step = self.step(index, technique, Start::At(0.0), 1);
-        let made = self.play(std::slice::from_ref(&step), 1);
-        let forecast = made.moves.into_iter().next();
-        let stays = forecast.as_ref().is_some_and(|forecast| forecast.ends == Ends::NotAtAll);
-        Cost {
+    fn alone(&mut self, vm: &VmId, index: usize, technique: Technique, throttled: bool) -> Cost {
+        let mut cost = Cost {
             vm: vm.clone(),
             technique,
-            reason: stays.then(|| self.why_not(index, &step)),
-            lost_bytes: Some(made.lost_bytes),
-            forecast,
+            throttled,
+            reason: self.forbidden(vm, technique),
+            throttle_ratio: None,
+            forecast: None,
+            lost_bytes: None,
+        };
+        if cost.reason.is_some() {
+            return cost;
         }
+        let mut step = self.step(index, technique, Start::At(0.0), 1);
+        step.throttle = throttled;
+        let made = self.play(std::slice::from_ref(&step), 1);
+        cost.lost_bytes = Some(made.lost_bytes);
+        cost.forecast = made.moves.into_iter().next();
+        let stays = cost.forecast.as_ref().is_some_and(|forecast| forecast.ends == Ends::NotAtAll);
+        cost.reason = stays.then(|| self.why_not(index, &step));
+        if throttled {
+            let gang = Gang {
+                moves: vec![step],
+                windows: vec![1],
+                constants: self.calibration.constants,
+                ..self.world.gang.clone()
+            };
+            cost.throttle_ratio = Some(self.fluid.play(&gang).moves[0].throttle);
+        }
+        cost
     }
 
     /// Why pre-copy does not end: what each pass leaves in the end, against what the downtime allows.
@@ -266,15 +320,8 @@ impl Case<'_> {
             }
             let at_once = if parallel { vms.len() } else { 1 };
             let forbidden = vms.iter().find_map(|vm| self.forbidden(vm, technique));
-            if forbidden.is_some() {
-                costs.push(GangCost {
-                    policy: one.name,
-                    reason: forbidden,
-                    total_seconds: None,
-                    longest_downtime_seconds: None,
-                    longest_outage_seconds: None,
-                    lost_bytes: None,
-                });
+            if let Some(reason) = forbidden {
+                costs.push(GangCost::forbidden(one.name, reason));
                 continue;
             }
             let moves: Vec<_> = indexes
@@ -299,6 +346,8 @@ impl Case<'_> {
                 total_seconds: Some(made.total_seconds),
                 longest_downtime_seconds: longest(|forecast| forecast.downtime_seconds),
                 longest_outage_seconds: longest(|forecast| forecast.outage_seconds),
+                bytes: Some(sum(&made.moves, |forecast| forecast.bytes)),
+                exposure_seconds: Some(sum(&made.moves, |forecast| forecast.exposure_seconds)),
                 lost_bytes: Some(made.lost_bytes),
             });
         }
@@ -306,92 +355,17 @@ impl Case<'_> {
     }
 }
 
+/// What all moves come to. They share ports and constants, so what makes one larger makes the others larger: quantiles add up.
+fn sum(moves: &[MoveForecast], of: fn(&MoveForecast) -> Quantiles) -> Quantiles {
+    let zero = Quantiles { p10: 0.0, p50: 0.0, p90: 0.0 };
+    moves.iter().map(of).fold(zero, |sum, one| Quantiles {
+        p10: sum.p10 + one.p10,
+        p50: sum.p50 + one.p50,
+        p90: sum.p90 + one.p90,
+    })
+}
+
 const MIB: f64 = 1_048_576.0;
 
-fn seconds(range: Quantiles) -> String {
-    format!("{:.2} s ({:.2}-{:.2})", range.p50, range.p10, range.p90)
-}
-
-fn milliseconds(range: Quantiles) -> String {
-    format!("{:.0} ms ({:.0}-{:.0})", range.p50 * 1e3, range.p10 * 1e3, range.p90 * 1e3)
-}
-
-fn mebibytes(range: Quantiles) -> String {
-    // Below a mebibyte there is nothing to weigh.
-    if range.p90 < 0.5 * MIB {
-        return "none".to_owned();
-    }
-    format!("{:.0} MiB ({:.0}-{:.0})", range.p50 / MIB, range.p10 / MIB, range.p90 / MIB)
-}
-
-#[expect(clippy::print_stdout, reason = "the command's data")]
-fn print(prediction: &Prediction) {
-    println!(
-        "{} -> {}; snapshot of {}; learned from {} runs; p50 (p10-p90)",
-        prediction.source, prediction.target, prediction.snapshot_taken_at, prediction.learned_from
-    );
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING).set_header([
-        "VM",
-        "technique",
-        "duration",
-        "downtime",
-        "outage",
-        "migrated",
-        "exposed",
-        "applications lose",
-    ]);
-    for cost in &prediction.vms {
-        let cell = |of: fn(&MoveForecast) -> String| {
-            cost.forecast.as_ref().map_or_else(|| "-".to_owned(), of)
-        };
-        let lost = cost.lost_bytes.map_or_else(|| "-".to_owned(), mebibytes);
-        let ends = cost.forecast.as_ref().is_some_and(|f| f.ends != Ends::NotAtAll);
-        let or_dash = |text: String| if ends { text } else { "-".to_owned() };
-        table.add_row([
-            cost.vm.to_string(),
-            cost.technique.to_string(),
-            or_dash(cell(|f| seconds(f.duration_seconds))),
-            or_dash(cell(|f| milliseconds(f.downtime_seconds))),
-            or_dash(cell(|f| milliseconds(f.outage_seconds))),
-            or_dash(cell(|f| mebibytes(f.bytes))),
-            or_dash(cell(|f| format!("{:.2} s", f.exposure_seconds.p50))),
-            or_dash(lost),
-        ]);
-    }
-    println!("{table}");
-    for cost in &prediction.vms {
-        if let Some(reason) = &cost.reason {
-            println!("{}, {}: {reason}", cost.vm, cost.technique);
-        }
-    }
-    if prediction.gang.is_empty() {
-        return;
-    }
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING).set_header([
-        "all together",
-        "total time",
-        "longest downtime",
-        "longest outage",
-        "applications lose",
-    ]);
-    for cost in &prediction.gang {
-        let longest = |value: Option<f64>| {
-            value.map_or_else(|| "-".to_owned(), |value| format!("{:.0} ms", value * 1e3))
-        };
-        table.add_row([
-            cost.policy.to_owned(),
-            cost.total_seconds.map_or_else(|| "-".to_owned(), seconds),
-            longest(cost.longest_downtime_seconds),
-            longest(cost.longest_outage_seconds),
-            cost.lost_bytes.map_or_else(|| "-".to_owned(), mebibytes),
-        ]);
-    }
-    println!("\n{table}");
-    for cost in &prediction.gang {
-        if let Some(reason) = &cost.reason {
-            println!("{}: {reason}", cost.policy);
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -176,6 +176,7 @@ fn vm_report(
         vcpu_blocked_seconds: blocked
             .map_or_else(Vec::new, |it| it.vcpus.iter().map(Duration::as_secs_f64).collect()),
         phases: phases(ledger, origin),
+        path: ledger.path.report(),
         predicted: None,
     }
 }

@@ -5,6 +5,7 @@
 
 mod display;
 mod ledger;
+mod path;
 mod perform;
 mod sampler;
 mod translate;
@@ -66,6 +67,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
         .plan()
         .tuning
         .then(|| Tuner::new(run.gang.plan(), run.network.is_some(), sender.clone()));
+    let mut paths = path::Paths::default();
     let mut interrupts = Interrupts::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -76,6 +78,9 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
         while let Some((vm, id, mut action)) = run.gang.poll_action() {
             if let (Some(tuner), Some(pair)) = (&mut tuner, run.pairs.get(&vm)) {
                 action = tuner.note_action(&vm, action, pair);
+            }
+            if let Some(pair) = run.pairs.get(&vm) {
+                paths.note_action(&vm, &action, pair);
             }
             perform::spawn(&run.pairs, vm, id, action, sender.clone());
         }
@@ -141,6 +146,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
             _ = tick.tick() => {
                 now = now.max(clock::now());
                 ledger.note_ports(now, run.ports.read(now));
+                paths.sample(now, &mut ledger);
                 for found in run.network.iter_mut().flat_map(|network| network.verify(now.seconds())) {
                     ledger.diverged(display, found);
                 }

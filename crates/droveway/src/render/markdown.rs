@@ -23,6 +23,9 @@ pub(crate) fn markdown(report: &RunReport) -> String {
         section(&mut text, "Applications", &applications(report));
     }
     section(&mut text, "Ports, first start to last completion", &ports(report));
+    if report.vms.iter().any(|vm| vm.path.is_some()) {
+        section(&mut text, "Paths, as the kernel saw the migrations' connections", &paths(report));
+    }
     if let Some(held) = held(report) {
         let _ = write!(text, "\nHeld for the moves while they ran: {held}.\n");
     }
@@ -221,6 +224,25 @@ fn ports(report: &RunReport) -> String {
     };
     let rows: Vec<_> = report.ports.iter().map(row).collect();
     table(&["host", "port", "TX mean / peak", "RX mean / peak"], &rows)
+}
+
+fn paths(report: &RunReport) -> String {
+    let row = |vm: &droveway_fleet::report::VmReport| {
+        let path = vm.path.as_ref()?;
+        Some(vec![
+            vm.name.to_string(),
+            latency(Some(path.rtt_ms.p50)),
+            latency(Some(path.rtt_ms.max)),
+            path.retransmits.to_string(),
+            path.lost_segments_max.to_string(),
+            path.delivery_bits_per_second
+                .map_or_else(|| NONE.to_owned(), |bits| format!("{:.0} Mbit/s", bits / 1e6)),
+        ])
+    };
+    let rows: Vec<_> = report.vms.iter().filter_map(row).collect();
+    let header =
+        ["VM", "round trip", "largest", "segments sent again", "lost at one time", "acknowledged"];
+    table(&header, &rows)
 }
 
 fn footer(report: &RunReport) -> String {

@@ -2,8 +2,8 @@ use super::*;
 use droveway_fleet::{
     Intent, RunReport, Technique,
     report::{
-        ApplicationReport, ControllerCost, Decision, MoveResult, PhaseSpan, PortPoint, PortSeries,
-        SeriesPoint, VmReport,
+        ApplicationReport, ControllerCost, Decision, MoveResult, PathReport, PhaseSpan, PortPoint,
+        PortSeries, RttReport, SeriesPoint, VmReport,
     },
 };
 
@@ -37,6 +37,7 @@ fn vm(name: &str, technique: Technique, start: f64, end: f64) -> VmReport {
             phase("pre-copy", start, end - 0.2),
             phase(last, end - 0.2, end),
         ],
+        path: None,
         predicted: None,
     }
 }
@@ -139,6 +140,28 @@ fn the_markdown_tells_everything() {
         assert!(text.contains(part), "no '{part}' in:\n{text}");
     }
     assert!(!text.contains("NaN"));
+}
+
+#[test]
+fn the_path_of_a_migration_is_told_where_it_was_seen() {
+    let mut seen = report();
+    assert!(!markdown(&seen).contains("## Paths"));
+    seen.vms[1].path = Some(PathReport {
+        rtt_ms: RttReport { p50: 5.04, max: 52.3 },
+        retransmits: 92,
+        lost_segments_max: 3,
+        delivery_bits_per_second: Some(184e6),
+    });
+    let text = markdown(&seen);
+    let (_, paths) = text.split_once("## Paths").unwrap();
+    let row = paths.lines().find(|line| line.contains("receiver")).unwrap();
+    let cells: Vec<_> = row.split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    assert_eq!(cells, ["receiver", "5.0 ms", "52.3 ms", "92", "3", "184 Mbit/s"]);
+    let json = serde_json::to_value(&seen.vms[1]).unwrap();
+    assert_eq!(
+        (&json["path"]["rttMs"]["max"], &json["path"]["retransmits"]),
+        (&52.3.into(), &92.into())
+    );
 }
 
 #[test]

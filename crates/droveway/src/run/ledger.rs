@@ -1,6 +1,6 @@
 //! Everything that happened in a run, in order: what display, report and `status` are folds over.
 
-use super::{Display, sampler::PortReading};
+use super::{Display, path::PathLog, sampler::PortReading};
 use crate::fleet::{ActiveRun, ActiveVm};
 use droveway_drive::{GangDriver, Outcome, Phase, Progress, Record, RecordKind};
 use droveway_fleet::{
@@ -30,6 +30,8 @@ pub(crate) struct VmLedger {
     pub(crate) reason: Option<String>,
     /// The target's last word.
     pub(crate) blocked: Option<Blocked>,
+    /// What the kernel said of its connections.
+    pub(crate) path: PathLog,
 }
 
 impl VmLedger {

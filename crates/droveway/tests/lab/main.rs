@@ -6,6 +6,7 @@
 
 mod command_line;
 mod faults;
+mod forecasts;
 mod harness;
 mod memcached;
 mod memory;
