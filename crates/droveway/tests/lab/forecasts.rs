@@ -137,6 +137,7 @@ fn record(number: u32, p50: f64, took: f64, held_out: bool) -> RunRecord {
         max_passes: 20,
         fallback_postcopy: true,
         switch_after_pass: 1,
+        stalled_ratio: f64::INFINITY,
         weight: 1.0,
         throttle: false,
     };
