@@ -130,7 +130,7 @@ const VMS_TRIED: usize = 8;
 /// Halvings of a range of remedies: to 3 %.
 const HALVINGS: u32 = 5;
 /// No deadline is put off by more than so many times.
-const LATER_MOST: f64 = 64.0;
+const LATER_MOST: f64 = 4_096.0;
 /// Reservations that are tried as a remedy, percent of a port.
 const RESERVED: [u32; 8] = [25, 40, 50, 60, 70, 80, 90, 95];
 /// A VM may be asked to bear so many times its downtime.
