@@ -357,26 +357,26 @@ mod tests {
     }
 
     /// What a rate of `before` that becomes `after` after so many seconds comes to, watched at 5 Hz.
-    fn changing(before: f64, seconds: u32, after: f64, held: u32) -> RateSummary {
+    fn changing(before: u64, seconds: u32, after: u64, held: u32) -> RateSummary {
         let mut rate = RateEstimator::new();
-        let mut total = 0.0;
+        let mut total = 0;
         rate.observe(100.0, 0);
         for sample in 1..=5 * (seconds + held) {
-            total += 0.2 * if sample <= 5 * seconds { before } else { after };
-            rate.observe(100.0 + 0.2 * f64::from(sample), total as u64);
+            total += if sample <= 5 * seconds { before / 5 } else { after / 5 };
+            rate.observe(100.0 + 0.2 * f64::from(sample), total);
         }
         rate.summary()
     }
 
     #[test]
     fn after_a_change_what_was_seen_since_is_expected() {
-        let doubled = changing(1e6, 8, 4e6, 2);
+        let doubled = changing(1_000_000, 8, 4_000_000, 2);
         assert_eq!(doubled.shifts, 1);
         assert!((doubled.changed_at_seconds.unwrap() - 8.0).abs() < 0.01, "{doubled:?}");
         assert!((doubled.mean_bytes_per_second - 1.6e6).abs() < 10.0);
         assert!((doubled.expected_bytes_per_second() - 4e6).abs() < 10.0, "{doubled:?}");
         // A fall is noticed after some samples; what went before them does not count.
-        let ceased = changing(4e6, 8, 0.0, 2);
+        let ceased = changing(4_000_000, 8, 0, 2);
         assert!((8.0..9.0).contains(&ceased.changed_at_seconds.unwrap()), "{ceased:?}");
         assert!(ceased.expected_bytes_per_second() < 1e3, "{ceased:?}");
     }
@@ -398,7 +398,7 @@ mod tests {
 
     #[test]
     fn steady_traffic_and_bursts_are_expected_to_be_their_mean() {
-        let steady = changing(1e6, 5, 1e6, 5);
+        let steady = changing(1_000_000, 5, 1_000_000, 5);
         assert_eq!((steady.shifts, steady.changed_at_seconds), (0, None));
         assert!((steady.expected_bytes_per_second() - 1e6).abs() < 10.0);
         let mut rate = RateEstimator::new();

@@ -31,7 +31,7 @@ impl Chance {
     /// A whole number below `end`, which is not zero.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         #[expect(clippy::cast_possible_truncation, reason = "below a usize")]
-        let found = (u128::from(self.next()) * end as u128 >> 64) as usize;
+        let found = ((u128::from(self.next()) * end as u128) >> 64) as usize;
         found
     }
 
@@ -51,7 +51,7 @@ impl Chance {
         }
         (digits.trailing_zeros().min(DIGITS)..DIGITS).fold(0, |word, place| {
             let fresh = self.next();
-            if digits >> place & 1 == 1 { word | fresh } else { word & fresh }
+            if (digits >> place) & 1 == 1 { word | fresh } else { word & fresh }
         })
     }
 

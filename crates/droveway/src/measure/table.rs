@@ -215,7 +215,7 @@ mod tests {
         })
     }
 
-    fn vm(name: &str, tx: Value, rx: Value) -> Value {
+    fn vm(name: &str, tx: &Value, rx: &Value) -> Value {
         json!({
             "name": name, "host": "alpha", "state": "running", "accelerator": "kvm", "vcpus": 1,
             "allowPostcopy": true, "maxDowntimeSeconds": null, "taps": ["tap0"], "tx": tx, "rx": rx,
@@ -223,7 +223,7 @@ mod tests {
         })
     }
 
-    fn snapshot(vms: Vec<Value>) -> Snapshot {
+    fn snapshot(vms: &[Value]) -> Snapshot {
         let path = json!({
             "from": "alpha", "to": "alpha", "rttSeconds": 0.0005, "rttMinSeconds": 0.0002,
             "retransmitRatio": 0.05, "lossRatio": 0.03, "deliveryBytesPerSecond": 1e8, "reason": null,
@@ -257,10 +257,10 @@ mod tests {
         changed["changedToBytesPerSecond"] = json!(10e6);
         let mut bursty = changed.clone();
         bursty["shifts"] = json!(7);
-        let text = render(&snapshot(vec![
-            vm("steady", rate(1e6), rate(1e6)),
-            vm("grown", changed, rate(1e6)),
-            vm("bursts", rate(1e6), bursty),
+        let text = render(&snapshot(&[
+            vm("steady", &rate(1e6), &rate(1e6)),
+            vm("grown", &changed, &rate(1e6)),
+            vm("bursts", &rate(1e6), &bursty),
         ]));
         assert_eq!(
             cells(&text, "steady"),
@@ -286,14 +286,14 @@ mod tests {
 
     #[test]
     fn what_is_known_of_memory_and_paths_is_shown() {
-        let mut known = vm("known", rate(0.0), rate(0.0));
+        let mut known = vm("known", &rate(0.0), &rate(0.0));
         known["memory"] = json!({
             "residentBytes": 200_000_000, "zeroRatio": 0.5, "compressedRatio": 0.31, "method": "page-sampling",
             "sendBytes": {"p10": 100e6, "p50": 104_857_600.0, "p90": 110e6}, "samples": [],
             "curve": {"form": "saturating", "dirtyBytesPerSecond": 10_485_760.0, "workingSetBytes": 20_971_520.0},
             "curveErrorRatio": 0.1,
         });
-        let text = render(&snapshot(vec![known]));
+        let text = render(&snapshot(&[known]));
         let found = cells(&text, "known");
         assert_eq!(found[7..9], ["100 MiB", "31 %"], "{found:?}");
         assert_eq!(found[10..], ["20.0 MiB", "saturating"], "{found:?}");
