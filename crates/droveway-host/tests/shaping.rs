@@ -344,9 +344,10 @@ fn a_floor_is_of_one_card() {
     }
     let cable = Cable::new("floor");
     let [a, b] = [cable.end(0), cable.end(1)];
-    let text = run(&a, "cat", &["/sys/class/net/nic/address"]);
+    let text = run(&a, "ip", &["-o", "link", "show", "dev", "nic"]);
+    let card = text.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap();
     let bytes: Vec<u8> =
-        text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        card.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
     let floor = |mac| Floor { mac, rate: "20Mbit/s".parse().unwrap() };
     let floors = vec![floor([2, 0, 0, 0, 0, 1]), floor(bytes.try_into().unwrap())];
     let mut shaper = cable.shaper(0).unwrap();

@@ -183,6 +183,10 @@ fn take_tuned(
             Some(network) => network.hasten(source.port()),
             None => Ok(()),
         },
+        Tuned::Fetched => {
+            tuner.note_fetched(vm);
+            Ok(())
+        }
         // A VM whose move has ended has no connection to find.
         Tuned::Not(_) if run.gang.driver(vm).is_none_or(|it| !it.uses_port()) => Ok(()),
         Tuned::Not(reason) => Err(reason),

@@ -67,7 +67,12 @@ fn a_post_copied_guest_is_not_starved() {
     let silent =
         [&stock, &cured].map(|report| vm(report).outage_seconds.expect("the probe's word"));
     let took = [&stock, &cured].map(|report| report.total_migration_time_seconds);
-    eprintln!("silent for {silent:.2?} s of {took:.2?} s, stock and cured");
+    let blocked = [&stock, &cured].map(|report| vm(report).blocked_seconds.expect("QEMU's word"));
+    assert_eq!(vm(&cured).vcpu_blocked_seconds.len(), 1);
+    eprintln!(
+        "silent for {silent:.2?} s, blocked for {blocked:.2?} s of {took:.2?} s, stock and cured"
+    );
+    assert!(blocked[1] < 0.5 * blocked[0], "{blocked:?}");
     assert!(silent[1] < 0.75 * silent[0], "{silent:?}");
     assert!(took[1] < 1.25 * took[0], "{took:?}");
 }

@@ -1,23 +1,44 @@
 use super::*;
-use droveway_fleet::Bandwidth;
 
 fn mbit(rate: u64) -> RateLimit {
-    RateLimit::At(Bandwidth::from_bits_per_second(rate * 1_000_000))
+    RateLimit::At(rate_of(rate))
 }
+
+fn rate_of(mbit: u64) -> Bandwidth {
+    Bandwidth::from_bits_per_second(mbit * 1_000_000)
+}
+
+const CEILINGS: Ceilings = Ceilings {
+    stream: RateLimit::Unlimited,
+    fetching: Bandwidth::from_bits_per_second(50_000_000),
+    background: RateLimit::Unlimited,
+    unsent_max: 0,
+};
 
 #[test]
 fn each_stage_has_its_ceiling() {
-    let ceilings = Ceilings { stream: mbit(40), background: mbit(60), unsent_max: 0 };
+    let ceilings = Ceilings { stream: mbit(40), background: mbit(60), ..CEILINGS };
     assert_eq!(ceilings.at(Stage::Passes), mbit(40));
     assert_eq!(ceilings.at(Stage::Stopped), RateLimit::Unlimited);
+    assert_eq!(ceilings.at(Stage::Fetching), mbit(50));
     assert_eq!(ceilings.at(Stage::Background), mbit(60));
+    // The plan's own ceiling is never exceeded, and without one the pause is as short as the port is fast.
+    assert_eq!(Ceilings { background: mbit(8), ..CEILINGS }.at(Stage::Fetching), mbit(8));
+    assert_eq!(CEILINGS.at(Stage::Fetching), mbit(50));
+    assert_eq!(CEILINGS.at(Stage::Background), RateLimit::Unlimited);
+    assert_eq!(
+        Ceilings { fetching: rate_of(0), ..CEILINGS }.at(Stage::Fetching),
+        RateLimit::Unlimited
+    );
+    let time = |mbit| Ceilings { fetching: rate_of(mbit), ..CEILINGS }.fetch_time().as_millis();
+    assert_eq!((time(50), time(250)), (167, 33));
 }
 
 /// A tuner of one VM, whose move was begun.
 fn tuner() -> (Tuner, VmId) {
     let vm: VmId = "vm-1".parse().unwrap();
     let (inbox, _) = mpsc::channel(1);
-    let ceilings = Ceilings { stream: mbit(40), background: mbit(60), unsent_max: 0 };
+    let ceilings = Ceilings { stream: mbit(40), background: mbit(60), ..CEILINGS };
     let mut tuner = Tuner {
         classes: false,
         inbox,
@@ -32,8 +53,8 @@ fn stage(tuner: &Tuner, vm: &VmId) -> Stage {
     tuner.migrations[vm].stage
 }
 
-#[test]
-fn stages_only_go_on_whatever_the_order_of_events() {
+#[tokio::test]
+async fn stages_only_go_on_whatever_the_order_of_events() {
     let switched = QemuEvent::Status(MigrationStatus::PostcopyActive);
     let (mut tuner, vm) = tuner();
     assert_eq!(tuner.migrations[&vm].port, 49152);
@@ -43,6 +64,10 @@ fn stages_only_go_on_whatever_the_order_of_events() {
     assert_eq!(stage(&tuner, &vm), Stage::Passes);
     tuner.note_event(&vm, Side::Target, &switched);
     tuner.note_event(&vm, Side::Source, &QemuEvent::Stopped);
+    assert_eq!(stage(&tuner, &vm), Stage::Fetching);
+    tuner.note_fetched(&vm);
+    assert_eq!(stage(&tuner, &vm), Stage::Background);
+    tuner.note_event(&vm, Side::Target, &switched);
     assert_eq!(stage(&tuner, &vm), Stage::Background);
     tuner.begin(&vm, "tcp:10.8.0.2:49153", false);
     tuner.note_event(&vm, Side::Source, &QemuEvent::Stopped);
