@@ -3,7 +3,12 @@
 //!
 //! `cargo run --release -p droveway-plan --example gaps -- [VMS] [GANGS] [held] [each]`
 #![expect(clippy::print_stdout, reason = "a program for people")]
-#![expect(clippy::cast_precision_loss, reason = "small counts")]
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "small counts"
+)]
 
 use droveway_fleet::{Bandwidth, Bytes, DirtyCurve, Intent, Urgency, VmId};
 use droveway_model::{

@@ -7,7 +7,7 @@
 
 use crate::{
     plan::{Direction, Plan, Reservation},
-    search::{Task, search},
+    search::{Task, least_cost},
 };
 use droveway_fleet::{Bandwidth, HostId, Intent, Reserve, Urgency};
 use droveway_model::{
@@ -30,7 +30,7 @@ pub(crate) fn best_share(intent: &Intent, task: &Task, plays: usize, seed: u64) 
         return None;
     }
     let plays = (plays / TRIED_WITH).max(1);
-    let cost = |task: &Task| search(task, plays, seed).map_or(f64::INFINITY, |f| f.cost.value);
+    let cost = |task: &Task| least_cost(task, plays, seed);
     let without = cost(task);
     let shares =
         SHARES.into_iter().filter(|share| intent.urgency != Urgency::Low || *share <= LOW_MOST);

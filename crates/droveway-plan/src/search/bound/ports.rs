@@ -13,7 +13,7 @@ pub(super) struct Ports {
     /// What source TX and target RX carry, bytes per second.
     pub(super) room: [f64; 2],
     /// What of it is promised to the streams.
-    held: [f64; 2],
+    pub(super) held: [f64; 2],
     /// By mover of these.
     pub(super) loads: Vec<Load>,
     /// What never moves: of source TX and of target RX.
@@ -80,7 +80,7 @@ impl Ports {
         let several = all.len() > 1;
         for of in &mut all {
             of.ask(task, &usual.iter().map(|flow| flow.baseline).collect::<Vec<_>>());
-            of.least_rate = if several { 0.0 } else { of.least_rate(task, from_to(task)) };
+            of.least_rate = if several { 0.0 } else { of.least_rate(task, &from_to(task)) };
             // Beside nothing it has the port; a bound of zero would be no rate at all.
             let most = of.most_rate();
             of.least_rate = of.least_rate.clamp(LEAST_RATE * most, most);
@@ -129,6 +129,14 @@ impl Ports {
         }
     }
 
+    /// The most that a VM takes of either side.
+    pub(super) fn asks(&self, load: &Load) -> f64 {
+        let side = |side: usize| -> f64 {
+            load.flows[side].iter().map(|flow| flow.demand.min(self.room[side])).sum()
+        };
+        side(0).max(side(1)).min(self.room[0].max(self.room[1]))
+    }
+
     pub(super) fn bytes(&self) -> f64 {
         self.loads.iter().map(|load| load.bytes).sum()
     }
@@ -139,7 +147,7 @@ impl Ports {
     }
 
     /// What a stream that sends surely has, beside everything that could ever be in its way.
-    fn least_rate(&self, task: &Task, crossing: [Vec<(f64, f64)>; 2]) -> f64 {
+    fn least_rate(&self, task: &Task, crossing: &[Vec<(f64, f64)>; 2]) -> f64 {
         let mut least = ceiling(task);
         let weight = task.gang.constants.stream_weight
             * task.movers.iter().map(|mover| mover.step.weight).fold(f64::INFINITY, f64::min);
@@ -239,6 +247,7 @@ pub(super) fn overtaken(port: &PortModel) -> bool {
 }
 
 /// What is asked of source TX and of target RX as the VMs are divided between the two.
+#[derive(PartialEq)]
 pub(super) struct Demand {
     stays: [f64; 2],
     loads: Vec<[f64; 2]>,
@@ -249,6 +258,7 @@ pub(super) const MIXES: usize = 17;
 
 /// The least of a mixture of both sides' demand, by how many bytes' worth of VMs are at the target: concave gains, the VMs
 /// that are worth most a byte first.
+#[derive(Clone)]
 pub(super) struct Mixed {
     /// Weights of source TX and target RX; the larger is one.
     pub(super) weights: [f64; 2],
