@@ -345,13 +345,19 @@ impl Level {
                     // A silent VM is nobody's competitor: what it leaves the streams is theirs.
                     let moved = Moved::of(task, *index, *way, ports.most_rate(), [0.0; 2]);
                     let given = moved.silent_most() * ports.asks(load) * dearest;
+                    let between = if several {
+                        0.0
+                    } else {
+                        objective.total_seconds * moved.unsent_seconds()
+                    };
                     let alone =
                         steps.as_ref().map_or(at, |steps| least_step(steps, &price, *bytes).1);
                     Cost {
                         full: full.fixed + at - given,
                         spared_silence: (full.fixed - fixed).max(0.0),
                         spared_bytes: (at - alone).max(0.0),
-                        silent: full.fixed.min(*fixed),
+                        // The time alone has what is spent between two moves.
+                        silent: full.fixed.min(*fixed) - between,
                         bytes: *bytes,
                         split: way.technique == Technique::PostCopy,
                     }
