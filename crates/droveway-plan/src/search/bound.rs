@@ -3,17 +3,19 @@
 //! - Every byte is sent once, and what a pass leaves dirty once more; at each moment at the best rate, with the VMs divided
 //!   between the hosts as well as they can be at that moment, and with what that rate takes from applications ([`windows`]).
 //! - What they ask of the ports, wherever they are: [`ports`]. What each VM's own move costs: [`moves`].
+//! - The same part by part, where few move ([`alone`]).
 //! - No VM alone is quicker than at the full rate of both ports, and all together not quicker than the wire.
 //!
 //! What is not counted: traffic between VMs, groups, floors, deadlines, and what the other directions of the ports lose.
 
+mod alone;
 mod moves;
 mod ports;
 mod windows;
 
-use super::{Task, Way};
-use droveway_fleet::Technique;
-use droveway_model::fluid::{End, Fluid, Gang};
+use super::Task;
+use alone::Parts;
+use droveway_model::fluid::End;
 use ports::Ports;
 use windows::{Scene, Windows};
 
@@ -60,7 +62,13 @@ impl Bounds {
             windows.iter().map(|of| of.all(seconds)).fold(f64::INFINITY, f64::min)
         };
         // Pairs share the time, so the dearest of them is what is sure.
-        (1.0 - ROUNDING) * self.pairs.iter().map(pair).fold(seconds, f64::max)
+        let progress = (1.0 - ROUNDING) * self.pairs.iter().map(pair).fold(seconds, f64::max);
+        // The parts are those of one pair of ports.
+        if self.pairs.len() > 1 {
+            progress
+        } else {
+            progress.max(self.time.parts.all(task, self.time.wire))
+        }
     }
 
     /// Of every schedule with these ways and this window.
@@ -71,7 +79,11 @@ impl Bounds {
             let of = windows.iter().find(|of| (of.from..=of.to).contains(&window));
             of.map_or(0.0, |of| of.of_ways(movers, ways, seconds))
         };
-        (1.0 - ROUNDING) * self.pairs.iter().map(pair).fold(seconds, f64::max)
+        let progress = (1.0 - ROUNDING) * self.pairs.iter().map(pair).fold(seconds, f64::max);
+        if self.pairs.len() > 1 {
+            return progress;
+        }
+        progress.max(self.time.parts.of_ways(task, ways, self.time.wire))
     }
 }
 
@@ -89,46 +101,23 @@ fn groups(most: usize) -> Vec<(usize, usize)> {
     groups
 }
 
-/// How long it takes at least, seconds.
+/// How long it takes at least, and what its parts cost at least.
 struct Time {
     wire: f64,
-    /// By mover, by way, in ports without any traffic.
-    alone: Vec<Vec<f64>>,
+    parts: Parts,
 }
 
 impl Time {
     fn of(task: &Task) -> Self {
-        let mut gang = Gang { flows: Vec::new(), windows: vec![1], ..task.gang.clone() };
-        let mut fluid = Fluid::default();
-        let mut play = |index: usize, way: Way| {
-            gang.moves = vec![task.movers[index].moved(way)];
-            fluid.play(&gang).moves[0].end_seconds
-        };
-        let mut alone = Vec::new();
-        for (index, mover) in task.movers.iter().enumerate() {
-            let of_way = |way: &Way| {
-                let own = play(index, *way);
-                match way.technique {
-                    // Beside others it may end as a pre-copy does.
-                    Technique::Hybrid => {
-                        let technique = Technique::PreCopy;
-                        own.min(play(index, Way { technique, postcopy_bandwidth: None }))
-                    }
-                    _ => own,
-                }
-            };
-            alone.push(mover.ways.iter().map(of_way).collect());
-        }
-        Time { wire: wire_seconds(task), alone }
+        Time { wire: wire_seconds(task), parts: Parts::of(task) }
     }
 
     fn all(&self) -> f64 {
-        let least = |ways: &Vec<f64>| ways.iter().copied().fold(f64::INFINITY, f64::min);
-        self.alone.iter().map(least).fold(self.wire, f64::max)
+        self.parts.seconds().max(self.wire)
     }
 
     fn of_ways(&self, ways: &[usize]) -> f64 {
-        self.alone.iter().zip(ways).map(|(of, way)| of[*way]).fold(self.wire, f64::max)
+        self.parts.seconds_of(ways).max(self.wire)
     }
 }
 
