@@ -9,7 +9,7 @@
 use crate::{
     adaptive::choice::Pool,
     plan::{Direction, Plan, Reservation},
-    search::{Task, Weights, search_for},
+    search::{Task, Weights, search_roughly},
 };
 use droveway_fleet::{Bandwidth, HostId, Intent, Reserve, Urgency};
 use droveway_model::{
@@ -44,7 +44,7 @@ pub(crate) fn tried(
     let nothing = (open || always).then_some(None);
     let one = |share: Option<f64>| {
         let task = share.map_or_else(|| task.clone(), |share| promised(task, share, intent.tuning));
-        let found = search_for(&task, rivals, plays, seed)?;
+        let found = search_roughly(&task, rivals, plays, seed)?;
         Some(Pool { share, task, found })
     };
     nothing.into_iter().chain(shares).filter_map(one).collect()

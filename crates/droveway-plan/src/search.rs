@@ -25,6 +25,7 @@ use droveway_model::{
     urgency::Objective,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Gangs up to this size begin from the best serial schedule: 2^8 sets of moved VMs, some thousand plays of one move each.
 pub const SERIAL_MAX: usize = 8;
@@ -122,6 +123,17 @@ pub struct Schedule {
     pub ways: Vec<usize>,
     /// So many at once.
     pub window: usize,
+}
+
+impl Schedule {
+    /// The same schedule in its plainest form: all at once there is no order.
+    fn plainest(&self) -> Schedule {
+        let mut plainest = self.clone();
+        if self.window >= self.order.len() {
+            plainest.order.sort_unstable();
+        }
+        plainest
+    }
 }
 
 /// What a schedule costs.
@@ -326,8 +338,9 @@ impl Task {
     }
 }
 
-/// Windows that schedules by direction are begun with.
-const DIRECTION_WINDOWS: [usize; 3] = [1, 2, 4];
+/// Windows that schedules by direction are begun with, and all at once: the more streams, the more of a port that is shared by
+/// flow is theirs.
+const DIRECTION_WINDOWS: [usize; 5] = [1, 2, 4, 16, 32];
 
 impl Task {
     /// Those that send more than they receive first, by one of the ways that expose; the others last, by their first way.
@@ -345,8 +358,14 @@ impl Task {
                 .sum()
         };
         let nets: Vec<f64> = self.movers.iter().map(net).collect();
+        // By what a byte sent gains: a small VM that sends as much goes first.
+        let gains: Vec<f64> = nets
+            .iter()
+            .zip(&self.movers)
+            .map(|(net, mover)| net / self.gang.vms[mover.step.vm].send_bytes.max(1.0))
+            .collect();
         let mut order: Vec<usize> = (0..nets.len()).collect();
-        order.sort_by(|a, b| nets[*b].total_cmp(&nets[*a]));
+        order.sort_by(|a, b| gains[*b].total_cmp(&gains[*a]));
         let most = self.movers.iter().map(|mover| mover.ways.len()).max().unwrap_or(1);
         let mut schedules = Vec::new();
         for exposing in 0..most {
@@ -356,8 +375,12 @@ impl Task {
                 .zip(&nets)
                 .map(|(mover, net)| if *net > 0.0 { exposing.min(mover.ways.len() - 1) } else { 0 })
                 .collect();
-            for window in DIRECTION_WINDOWS.into_iter().filter(|w| *w <= self.window_max()) {
+            let few = DIRECTION_WINDOWS.into_iter().filter(|window| *window < self.window_max());
+            for window in few.chain([self.window_max()]) {
                 schedules.push(Schedule { order: order.clone(), ways: ways.clone(), window });
+                // All the same way, only the order by direction.
+                let all = self.movers.iter().map(|mover| exposing.min(mover.ways.len() - 1));
+                schedules.push(Schedule { order: order.clone(), ways: all.collect(), window });
             }
         }
         schedules
@@ -402,6 +425,25 @@ pub fn search_for(task: &Task, rivals: &[Weights], plays: usize, seed: u64) -> O
     search.found(bounds.all(task), exact)
 }
 
+/// The same where nobody asks how much better another could be: nothing is proved, and the bound is zero.
+pub(crate) fn search_roughly(
+    task: &Task,
+    rivals: &[Weights],
+    plays: usize,
+    seed: u64,
+) -> Option<Found> {
+    if task.movers.is_empty() {
+        return None;
+    }
+    let mut search = Search::new(task, rivals, plays);
+    search.improve_known();
+    for rival in 1..search.objectives.len() {
+        search.improve_rival(rival);
+    }
+    search.shaken(seed);
+    search.found(0.0, false)
+}
+
 /// What is found near `starts` and the plain schedules, by at most `plays` plays: for a question that is nearly one that
 /// was answered, at a fraction of its price. `None` for no VM.
 #[must_use]
@@ -426,6 +468,8 @@ pub fn search_near(task: &Task, starts: &[Schedule], plays: usize) -> Option<Fou
 
 struct Search<'a> {
     judge: Judge<'a>,
+    /// What was played, in the form in which schedules that are the same are equal: nothing is played twice.
+    played: BTreeMap<Schedule, Cost>,
     task: &'a Task,
     /// What counts: for the task, and for each rival.
     objectives: Vec<Objective>,
@@ -448,12 +492,25 @@ impl<'a> Search<'a> {
         let others = rivals.iter().map(|weights| weights.objective(task.capacity));
         let objectives: Vec<Objective> = std::iter::once(task.objective()).chain(others).collect();
         let best = vec![None; objectives.len()];
-        Search { judge: Judge::new(task), task, objectives, best, nearby: Vec::new(), plays }
+        Search {
+            judge: Judge::new(task),
+            played: BTreeMap::new(),
+            task,
+            objectives,
+            best,
+            nearby: Vec::new(),
+            plays,
+        }
     }
 
     /// Keeps the schedule wherever it is the best so far. Returns its parts.
     fn offer(&mut self, schedule: &Schedule) -> Objective {
+        let schedule = &schedule.plainest();
+        if let Some(cost) = self.played.get(schedule) {
+            return cost.parts;
+        }
         let cost = self.judge.cost(schedule);
+        self.played.insert(schedule.clone(), cost);
         for (objective, held) in self.objectives.iter().zip(&mut self.best) {
             let value = cost.parts.weighted(objective);
             let better = held.as_ref().is_none_or(|(best, held)| {
@@ -553,16 +610,19 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Shakes the best schedule and improves it again, until the plays are used up.
+    /// Shakes one of the best schedules and improves it again, until the plays are used up. Not always the very best: what is
+    /// near it was looked at when it was found, and the next best may stand in a wider valley.
     fn shaken(&mut self, seed: u64) {
         let mut random = SplitMix(seed);
         for _ in 0..SHAKES_MAX {
-            let Some(Some((_, best))) = self.best.first() else { return };
-            if self.is_spent() {
+            if self.is_spent() || self.nearby.is_empty() {
                 return;
             }
-            let mut schedule = best.clone();
-            for _ in 0..SHAKE_CHANGES {
+            let among = self.nearby.len().min(SHAKEN);
+            // The best half of the time, the others evenly.
+            let from = random.below(2) * random.below(among);
+            let mut schedule = self.nearby[from].1.clone();
+            for _ in 0..1 + random.below(SHAKE_CHANGES) {
                 shake(self.task, &mut schedule, &mut random);
             }
             let parts = self.offer(&schedule);
@@ -575,12 +635,15 @@ impl<'a> Search<'a> {
 const STARTS: usize = 3;
 /// Shakes at most, should plays be free.
 const SHAKES_MAX: usize = 1_000;
-/// Changes a shake: enough to leave a valley, few enough to stay near.
-const SHAKE_CHANGES: usize = 3;
+/// Changes of a shake at most: enough to leave a valley, few enough to stay near.
+const SHAKE_CHANGES: usize = 4;
+/// How many of the best are shaken.
+const SHAKEN: usize = 4;
 /// A VM changes its place with one this far behind at most: what is farther is reached in steps.
 const SWAP_REACH: usize = 4;
 
-/// Everything that differs in one point: a VM's way, the window, or the places of two VMs.
+/// Everything that differs in one point: a VM's way, the window, the places of two VMs, or one VM's place, and the way of
+/// a VM that goes first or last.
 fn neighbours<'a>(
     task: &'a Task,
     schedule: &'a Schedule,
@@ -605,17 +668,47 @@ fn neighbours<'a>(
             other
         })
     });
+    // One that goes first or last, another way: who sends much is best split early, who receives much best not at all, so that
+    // place and way are worth little one without the other.
+    let ends = (0..count).flat_map(move |at| {
+        let mover = schedule.order[at];
+        let ways =
+            (0..task.movers[mover].ways.len()).filter(move |way| *way != schedule.ways[mover]);
+        ways.flat_map(move |way| {
+            [0, count - 1].into_iter().filter(move |to| *to != at).map(move |to| {
+                let mut other = schedule.clone();
+                other.ways[mover] = way;
+                let moved = other.order.remove(at);
+                other.order.insert(to, moved);
+                other
+            })
+        })
+    });
+    let moved = (0..count).flat_map(move |from| {
+        [0, count - 1].into_iter().filter(move |to| from.abs_diff(*to) > SWAP_REACH).map(
+            move |to| {
+                let mut other = schedule.clone();
+                let moved = other.order.remove(from);
+                other.order.insert(to, moved);
+                other
+            },
+        )
+    });
     // All at once there is no order.
     let ordered = schedule.window < count;
-    ways.chain(windows).chain(swaps.filter(move |_| ordered))
+    ways.chain(windows).chain(swaps.chain(moved).chain(ends).filter(move |_| ordered))
 }
 
 fn shake(task: &Task, schedule: &mut Schedule, random: &mut SplitMix) {
     let count = schedule.order.len();
     let mover = random.below(count);
-    match random.below(3) {
+    match random.below(4) {
         0 => schedule.ways[mover] = random.below(task.movers[mover].ways.len()),
         1 => schedule.order.swap(mover, random.below(count)),
+        2 => {
+            let moved = schedule.order.remove(mover);
+            schedule.order.insert(random.below(count), moved);
+        }
         _ => schedule.window = 1 + random.below(task.window_max()),
     }
 }

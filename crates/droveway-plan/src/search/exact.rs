@@ -1,13 +1,13 @@
 //! Every schedule that could be the best, where they are few enough.
 //!
-//! A choice of ways for all VMs costs at least what each way costs its VM alone and what the wire needs (see
-//! [`super::bound`]). Choices that cannot beat the best schedule so far are left out with all their orders and windows; the
-//! others are played, the most promising first.
+//! A window with a choice of ways for all VMs costs at least what [`super::bound`] says. Choices that cannot beat the best
+//! schedule so far are left out with all their orders; the others are played, the most promising first.
 
 use super::{SAME, Schedule, Search, bound::Bounds};
 
-/// Choices of ways that are looked at, at most: eight VMs in four ways.
-const CHOICES_MAX: usize = 65_536;
+/// Windows with choices of ways that are looked at, at most: five VMs in four ways. More of them are never so few in the end
+/// that all could be played.
+const CHOICES_MAX: usize = 5_120;
 
 impl Search<'_> {
     /// Plays every schedule that could beat the best one. False, and nothing played, if there are more than plays left.
@@ -15,22 +15,21 @@ impl Search<'_> {
         let Some(mut choices) = self.choices(bounds) else { return false };
         choices.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
         let left = self.plays.saturating_sub(self.judge.plays);
-        if choices.len().saturating_mul(self.schedules()) > left {
+        let all = choices.iter().map(|(_, window, _)| self.orders(*window));
+        if all.fold(0_usize, usize::saturating_add) > left {
             return false;
         }
         let count = self.task.movers.len();
-        for (bound, ways) in choices {
+        for (bound, window, ways) in choices {
             if !self.may_win(bound) {
                 break;
             }
-            for window in 1..=self.task.window_max() {
-                let mut order: Vec<usize> = (0..count).collect();
-                loop {
-                    self.offer(&Schedule { order: order.clone(), ways: ways.clone(), window });
-                    // All at once there is no order.
-                    if window >= count || !next_permutation(&mut order) {
-                        break;
-                    }
+            let mut order: Vec<usize> = (0..count).collect();
+            loop {
+                self.offer(&Schedule { order: order.clone(), ways: ways.clone(), window });
+                // All at once there is no order.
+                if window >= count || !next_permutation(&mut order) {
+                    break;
                 }
             }
         }
@@ -42,37 +41,35 @@ impl Search<'_> {
         best.is_none_or(|(cost, _)| bound < cost.value * (1.0 - SAME))
     }
 
-    /// Orders and windows of one choice of ways.
-    fn schedules(&self) -> usize {
+    /// Orders that differ with this window.
+    fn orders(&self, window: usize) -> usize {
         let count = self.task.movers.len();
-        let orders = (1..=count).fold(1_usize, usize::saturating_mul);
-        let windows = self.task.window_max();
-        if windows >= count {
-            orders.saturating_mul(windows - 1).saturating_add(1)
-        } else {
-            orders.saturating_mul(windows)
-        }
+        if window >= count { 1 } else { (1..=count).fold(1_usize, usize::saturating_mul) }
     }
 
-    /// The choices of ways that could be part of the best schedule, with what they cost at least; `None` if there are too
-    /// many to look at.
-    fn choices(&self, bounds: &Bounds) -> Option<Vec<(f64, Vec<usize>)>> {
+    /// Windows and choices of ways that could be part of the best schedule, with what they cost at least; `None` if there
+    /// are too many to look at.
+    fn choices(&self, bounds: &Bounds) -> Option<Vec<(f64, usize, Vec<usize>)>> {
         let movers = &self.task.movers;
         let all = movers.iter().map(|m| m.ways.len()).try_fold(1_usize, usize::checked_mul)?;
-        if all > CHOICES_MAX {
+        let windows = self.task.window_max();
+        if all.checked_mul(windows)? > CHOICES_MAX {
             return None;
         }
-        let mut ways = vec![0; movers.len()];
         let mut kept = Vec::new();
-        loop {
-            let bound = bounds.of_ways(self.task, &ways);
-            if self.may_win(bound) {
-                kept.push((bound, ways.clone()));
-            }
-            if !self.next_ways(&mut ways) {
-                return Some(kept);
+        for window in 1..=windows {
+            let mut ways = vec![0; movers.len()];
+            loop {
+                let bound = bounds.of_ways(self.task, &ways, window);
+                if self.may_win(bound) {
+                    kept.push((bound, window, ways.clone()));
+                }
+                if !self.next_ways(&mut ways) {
+                    break;
+                }
             }
         }
+        Some(kept)
     }
 
     /// Counts up; false once all were seen.

@@ -324,18 +324,185 @@ proptest! {
         let back = search(&task(&turned), usize::MAX, 1).unwrap().cost.value;
         prop_assert!((forth - back).abs() <= 1e-6 * forth, "{forth} {back}");
     }
+}
 
-    /// Small gangs are enumerated; what larger ones do is near it where both can be had.
-    #[test]
-    fn the_search_of_large_gangs_is_near_the_best(vms in prop::collection::vec(any_vm(), 4..5)) {
-        let task = task(&vms);
-        let exact = search(&task, usize::MAX, 1).unwrap();
-        let mut search = Search::new(&task, &[], 400);
-        search.improve_known();
-        search.shaken(3);
-        let (cost, _) = search.best[0].clone().unwrap();
-        prop_assert!(cost.value <= exact.cost.value * 1.03, "{} {}", cost.value, exact.cost.value);
+/// What a search with few plays finds against the best there is, as a share of it.
+fn excess(vms: &[(f64, f64, f64, f64, f64)], plays: usize, seed: u64) -> f64 {
+    let task = task(vms);
+    let best = search(&task, usize::MAX, 1).unwrap();
+    assert!(best.exact);
+    let mut search = Search::new(&task, &[], plays);
+    search.improve_known();
+    search.shaken(seed);
+    let (cost, _) = search.best[0].clone().unwrap();
+    cost.value / best.cost.value - 1.0
+}
+
+/// Four VMs of which the search once came no nearer than 7 %: it shook only the best schedule, which stands in a narrow valley,
+/// and played the same schedules over and over.
+#[test]
+fn the_search_leaves_a_narrow_valley() {
+    let vms = [
+        (
+            112.083_163_404_208_01,
+            37.231_260_276_433_86,
+            11.475_009_124_469_713,
+            0.128_113_525_033_846_74,
+            0.368_766_122_990_810_74,
+        ),
+        (
+            169.336_558_970_753_86,
+            14.444_024_329_050_633,
+            10.050_251_532_175_354,
+            0.231_163_120_491_364_03,
+            0.157_553_611_249_971_52,
+        ),
+        (
+            112.561_086_232_744_02,
+            62.130_181_975_568_99,
+            5.424_098_234_844_488,
+            0.342_244_900_623_183_25,
+            0.337_357_078_318_214_04,
+        ),
+        (
+            102.646_660_019_804_06,
+            67.889_532_914_364_34,
+            16.332_359_447_836_573,
+            0.150_884_254_477_710_9,
+            0.326_825_956_245_162_64,
+        ),
+    ];
+    for seed in 1..=5 {
+        let excess = excess(&vms, 400, seed);
+        assert!(excess < 0.01, "{seed}: {excess}");
     }
+}
+
+/// A gang like any of [`any_vm`], the same for the same seed.
+fn seeded_vms(count: usize, seed: u64) -> Vec<(f64, f64, f64, f64, f64)> {
+    let mut random = SplitMix(seed);
+    let mut part = move || {
+        let steps = 1_000_000;
+        f64::from(u32::try_from(random.below(steps)).unwrap()) / steps as f64
+    };
+    let mut vm = || {
+        let mut within = |low: f64, high: f64| low + (high - low) * part();
+        let (size, set) = (within(60.0, 300.0), within(2.0, 80.0));
+        (size, set, within(0.1, 40.0), within(0.0, 0.4), within(0.0, 0.4))
+    };
+    (0..count).map(|_| vm()).collect()
+}
+
+/// How near the search comes is a heuristic's quality, no law: so it is asked of fixed gangs, where the best is known, and
+/// answered by how it is in the middle, nearly always and at worst. The bounds are twice what it was and more.
+#[test]
+fn the_search_of_large_gangs_is_near_the_best() {
+    let mut all: Vec<f64> =
+        (1..=200).map(|seed| excess(&seeded_vms(4, seed), 400, 3).max(0.0)).collect();
+    all.sort_by(f64::total_cmp);
+    let (median, p95, worst) = (all[100], all[190], all[199]);
+    assert!(median < 0.001, "median {median}");
+    assert!(p95 < 0.01, "p95 {p95}");
+    assert!(worst < 0.03, "worst {worst}");
+}
+
+/// A gang with everything that there is: residents, traffic between VMs, groups, elastic traffic, ports that hold a part, all
+/// ways, any weights.
+fn any_task(count: usize, seed: u64) -> (Task, SplitMix) {
+    let mut random = SplitMix(seed);
+    let mut vms = seeded_vms(count, seed ^ 0x5eed);
+    for vm in &mut vms {
+        // A larger gang's VMs have less of the port each.
+        let share = 4.0 / count.max(4) as f64;
+        (vm.3, vm.4) = (vm.3 * share, vm.4 * share);
+        if random.below(4) == 0 {
+            vm.2 = 0.01;
+        }
+    }
+    let mut task = task(&vms);
+    let way = |technique, postcopy_bandwidth| Way { technique, postcopy_bandwidth };
+    let all = [
+        way(Technique::PreCopy, None),
+        way(Technique::Hybrid, None),
+        way(Technique::PostCopy, None),
+        way(Technique::PostCopy, Some(0.2 * RATE)),
+    ];
+    for mover in &mut task.movers {
+        mover.ways = match random.below(4) {
+            0 => all[..1].to_vec(),
+            _ => all.to_vec(),
+        };
+        mover.group = (random.below(5) == 0).then_some(0);
+        mover.step.downtime_limit = [0.05, 0.3, 1.0][random.below(3)];
+    }
+    task.weights = crate::adaptive::weights(droveway_fleet::Urgency::ALL[random.below(4)]);
+    for host in 0..2 {
+        if random.below(3) == 0 {
+            let size = task.gang.vms[0].clone();
+            task.gang.vms.push(VmModel { host, ..size });
+            let vm = End::Vm(task.gang.vms.len() - 1);
+            let demand = [0.1 * RATE, f64::INFINITY][random.below(2)];
+            let (from, to) = [(vm, End::Outside), (End::Outside, vm)][random.below(2)];
+            task.gang.flows.push(FlowModel { from, to, demand, weight: 1.0 });
+        }
+    }
+    if random.below(3) == 0 && count > 1 {
+        let demand = 0.3 * RATE;
+        task.gang.flows.push(FlowModel { from: End::Vm(0), to: End::Vm(1), demand, weight: 2.0 });
+    }
+    if random.below(4) == 0 {
+        for flow in &mut task.gang.flows {
+            flow.weight = (1 + random.below(3)) as f64;
+            if random.below(6) == 0 {
+                flow.demand = f64::INFINITY;
+            }
+        }
+    }
+    if random.below(2) == 0 {
+        let share = [0.05, 0.25, 0.5, 0.75, 0.95][random.below(5)];
+        task = crate::reserve::promised(&task, share, random.below(2) == 0);
+    }
+    (task, random)
+}
+
+/// The bound is one: of any gang, no schedule of those that were ever tried costs less, whatever the search makes of it.
+#[test]
+fn no_schedule_costs_less_than_the_bound() {
+    let mut below: Vec<String> = Vec::new();
+    for seed in 1..=160_u32 {
+        let more = if seed % 40 == 0 { 20 } else { 0 };
+        let count = usize::try_from(1 + seed % 10 + more).unwrap();
+        let seed = u64::from(seed);
+        let (task, mut random) = any_task(count, seed);
+        let bounds = bound::Bounds::of(&task);
+        let all = bounds.all(&task);
+        assert!(all.is_finite() && all > 0.0, "seed {seed}: {all}");
+        let found = search(&task, 300, seed).unwrap();
+        let mut judge = Judge::new(&task);
+        let mut check = |schedule: &Schedule| {
+            let cost = judge.cost(schedule).value;
+            let own = bounds.of_ways(&task, &schedule.ways, schedule.window);
+            let kept = all <= cost * (1.0 + 1e-9) && own <= cost * (1.0 + 1e-9);
+            if !kept {
+                let urgency = task.weights.outage;
+                below.push(format!(
+                    "seed {seed}: {cost} below {all} or {own}: {schedule:?} outage weight {urgency} ports {:?}",
+                    task.gang.ports[0]
+                ));
+            }
+        };
+        check(&found.schedule);
+        for window in 1..=count {
+            let mut schedule = task.plain(Technique::ALL[random.below(4)], window);
+            check(&schedule);
+            for _ in 0..6 {
+                shake(&task, &mut schedule, &mut random);
+            }
+            schedule.window = window;
+            check(&schedule);
+        }
+    }
+    assert!(below.is_empty(), "{} below: {}", below.len(), below.join("\n"));
 }
 
 #[test]
