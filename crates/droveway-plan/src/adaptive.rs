@@ -25,7 +25,7 @@ use droveway_model::{
     ensemble,
     fluid::{Course, End, FlowCourse, Fluid, MoveModel},
     urgency::gains_enough,
-    world::{World, payload},
+    world::{Uncertainty, World, payload},
 };
 use serde::Serialize;
 
@@ -86,7 +86,7 @@ const PLAYS_LEAST: usize = 600;
 
 /// The background stream's ceiling as a share of the port, where a guest's page waits count: what is left lets requested
 /// pages pass an empty queue (measured at 200 Mbit/s: silence of 0.7 s instead of 4.7 s).
-const GENTLE_SHARE: f64 = 0.2;
+pub(crate) const GENTLE_SHARE: f64 = 0.2;
 
 /// What the planner found, beside the plan itself.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -289,7 +289,8 @@ pub(crate) fn preferred(
     plain: &[(String, Cost, Schedule)],
 ) -> Option<Preferred> {
     let (_, spread) = known.calibration.error(Quantity::Total, None);
-    let mut doubt = Doubt { task, known, fluid: Fluid::default() };
+    let uncertain = &known.world.uncertain;
+    let mut doubt = Doubt { task, uncertain, fluid: Fluid::default() };
     let (found_score, (found_cost, found_schedule)) = doubt.best(&found.nearby)?;
     let plain_schedules: Vec<(Cost, Schedule)> =
         plain.iter().map(|(_, cost, schedule)| (*cost, schedule.clone())).collect();
@@ -431,14 +432,14 @@ impl Task {
 /// The same question has the same answer.
 const SEED: u64 = 1;
 /// Two forecasts of the same gang by the same model err in the same direction: half of the error is about their difference.
-const ERROR_SHARE: f64 = 0.5;
+pub(crate) const ERROR_SHARE: f64 = 0.5;
 
 fn gap(cost: Cost, found: &Found) -> f64 {
     if cost.value <= 0.0 { 0.0 } else { ((cost.value - found.bound) / cost.value).clamp(0.0, 1.0) }
 }
 
 /// The step, one way.
-fn moved(step: &Move, way: Way) -> Move {
+pub(crate) fn moved(step: &Move, way: Way) -> Move {
     let mut step = step.clone();
     step.technique = way.technique;
     if way.technique == Technique::StopAndCopy {
@@ -527,10 +528,11 @@ pub(crate) fn plain(task: &Task, judge: &mut Judge<'_>) -> Vec<(String, Cost, Sc
 }
 
 /// Judges schedules with what is not known for sure a little off.
-struct Doubt<'a> {
-    task: &'a Task,
-    known: Known<'a>,
-    fluid: Fluid,
+pub(crate) struct Doubt<'a> {
+    pub(crate) task: &'a Task,
+    /// How well each VM's memory is known.
+    pub(crate) uncertain: &'a [Uncertainty],
+    pub(crate) fluid: Fluid,
 }
 
 /// Scores that differ by less are a tie.
@@ -538,11 +540,11 @@ const TIE: f64 = 0.005;
 
 impl Doubt<'_> {
     /// Half of what a schedule costs in the middle and half of what it costs where it goes badly: one time in ten or less.
-    fn score(&mut self, schedule: &Schedule) -> f64 {
+    pub(crate) fn score(&mut self, schedule: &Schedule) -> f64 {
         let mut gang = self.task.gang.clone();
         gang.moves = moves(self.task, schedule).collect();
         gang.windows = vec![schedule.window.max(1)];
-        let mut values: Vec<f64> = ensemble::gangs(&gang, &self.known.world.uncertain)
+        let mut values: Vec<f64> = ensemble::gangs(&gang, self.uncertain)
             .iter()
             .map(|gang| self.task.cost(&self.fluid.play(gang), &schedule.order).value)
             .collect();

@@ -16,9 +16,9 @@ use droveway_model::{
 };
 
 /// Shares of the ports that are tried, from what leaves applications most.
-const SHARES: [f64; 6] = [0.05, 0.25, 0.5, 0.75, 0.9, 0.95];
+pub(crate) const SHARES: [f64; 6] = [0.05, 0.25, 0.5, 0.75, 0.9, 0.95];
 /// At low urgency migration takes what applications leave: no more than this is promised to it.
-const LOW_MOST: f64 = 0.25;
+pub(crate) const LOW_MOST: f64 = 0.25;
 /// Of the plays of a search, what one share is tried with.
 const TRIED_WITH: usize = 8;
 /// A promise changes the hosts' ports: it has to gain this much at least.

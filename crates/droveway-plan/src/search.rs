@@ -212,10 +212,12 @@ impl Mover {
     /// Its move, one way.
     fn moved(&self, way: Way) -> MoveModel {
         let ceiling = way.postcopy_bandwidth.unwrap_or(self.step.postcopy_bandwidth);
+        // What is under way goes on wherever the order has it.
+        let begun = matches!(self.step.start, Start::Begun { .. });
         MoveModel {
             technique: way.technique,
             postcopy_bandwidth: ceiling,
-            start: Start::InWindow(0),
+            start: if begun { self.step.start } else { Start::InWindow(0) },
             ..self.step.clone()
         }
     }

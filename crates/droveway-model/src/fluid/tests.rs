@@ -1,3 +1,4 @@
+mod begun;
 mod trace;
 
 use super::*;
