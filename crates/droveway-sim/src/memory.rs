@@ -102,6 +102,19 @@ impl Memory {
         self.pending() - before
     }
 
+    /// From now on the guest also writes to so much of its memory, at that rate.
+    pub fn write_more(&mut self, working_set: f64, rate: f64) {
+        // It lies on what was not written to, as far as there is that; what of it is to be sent stays so.
+        let Some(still) = self.classes.first_mut() else { return };
+        let bytes = working_set.min(still.pages.bytes);
+        let share = if still.pages.bytes > 0.0 { bytes / still.pages.bytes } else { 0.0 };
+        let pending = still.pending * share;
+        still.pages.bytes -= bytes;
+        still.pending -= pending;
+        let writes_per_second = if bytes > 0.0 { rate / bytes } else { 0.0 };
+        self.classes.push(Class { pages: PageClass { bytes, writes_per_second }, pending });
+    }
+
     /// Everything is to be sent, again.
     pub fn restart(&mut self) {
         for class in &mut self.classes {

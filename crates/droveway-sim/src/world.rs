@@ -1,15 +1,21 @@
 //! The event loop: pairs of QEMUs, ports, applications and faults on one side, the gang's driver on the other.
 
+mod adapt;
 mod parts;
+
+pub use adapt::Adapting;
 
 use crate::{
     Memory, Physics,
     chance::Chance,
     qemu::{Emitted, Pair},
 };
-use droveway_drive::{Action, ActionError, FailureClass, GangDriver, Progress, Record, Side};
+use adapt::{Looked, adapted};
+use droveway_drive::{
+    Action, ActionError, Decision, FailureClass, GangDriver, Progress, Record, Side,
+};
 use droveway_fleet::{
-    Bandwidth, EndpointId, HostId, Scenario, Timestamp, VmId,
+    Bandwidth, Bytes, EndpointId, HostId, RateLimit, Scenario, Timestamp, VmId,
     log::{ApplicationSample, Silence},
     scenario::{Discipline, TrafficKind},
 };
@@ -80,6 +86,27 @@ pub enum Fault {
     },
     /// The operator interrupts.
     Cancel,
+    /// An application wants another rate from now on.
+    Demand {
+        /// Its name.
+        application: EndpointId,
+        /// The rate.
+        rate: RateLimit,
+    },
+    /// An application's data flows the other way from now on.
+    Reverse {
+        /// Its name.
+        application: EndpointId,
+    },
+    /// A VM writes to more of its memory from now on.
+    Writes {
+        /// The VM.
+        vm: VmId,
+        /// So much more.
+        working_set: Bytes,
+        /// At this rate.
+        rate: Bandwidth,
+    },
 }
 
 /// What is simulated.
@@ -93,8 +120,10 @@ pub struct Simulation<'a> {
     pub physics: Physics,
     /// Chance.
     pub seed: u64,
-    /// What goes wrong, and when.
+    /// What goes wrong, or changes, and when.
     pub faults: Vec<(f64, Fault)>,
+    /// Who answers when the run leaves its forecast; `None`: the plan is carried out as it is.
+    pub adapting: Option<Adapting<'a>>,
 }
 
 /// What a port had carried at one instant, wire bytes.
@@ -128,6 +157,8 @@ pub struct ApplicationLog {
 pub struct Outcome {
     /// The drivers' records, in order.
     pub records: Vec<(VmId, Record)>,
+    /// What was decided while it ran.
+    pub decisions: Vec<Decision>,
     /// How far each attempt came.
     pub progress: BTreeMap<VmId, Progress>,
     /// When the first VM could start.
@@ -181,6 +212,10 @@ struct World<'a> {
     senders: Vec<usize>,
     rates: Vec<f64>,
     logged_at: f64,
+    adapting: Option<Adapting<'a>>,
+    looked: Looked,
+    /// What ports promise has changed.
+    changed: bool,
     outcome: Outcome,
 }
 
@@ -241,11 +276,15 @@ impl<'a> World<'a> {
         // Shaped, the queue is the host's own, whatever the port's is.
         let shaped = !plan.reservations.is_empty();
         let fifo = spec.link.discipline == Discipline::Fifo && !shaped;
+        let mut gang = GangDriver::new(plan.clone(), &BTreeMap::new());
+        if let Some(adapting) = &simulation.adapting {
+            gang = adapted(gang, adapting);
+        }
         let mut world = World {
             physics,
             random,
             now: 0.0,
-            gang: GangDriver::new(plan.clone(), &BTreeMap::new()),
+            gang,
             hosts: spec.hosts.len(),
             ports,
             source,
@@ -264,8 +303,12 @@ impl<'a> World<'a> {
             senders: Vec::new(),
             rates: Vec::new(),
             logged_at: 0.0,
+            adapting: simulation.adapting,
+            looked: Looked::default(),
+            changed: false,
             outcome: Outcome {
                 records: Vec::new(),
+                decisions: Vec::new(),
                 progress: BTreeMap::new(),
                 began_at: Timestamp::ZERO,
                 ended_at: Timestamp::ZERO,
@@ -316,6 +359,7 @@ impl<'a> World<'a> {
                 unit: if memcached { self.physics.request_bytes } else { 1.0 },
                 log: self.outcome.applications.len(),
                 carried: 0.0,
+                looked: 0.0,
             });
             self.outcome.applications.push(ApplicationLog {
                 name: traffic.name.clone(),
@@ -399,6 +443,11 @@ impl<'a> World<'a> {
                 next_tick = self.now + TICK;
                 self.log();
             }
+            if self.looks(started, over_at) && self.now >= self.looked.due {
+                self.look();
+                self.drain();
+            }
+            stale |= std::mem::take(&mut self.changed);
             if stale {
                 self.share();
             }
@@ -420,8 +469,16 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Whether anybody looks at rates.
+    fn looks(&self, started: bool, over_at: Option<f64>) -> bool {
+        self.adapting.is_some() && started && over_at.is_none()
+    }
+
     fn next_time(&self, next_tick: f64, started: bool, over_at: Option<f64>) -> f64 {
         let mut next = next_tick;
+        if self.looks(started, over_at) {
+            next = next.min(self.looked.due);
+        }
         if !started && self.now < BEFORE {
             next = next.min(BEFORE);
         }
@@ -464,6 +521,7 @@ impl<'a> World<'a> {
                 let bytes = if index < flows {
                     let bytes = if rate.is_finite() { rate * elapsed } else { 0.0 };
                     self.flows[index].carried += bytes;
+                    self.flows[index].looked += bytes;
                     bytes
                 } else {
                     let vm = &mut self.vms[self.senders[index - flows]];
@@ -574,9 +632,34 @@ impl<'a> World<'a> {
                 Fault::Cancel => {
                     self.gang.cancel(timestamp(now));
                 }
+                Fault::Demand { application, rate } => {
+                    let demand = rate
+                        .bandwidth()
+                        .map_or(f64::INFINITY, |rate| Physics::bytes(rate.bytes_per_second()));
+                    if let Some(flow) = self.flow_of(&application) {
+                        flow.demand = demand;
+                    }
+                }
+                Fault::Reverse { application } => {
+                    if let Some(flow) = self.flow_of(&application) {
+                        (flow.from, flow.to) = (flow.to, flow.from);
+                    }
+                }
+                Fault::Writes { vm, working_set, rate } => {
+                    let pair = self.vms.iter_mut().find(|other| other.name == vm);
+                    if let Some(pair) = pair.and_then(|vm| vm.pair.as_mut()) {
+                        let rate = Physics::bytes(rate.bytes_per_second());
+                        pair.write_more(working_set.as_f64(), rate);
+                    }
+                }
             }
         }
         any
+    }
+
+    fn flow_of(&mut self, application: &EndpointId) -> Option<&mut Flow> {
+        let log = self.outcome.applications.iter().position(|of| of.name == *application)?;
+        self.flows.iter_mut().find(|flow| flow.log == log)
     }
 
     fn step_pairs(&mut self) -> bool {
@@ -642,6 +725,7 @@ impl<'a> World<'a> {
         while let Some(record) = self.gang.poll_record() {
             self.outcome.records.push(record);
         }
+        self.drain_gang();
     }
 
     /// Performs what had to wait, or gives it up.
@@ -679,6 +763,9 @@ impl<'a> World<'a> {
             match entry.remove() {
                 Input::Event { vm, side, event } => self.gang.handle_event(now, &vm, side, event),
                 Input::Reply { vm, id, reply } => self.gang.handle_reply(now, &vm, id, reply),
+                Input::Answer { question, answer } => {
+                    self.gang.handle_answer(now, question, answer.map(|answer| *answer));
+                }
             }
             self.drain();
         }

@@ -57,6 +57,7 @@ pub(crate) fn run(
         physics,
         seed: args.seed,
         faults: Vec::new(),
+        adapting: None,
     };
     let outcome =
         droveway_sim::simulate(&simulation).map_err(|error| Failure::new(Exit::Usage, error))?;
