@@ -536,7 +536,7 @@ pub(crate) struct Doubt<'a> {
 }
 
 /// Scores that differ by less are a tie.
-const TIE: f64 = 0.005;
+pub(crate) const TIE: f64 = 0.005;
 
 impl Doubt<'_> {
     /// Half of what a schedule costs in the middle and half of what it costs where it goes badly: one time in ten or less.

@@ -9,7 +9,8 @@
 //! 2. The plan in force and everything else that is still possible are played from here on: a VM in pre-copy goes on as it
 //!    does, or switches (now, or after this pass); one that is post-copied is held back or let go; those that wait can still go
 //!    any way that their QEMUs were prepared for; the window and what the ports hold can change.
-//! 3. **Never worse.** A change has to gain more than the share of the model's error that two forecasts do not have in common,
+//! 3. **Never worse.** Where nothing differs from what the plan was made for, nothing is changed: a search that is begun anew
+//!    would find something else, but no reason. A change has to gain more than the share of the model's error that two forecasts do not have in common,
 //!    and more than [`GAIN_LEAST`]; both sides are judged in seven worlds that are a little off, as in [`crate::adaptive`].
 //! 4. **Deadlines by steps.** If the plan does not keep one surely, the gentlest [`Rung`] that does is taken.
 //!
@@ -26,7 +27,7 @@ pub use situation::{
 };
 
 use crate::{
-    adaptive::{Doubt, ERROR_SHARE, Effort, Known, moved, safety},
+    adaptive::{Doubt, ERROR_SHARE, Effort, Known, TIE, moved, safety},
     check::check,
     plan::{Move, Plan, StartRule},
     policy::GangFacts,
@@ -36,7 +37,7 @@ use crate::{
 use droveway_fleet::{Intent, Technique, Urgency};
 use droveway_model::{
     calibration::Quantity,
-    fluid::{Fluid, MoveEnd, Stage, Start},
+    fluid::{Begun, BegunAt, Fluid, MoveEnd, Stage, Start},
     urgency::gains_enough,
     world::payload,
 };
@@ -95,20 +96,22 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
     let same = best.share == staying.share
         && best.schedule == staying.schedule
         && best.rung != Rung::Throttle;
-    let clever = !same && gains_enough(kept.value, price.value, error);
+    let founded = at_risk || !present.seen.is_empty();
+    let clever = !same && founded && gains_enough(kept.value, price.value, error);
     let task = present.task(present.share);
     let prospects = present.prospects(&task, &present.stay);
     let margin = kept.value - price.value;
+    let seen = if present.seen.is_empty() { "nothing differs" } else { &present.seen };
     let inputs = format!(
-        "{}; as planned {:.1} s more at a cost of {:.1}, the best other {:.1} s at {:.1}; a change has to gain {:.1}",
-        present.seen, kept.seconds, kept.value, price.seconds, price.value, error
+        "{seen}; as planned {:.1} s more at a cost of {:.1}, the best other {:.1} s at {:.1}; a change has to gain {:.1}",
+        kept.seconds, kept.value, price.seconds, price.value, error
     );
     let rung = if at_risk { best.rung } else { Rung::Calm };
     let reason = match rung {
         Rung::Calm => situation.trigger.clone(),
         _ => format!("{}: {}", situation.trigger, rung.name()),
     };
-    let other = (!same).then(|| present.describe(base, &best));
+    let other = (!same).then(|| present.describe(&best));
     let stay = |runner_up| Answer {
         question: situation.question,
         verdict: Verdict::Stay,
@@ -133,7 +136,7 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
     }
     let expected = present.prospects(&present.task(best.share), &best.schedule);
     Some(Answer {
-        choice: present.describe(base, &best),
+        choice: present.describe(&best),
         runner_up: Some("go on as planned".to_owned()),
         margin,
         verdict: Verdict::Change(Box::new(Change { plan, prospects: expected })),
@@ -214,8 +217,39 @@ impl<'a> Weighed<'a> {
         if rung == Rung::Reservation {
             schedule.ways.clone_from(&self.present.stay.ways);
         }
-        let schedule = if self.in_window { schedule } else { Schedule { window: 1, ..schedule } };
-        Some((found.cost, Candidate { share, rung, schedule }))
+        if !self.in_window {
+            schedule.window = 1;
+        }
+        let task = self.task(share, rung == Rung::Throttle);
+        let mut judge = Judge::new(&task);
+        let (cost, schedule) = self.plainest(&mut judge, schedule);
+        Some((cost, Candidate { share, rung, schedule }))
+    }
+
+    /// The same with every change taken back that gains nothing: of what is as good the one with fewer changes.
+    fn plainest(&self, judge: &mut Judge<'_>, schedule: Schedule) -> (Cost, Schedule) {
+        let stay = &self.present.stay;
+        let mut best = (judge.cost(&schedule), schedule);
+        let most = best.0.value * (1.0 + TIE);
+        let mut try_back = |best: &mut (Cost, Schedule), other: Schedule| {
+            if other == best.1 {
+                return;
+            }
+            let cost = judge.cost(&other);
+            if cost.value <= most {
+                *best = (cost, other);
+            }
+        };
+        for index in 0..stay.ways.len() {
+            let mut other = best.1.clone();
+            other.ways[index] = stay.ways[index];
+            try_back(&mut best, other);
+        }
+        let other = Schedule { order: stay.order.clone(), ..best.1.clone() };
+        try_back(&mut best, other);
+        let other = Schedule { window: stay.window, ..best.1.clone() };
+        try_back(&mut best, other);
+        best
     }
 
     /// The best with any share that may be tried.
@@ -294,19 +328,19 @@ impl Present {
         for ((place, index), traced) in schedule.order.iter().enumerate().zip(&trace.moves) {
             let Some(vm) = self.names.get(*index) else { continue };
             let step = &course.moves[place];
-            let first = match gang.moves[place].start {
-                Start::Begun { so_far, .. } => match so_far.at {
-                    droveway_model::fluid::BegunAt::Pass { passes, .. } => passes + 1,
-                    _ => 1,
-                },
-                _ => 1,
+            let (first, since) = match gang.moves[place].start {
+                Start::Begun { so_far: Begun { at: BegunAt::Pass { passes, seconds }, .. }, .. } => {
+                    (passes + 1, seconds)
+                }
+                _ => (1, 0.0),
             };
             let passes = traced.phases.iter().filter(|phase| phase.stage == Stage::Pass);
             let pass_ends = (first..).zip(passes.map(|phase| at(phase.to_seconds))).collect();
             let inflation = gang.constants.dirty_inflation;
             let curve = gang.vms[gang.moves[place].vm].curve.sped_up(inflation);
             let (start, end) = (at(step.start_seconds), at(step.end_seconds));
-            all.insert(vm.clone(), Expected { start, pass_ends, end, curve });
+            let start = start.saturating_sub(Duration::from_secs_f64(since.clamp(0.0, 1e9)));
+            all.insert(vm.clone(), Expected { start, first_pass: first, pass_ends, end, curve });
         }
         let ended = |step: &&droveway_model::fluid::MoveCourse| step.end != MoveEnd::Unfinished;
         let last = course.moves.iter().filter(ended).map(|step| step.end_seconds);
@@ -315,6 +349,7 @@ impl Present {
             end: at(last.fold(0.0, f64::max)),
             demands: self.demands.clone(),
             capacity: self.capacity,
+            stream_ratio: self.stream_ratio,
         }
     }
 
@@ -362,7 +397,7 @@ impl Present {
     }
 
     /// What would be done otherwise than planned, in words.
-    fn describe(&self, base: &Base<'_>, best: &Candidate) -> String {
+    fn describe(&self, best: &Candidate) -> String {
         let mut all = Vec::new();
         if best.schedule.window != self.stay.window {
             all.push(format!("{} at once, not {}", best.schedule.window, self.stay.window));
@@ -399,7 +434,6 @@ impl Present {
         if best.rung == Rung::Throttle {
             all.push("guests that wait and may not go post-copy are slowed down".to_owned());
         }
-        let _ = base;
         if all.is_empty() { "go on as planned".to_owned() } else { all.join("; ") }
     }
 }

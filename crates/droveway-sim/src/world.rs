@@ -214,6 +214,8 @@ struct World<'a> {
     logged_at: f64,
     adapting: Option<Adapting<'a>>,
     looked: Looked,
+    /// Chance of what is seen: a run that is looked at is the same run.
+    look_chance: Chance,
     /// What ports promise has changed.
     changed: bool,
     outcome: Outcome,
@@ -305,6 +307,7 @@ impl<'a> World<'a> {
             logged_at: 0.0,
             adapting: simulation.adapting,
             looked: Looked::default(),
+            look_chance: Chance::new(!simulation.seed),
             changed: false,
             outcome: Outcome {
                 records: Vec::new(),

@@ -2,7 +2,7 @@
 
 use crate::{
     choice::{by_default, chosen, found_policy, measured_by_default},
-    cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output, PlanArgs, PlanCommand},
+    cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output, PlanArgs, PlanCommand, Replans},
     clock,
     exit::{Exit, Failure},
     explain,
@@ -15,7 +15,7 @@ use crate::{
     preflight::{self, Checked},
     qemu::{self, Qemu},
     render, report,
-    run::{self, Display, Pair, Ports, Run},
+    run::{self, Display, Pair, Ports, Replanner, Run, Watch},
     show::{self, Shown},
 };
 use droveway_drive::GangDriver;
@@ -464,6 +464,7 @@ impl<'a> Job<'a> {
         }
         // An explanation plans again, from what is known; so it is not given away yet.
         let known = self.request.args.explain.as_ref().and(knowledge.clone());
+        let again = knowledge.clone().filter(|_| self.replans());
         let outlook = match knowledge.map(|knowledge| knowledge.outlook(&made.plan)).transpose() {
             // Such a plan does not come from this snapshot; without one it is done all the same.
             Err(failure) if matches!(self.how, How::Given { .. }) => {
@@ -510,8 +511,20 @@ impl<'a> Job<'a> {
         let was_running = checked.iter().map(|(vm, c)| (vm.clone(), c.was_running)).collect();
         let ports = Ports::open(&[source, target]);
         let capacity = ports.capacity.clone();
+        let mut gang = GangDriver::new(plan.clone(), &was_running);
+        let replanner = again.map(|knowledge| {
+            let (intent, fleet) = (self.intent.clone(), self.fleet.clone());
+            Arc::new(Replanner { intent, facts: facts.clone(), knowledge, fleet })
+        });
+        if let Some(replanner) = &replanner {
+            gang = replanner.adapted(gang, self.request.args.observe_only);
+        }
+        let watch =
+            replanner.as_ref().and_then(|_| Watch::open([source, target], &pairs, self.fleet));
         let run = Run {
-            gang: GangDriver::new(plan.clone(), &was_running),
+            gang,
+            replanner,
+            watch,
             pairs,
             ports,
             lock,
@@ -560,6 +573,16 @@ impl<'a> Job<'a> {
             self.print(&report, &folder)?;
         }
         Ok(report::exit_of(&report))
+    }
+
+    /// Whether it is planned again while VMs move.
+    fn replans(&self) -> bool {
+        let ours = matches!(&self.how, How::Policy(policy) if policy.name == policy::DEFAULT_POLICY);
+        match self.request.args.replan {
+            Replans::Auto => ours || self.request.args.observe_only,
+            Replans::On => true,
+            Replans::Off => false,
+        }
     }
 
     /// The plan, checked.

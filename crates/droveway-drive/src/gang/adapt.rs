@@ -29,8 +29,10 @@ use std::{
     time::Duration,
 };
 
-/// Between two questions at least: a pass lasts longer, and the answer to the last one has to show first.
-pub const ASK_EVERY: Duration = Duration::from_secs(2);
+/// Between two questions at least: passes last longer, and the answer to the last one has to show first.
+pub const ASK_EVERY: Duration = Duration::from_secs(1);
+/// So long is waited for what happens together: passes of VMs that move at once end at once.
+const GATHER: Duration = Duration::from_millis(250);
 /// An answer that takes longer is about a world that has passed.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Changes that are taken up within a minute at most: more would be oscillation, however well each one is founded.
@@ -125,8 +127,10 @@ pub struct Adaptation {
 #[derive(Debug)]
 pub(super) struct Adapter {
     adaptation: Adaptation,
+    /// What the ports carried before the run.
+    measured: Bandwidth,
     began: Timestamp,
-    pending: Option<Trigger>,
+    pending: Option<(Trigger, Timestamp)>,
     asked: Option<(u64, Timestamp)>,
     last_asked: Option<Timestamp>,
     next_question: u64,
@@ -152,6 +156,7 @@ pub(super) struct Adapter {
 impl Adapter {
     pub(super) fn new(adaptation: Adaptation) -> Self {
         Adapter {
+            measured: adaptation.prospects.capacity,
             adaptation,
             began: Timestamp::ZERO,
             pending: None,
@@ -182,17 +187,18 @@ impl Adapter {
     pub(super) fn due(&self, is_measured: bool) -> Option<Timestamp> {
         match (&self.asked, &self.pending) {
             (Some((_, at)), _) => Some(*at + ANSWER_LIMIT),
-            (None, Some(_)) if is_measured => {
-                Some(self.last_asked.map_or(Timestamp::ZERO, |at| at + ASK_EVERY))
+            (None, Some((_, at))) if is_measured => {
+                let next = self.last_asked.map_or(Timestamp::ZERO, |at| at + ASK_EVERY);
+                Some(next.max(*at + GATHER))
             }
             // The figures that it waits for arrive as a reply.
             (None, _) => None,
         }
     }
 
-    fn notice(&mut self, trigger: Trigger) {
+    fn notice(&mut self, now: Timestamp, trigger: Trigger) {
         // The first reason is the one that is told; the planner looks at everything anyway.
-        self.pending.get_or_insert(trigger);
+        self.pending.get_or_insert((trigger, now));
     }
 
     fn record(&mut self, now: Timestamp, answer: &Answer, choice: String, adopted: bool) {
@@ -230,17 +236,33 @@ impl GangDriver {
         adapter.looked = Some((now, sent));
         let Some((at, sent_before)) = before.filter(|_| !disturbed) else { return };
         seen.streams = Bandwidth::of(sent.saturating_sub(sent_before), now.since(at));
-        seen.is_full = self.drivers.values().any(|driver| driver.takes_what_it_gets());
+        let streams = self.drivers.values().filter(|driver| driver.takes_what_it_gets()).count();
+        seen.is_full = streams > 0;
+        let by_flow = self.plan.reservations.is_empty() && streams > 0;
+        let count = u32::try_from(streams).unwrap_or(u32::MAX).max(1);
+        seen.level = by_flow.then(|| seen.streams.divided(count));
+        let known = &adapter.adaptation.prospects;
+        // A guest that waits for its pages has less than it wants.
+        let waits = self.drivers.iter().filter(|(_, driver)| driver.phase() == Phase::PostCopy);
+        for (vm, _) in waits {
+            let (Some(rates), Some(demand)) = (seen.vms.get_mut(vm), known.demands.get(vm)) else {
+                continue;
+            };
+            rates.tx = rates.tx.max(demand.tx.rate);
+            rates.rx = rates.rx.max(demand.rx.rate);
+        }
         let silent = |vm: &VmId| {
             let resumed = adapter.resumed.get(vm);
             adapter.phases.get(vm) == Some(&Phase::Switchover)
                 || resumed.is_some_and(|at| *at + RECOVERS > now)
         };
         seen.vms.retain(|vm, _| !silent(vm));
-        let known = &adapter.adaptation.prospects;
         let ends = [&self.plan.source, &self.plan.target];
         let mut news: Vec<String> = Vec::new();
-        let carried = traffic::capacity(&seen, ends, known.capacity);
+        // More than was measured before the run is chance.
+        let carried = traffic::capacity(&seen, ends, known.capacity)
+            .map(|rate| rate.min(adapter.measured))
+            .filter(|rate| *rate != known.capacity);
         news.extend(carried.map(|rate| format!("the ports carry {}", rate.human())));
         let place = |vm: &VmId| {
             let moved = adapter.resumed.contains_key(vm);
@@ -256,7 +278,7 @@ impl GangDriver {
         adapter.traffic = Some(seen);
         if adapter.odd_looks >= TRAFFIC_LOOKS {
             adapter.odd_looks = 0;
-            adapter.notice(Trigger::Traffic(news.join(", ")));
+            adapter.notice(now, Trigger::Traffic(news.join(", ")));
         }
         self.look(now);
     }
@@ -275,7 +297,9 @@ impl GangDriver {
             adapter.record(now, &answer, choice, false);
             return;
         };
-        let refusal = if adapter.adaptation.observe_only {
+        let refusal = if self.cancelled {
+            Some("the run was cancelled".to_owned())
+        } else if adapter.adaptation.observe_only {
             Some("observed only".to_owned())
         } else if adapter.changes_within_a_minute(now) >= CHANGES_PER_MINUTE {
             Some(format!("{CHANGES_PER_MINUTE} changes within a minute are enough"))
@@ -319,11 +343,12 @@ impl GangDriver {
             elapsed: adapter.map_or(Duration::ZERO, |adapter| now.since(adapter.began)),
             trigger: adapter
                 .and_then(|adapter| adapter.pending.as_ref())
-                .map_or_else(String::new, Trigger::text),
+                .map_or_else(String::new, |(trigger, _)| trigger.text()),
             vms: self.drivers.iter().map(standing).collect(),
             traffic: adapter.and_then(|adapter| adapter.traffic.clone()),
             demands: known.map(|known| known.demands.clone()).unwrap_or_default(),
             capacity: known.map(|known| known.capacity).filter(|capacity| !capacity.is_zero()),
+            stream_ratio: known.map_or(0.0, |known| known.stream_ratio),
         }
     }
 
@@ -347,12 +372,14 @@ impl GangDriver {
             let phase = driver.phase();
             if adapter.phases.insert(vm.clone(), phase) != Some(phase) {
                 adapter.disturbed = true;
+                // Whose streams they were that had those rates is over.
+                adapter.traffic = None;
             }
             if driver.runs_at_target() {
                 adapter.resumed.entry(vm.clone()).or_insert(now);
             }
             if driver.outcome().is_some() && adapter.ended.insert(vm.clone()) {
-                adapter.notice(Trigger::Ended(vm.clone()));
+                adapter.notice(now, Trigger::Ended(vm.clone()));
             }
         }
     }
@@ -365,8 +392,10 @@ impl GangDriver {
             let Some(expected) = adapter.adaptation.prospects.moves.get(vm) else { continue };
             let Standing::PreCopy(passing) = driver.standing(now) else { continue };
             let start_of = |pass: u32| {
-                let before = pass.checked_sub(1).filter(|before| *before > 0);
-                before.map_or(Some(expected.start), |it| expected.pass_ends.get(&it).copied())
+                if pass == expected.first_pass {
+                    return Some(expected.start);
+                }
+                expected.pass_ends.get(&pass.checked_sub(1)?).copied()
             };
             let forecast_of = |pass: u32| {
                 Some(expected.pass_ends.get(&pass)?.saturating_sub(start_of(pass)?))
@@ -400,7 +429,7 @@ impl GangDriver {
             }
             let pass = passing.passes + 1;
             if let Some(forecast) = forecast_of(pass) {
-                let late = began + expected.start + forecast;
+                let late = began + expected.pass_ends.get(&pass).copied().unwrap_or_default();
                 let long = passing.pass_time > forecast.mul_f64(OVERDUE_TIMES) + Duration::from_secs(1);
                 if long && now > late && adapter.overdue.insert((vm.clone(), pass)) {
                     found.push(Trigger::Overdue { vm: vm.clone(), pass });
@@ -408,7 +437,7 @@ impl GangDriver {
             }
         }
         for trigger in found {
-            adapter.notice(trigger);
+            adapter.notice(now, trigger);
         }
     }
 
@@ -432,7 +461,7 @@ impl GangDriver {
         let Some((end, deadline)) = worst else { return };
         if adapter.deadline_asked.is_none_or(|at| at + DEADLINE_EVERY <= now) {
             adapter.deadline_asked = Some(now);
-            adapter.notice(Trigger::Deadline { end, deadline });
+            adapter.notice(now, Trigger::Deadline { end, deadline });
         }
     }
 
@@ -451,7 +480,8 @@ impl GangDriver {
         if !may_change {
             adapter.pending = None;
         }
-        let too_early = adapter.last_asked.is_some_and(|at| at + ASK_EVERY > now);
+        let too_early = adapter.last_asked.is_some_and(|at| at + ASK_EVERY > now)
+            || adapter.pending.as_ref().is_some_and(|(_, at)| *at + GATHER > now);
         if adapter.pending.is_none() || adapter.asked.is_some() || too_early || !is_measured {
             return;
         }

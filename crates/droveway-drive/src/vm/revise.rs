@@ -21,10 +21,15 @@ impl VmDriver {
     #[must_use]
     pub fn standing(&self, now: Timestamp) -> Standing {
         let remaining = self.progress.remaining;
+        let post_copy = Standing::PostCopy {
+            passes: self.progress.pass.saturating_sub(1),
+            transferred: self.progress.transferred,
+            remaining,
+        };
         match &self.state {
             State::Pending | State::Preparing { .. } | State::Ready { .. } => Standing::Waiting,
             State::PreCopy if self.stopped_at.is_some() => Standing::Stopped { remaining },
-            State::PreCopy if self.postcopy_asked => Standing::PostCopy { remaining },
+            State::PreCopy if self.postcopy_asked => post_copy,
             State::PreCopy => Standing::PreCopy(Passing {
                 passes: self.progress.pass.saturating_sub(1),
                 pass_time: now.since(self.pass_began),
@@ -34,7 +39,7 @@ impl VmDriver {
             }),
             State::Switchover => Standing::Stopped { remaining },
             State::PostCopy | State::PostCopyPaused { .. } | State::Recovering { .. } => {
-                Standing::PostCopy { remaining }
+                post_copy
             }
             State::Settling { .. } | State::Ended { outcome: Outcome::Completed } => {
                 Standing::Moved

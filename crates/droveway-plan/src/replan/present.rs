@@ -37,7 +37,9 @@ pub(super) struct Present {
     pub(super) demands: BTreeMap<VmId, Demand>,
     /// What both ports carry towards the target.
     pub(super) capacity: Bandwidth,
-    /// What differs from what was known, in words.
+    /// What streams have against what the model would say of what was known before.
+    pub(super) stream_ratio: f64,
+    /// What differs from what was known, in words; empty: nothing.
     pub(super) seen: String,
 }
 
@@ -94,11 +96,13 @@ impl Present {
             wanted.insert(vm.clone(), *demand);
         }
         let before = wanted.clone();
+        let mut shifted = false;
         let stands = |vm: &VmId| situation.vms.iter().find(|it| it.vm == *vm);
         if let Some(seen) = &situation.traffic {
             let place = |vm: &VmId| place(&world, plan, vm, stands(vm));
             for shift in traffic::shifts(&before, seen, capacity, place) {
                 said.push(shift.to_string());
+                shifted = true;
                 take_shift(&mut world, &shift);
                 let demand = wanted.entry(shift.vm.clone()).or_default();
                 match shift.direction {
@@ -111,6 +115,7 @@ impl Present {
             let Some(vm) = world.vm(&it.vm) else { continue };
             match it.standing {
                 Standing::Moved => world.gang.vms[vm].host = target,
+                Standing::Stays => said.push(format!("{} stays", it.vm)),
                 Standing::PreCopy(passing) => said.extend(take_dirtying(&mut world, vm, &passing)),
                 _ => {}
             }
@@ -169,35 +174,48 @@ impl Present {
             elapsed: situation.elapsed,
             demands: wanted,
             capacity,
+            stream_ratio: 1.0,
             seen: String::new(),
         };
-        if let Some(seen) = &situation.traffic {
-            said.extend(present.take_stream(seen, source));
+        present.slow_streams(situation.stream_ratio);
+        // Where something else explains it already, or has only just changed, the stream's rate says nothing.
+        if let Some(seen) = situation.traffic.as_ref().filter(|_| !shifted) {
+            present.take_stream(seen, source);
         }
-        present.seen =
-            if said.is_empty() { "nothing differs".to_owned() } else { said.join(", ") };
+        if (present.stream_ratio - 1.0).abs() > 0.01 {
+            let percent = 100.0 * present.stream_ratio;
+            said.push(format!("streams have {percent:.0} % of what was expected"));
+        }
+        present.seen = said.join(", ");
         Some(present)
     }
 
     /// A stream that is held back by something that nobody knows (CPUs, disks, the way between the ports) is taken as slow as
     /// it is.
-    fn take_stream(&mut self, seen: &Traffic, source: usize) -> Option<String> {
+    fn take_stream(&mut self, seen: &Traffic, source: usize) {
         if !seen.is_full || seen.streams.is_zero() {
-            return None;
+            return;
         }
         let task = self.task(self.share);
         let mut gang = task.gang.clone();
         gang.moves = crate::search::moves(&task, &self.stay).collect();
         gang.windows = vec![self.stay.window];
         let (_, trace) = Fluid::default().trace(&gang);
-        let modelled = trace.ports.get(source)?.segments.first()?.load.tx.migration;
-        let ratio = bytes(seen.streams) / modelled;
-        if !ratio.is_finite() || (STREAM_NOISE[0]..=STREAM_NOISE[1]).contains(&ratio) {
-            return None;
+        let first = trace.ports.get(source).and_then(|port| port.segments.first());
+        let ratio = bytes(seen.streams) / first.map_or(0.0, |piece| piece.load.tx.migration);
+        if ratio.is_finite() && !(STREAM_NOISE[0]..=STREAM_NOISE[1]).contains(&ratio) {
+            self.slow_streams(ratio);
         }
-        let efficiency = &mut self.world.gang.constants.efficiency;
-        *efficiency = (*efficiency * ratio).clamp(EFFICIENCY_LEAST, 1.0);
-        Some(format!("streams have {}", seen.streams.human()))
+    }
+
+    /// Streams have so many times what the model says.
+    fn slow_streams(&mut self, ratio: f64) {
+        if ratio > 0.0 {
+            let efficiency = &mut self.world.gang.constants.efficiency;
+            let before = *efficiency;
+            *efficiency = (before * ratio).clamp(EFFICIENCY_LEAST, 1.0_f64.max(before));
+            self.stream_ratio *= *efficiency / before;
+        }
     }
 }
 
@@ -224,26 +242,26 @@ fn begun(
     vm: &droveway_model::fluid::VmModel,
 ) -> Option<Begun> {
     let amount = |bytes: Bytes| bytes.as_f64();
+    // Until all of memory was sent once QEMU counts pages of zeroes, too: what it counts is the most that can be left.
+    let left = |passes: u32, remaining: f64, sent: f64| match passes {
+        0 if sent <= 0.0 => send_bytes,
+        0 => vm.tail.content(remaining).min(remaining).min((send_bytes - sent).max(0.0)),
+        _ => remaining,
+    };
     match it.standing {
         Standing::PreCopy(passing) => {
             let (remaining, sent) = (amount(passing.remaining), amount(passing.transferred));
-            let left = if passing.passes == 0 && sent <= 0.0 {
-                send_bytes
-            } else if passing.passes == 0 {
-                // QEMU counts pages of zeroes, too: what it counts is the most that can be left, but if it has only them left
-                // nearly nothing is.
-                vm.tail.content(remaining).min(remaining).min((send_bytes - sent).max(0.0))
-            } else {
-                remaining
-            };
+            let left = left(passing.passes, remaining, sent);
             let seconds = passing.pass_time.as_secs_f64();
             Some(Begun { at: BegunAt::Pass { passes: passing.passes, seconds }, left, sent })
         }
         Standing::Stopped { remaining } => {
             Some(Begun { at: BegunAt::Stopped, left: amount(remaining), sent: 0.0 })
         }
-        Standing::PostCopy { remaining } => {
-            Some(Begun { at: BegunAt::PostCopy, left: amount(remaining), sent: 0.0 })
+        Standing::PostCopy { passes, transferred, remaining } => {
+            let (remaining, sent) = (amount(remaining), amount(transferred));
+            let left = left(passes, remaining, sent);
+            Some(Begun { at: BegunAt::PostCopy, left, sent })
         }
         Standing::Waiting | Standing::Moved | Standing::Stays => None,
     }

@@ -17,7 +17,7 @@ pub struct Situation {
     pub elapsed: Duration,
     /// Why it is asked.
     pub trigger: String,
-    /// Every VM of the run, in the order in which they would start.
+    /// Every VM of the run.
     pub vms: Vec<VmStanding>,
     /// What was seen of ports and VMs; `None`: nothing yet.
     pub traffic: Option<Traffic>,
@@ -26,6 +26,8 @@ pub struct Situation {
     pub demands: BTreeMap<VmId, Demand>,
     /// What both ports were taken to carry then; `None`: what was measured.
     pub capacity: Option<Bandwidth>,
+    /// What streams had then, against what the model said.
+    pub stream_ratio: f64,
 }
 
 /// How one VM's move stands.
@@ -53,7 +55,11 @@ pub enum Standing {
     },
     /// The VM runs at the target.
     PostCopy {
-        /// Bytes left.
+        /// Passes that had ended when it was switched.
+        passes: u32,
+        /// Sent.
+        transferred: Bytes,
+        /// Bytes left, as QEMU counts them.
         remaining: Bytes,
     },
     /// It has arrived.
@@ -97,13 +103,17 @@ pub struct Prospects {
     pub demands: BTreeMap<VmId, Demand>,
     /// What both ports carry towards the target, as it is planned with.
     pub capacity: Bandwidth,
+    /// What streams have against what the model would say of what was known before the run; zero: nothing is known.
+    pub stream_ratio: f64,
 }
 
 /// What is to be expected of one move. Times count from the start of the run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expected {
-    /// Its start.
+    /// Its start, or that of the pass that is under way.
     pub start: Duration,
+    /// The pass that begins then.
+    pub first_pass: u32,
     /// The ends of its passes, by number, the first being 1.
     pub pass_ends: BTreeMap<u32, Duration>,
     /// Its end.

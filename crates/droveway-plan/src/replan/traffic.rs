@@ -1,7 +1,8 @@
 //! What VMs send and receive while others move, and whether that is what they were taken to want.
 //!
 //! What a VM *has* while streams share its port is not what it *wants*. Two signs are safe: who has more than it was taken to
-//! want wants more; who has less although its port has room wants less. The port is full if it carries nearly what it can;
+//! want wants more; who has less although nobody holds it back wants less. Nobody does where the port has room, or where a
+//! stream that shares the port with it by flow has more. The port is full if it carries nearly what it can;
 //! and as a stream without a ceiling fills every port, what ports carry beside one tells what they can.
 
 use crate::plan::Direction;
@@ -17,6 +18,9 @@ pub struct Traffic {
     pub vms: BTreeMap<VmId, Rates>,
     /// What the migrations' streams had together.
     pub streams: Bandwidth,
+    /// What each of them had, where they share the ports with applications by flow; `None` where they have a class of their
+    /// own, or there are none.
+    pub level: Option<Bandwidth>,
     /// A stream without a ceiling was sending all the time, so that the ports carried what they can.
     pub is_full: bool,
 }
@@ -89,6 +93,8 @@ const FULL: f64 = 0.9;
 const MORE: f64 = 1.3;
 /// Who has less than this share of it beside a port with room wants less.
 const LESS: f64 = 0.6;
+/// Who shares a full port by flow and has less than this part of what one stream has is held back by nothing but itself.
+const LEVEL: f64 = 0.6;
 /// Changes below this share of a port are nobody's concern: they move a plan by less than the model errs.
 const NOTHING: f64 = 0.03;
 /// Ports that carry less than this share beside a stream that takes what it gets have become slower.
@@ -120,7 +126,10 @@ pub fn shifts(
         let Some(port) = place(vm).and_then(|host| seen.ports.get(&host)) else { continue };
         for (direction, before) in [(Direction::Tx, demand.tx), (Direction::Rx, demand.rx)] {
             let (has, carries) = (rates.of(direction), port.of(direction));
-            if let Some(now) = wants(before, has, carries, capacity) {
+            let free = seen.level.is_some_and(|level| has < level.scaled(LEVEL));
+            let full = !free && carries >= capacity.scaled(FULL);
+            let room = capacity - carries.min(capacity);
+            if let Some(now) = wants(before, has, Port { full, room, capacity }) {
                 found.push(Shift { vm: vm.clone(), direction, before, now });
             }
         }
@@ -128,13 +137,21 @@ pub fn shifts(
     found
 }
 
-/// What somebody wants who has `has` of a port that carries `carries`, if it is something else than before.
-fn wants(before: Wanted, has: Bandwidth, carries: Bandwidth, capacity: Bandwidth) -> Option<Wanted> {
+/// One direction of a port, as somebody finds it.
+#[derive(Debug, Clone, Copy)]
+struct Port {
+    /// Others hold back who wants more.
+    full: bool,
+    room: Bandwidth,
+    capacity: Bandwidth,
+}
+
+/// What somebody wants who has so much of a port, if it is something else than before.
+fn wants(before: Wanted, has: Bandwidth, port: Port) -> Option<Wanted> {
+    let Port { full, room, capacity } = port;
     let nothing = capacity.scaled(NOTHING);
-    let full = carries >= capacity.scaled(FULL);
     if before.elastic {
         // It would fill the port, and does not.
-        let room = capacity - carries.min(capacity);
         let less = !full && has + nothing < (has + room).scaled(LESS);
         return less.then_some(Wanted { rate: has, elastic: false });
     }
@@ -169,7 +186,9 @@ mod tests {
             (elastic, 150, 390, None),
             (elastic, 20, 100, Some(steady(20))),
         ] {
-            assert_eq!(wants(before, mbit(has), mbit(carries), mbit(400)), now, "{before:?} {has}");
+            let capacity = mbit(400);
+            let port = Port { full: carries >= 360, room: capacity - mbit(carries), capacity };
+            assert_eq!(wants(before, mbit(has), port), now, "{before:?} {has}");
         }
     }
 

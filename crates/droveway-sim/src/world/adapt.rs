@@ -58,7 +58,7 @@ impl World<'_> {
         if before.len() != self.ports.len() || seconds <= 0.0 {
             return;
         }
-        let random = &mut self.random;
+        let random = &mut self.look_chance;
         let mut rate = |bytes: f64| {
             #[expect(
                 clippy::cast_possible_truncation,

@@ -2,7 +2,7 @@
 
 use super::{Display, sampler::PortReading};
 use crate::fleet::{ActiveRun, ActiveVm};
-use droveway_drive::{GangDriver, Outcome, Phase, Progress, Record, RecordKind};
+use droveway_drive::{Decision, GangDriver, Outcome, Phase, Progress, Record, RecordKind};
 use droveway_fleet::{Timestamp, VmId, report::Reservation};
 use droveway_host::features::{MachineCpu, OwnUsage, own_usage};
 use droveway_plan::Plan;
@@ -61,6 +61,8 @@ pub(crate) struct Ledger {
     pub(crate) cancelled: bool,
     /// What is to be told of the run as a whole.
     pub(crate) remarks: Vec<String>,
+    /// What was decided about the gang as a whole while it ran.
+    pub(crate) decisions: Vec<Decision>,
     /// What the ports promised.
     pub(crate) reservations: Vec<Reservation>,
     pub(crate) began_at: Option<Timestamp>,
@@ -78,6 +80,7 @@ impl Ledger {
             ports: Vec::new(),
             cancelled: false,
             remarks: Vec::new(),
+            decisions: Vec::new(),
             reservations: Vec::new(),
             began_at: None,
             ended_at: None,
