@@ -6,8 +6,8 @@
 
 mod adapt;
 
-pub use adapt::{ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction};
 pub(crate) use adapt::is_unpaced;
+pub use adapt::{ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction};
 
 use crate::{
     action::{Action, ActionError, ActionId, Reply},

@@ -20,9 +20,7 @@ mod record;
 mod vm;
 
 pub use action::{Action, ActionError, ActionId, FailureClass, Limits, Reply};
-pub use gang::{
-    ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction, GangDriver,
-};
+pub use gang::{ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction, GangDriver};
 pub use input::{MigrationSample, MigrationStatus, QemuEvent, RunState, Side};
 pub use record::{Decision, Outcome, Phase, Progress, Record, RecordKind};
 pub use vm::{Request, RequestDenied, TRANSITIONS, VmDriver};

@@ -86,10 +86,12 @@ pub fn prospects(base: &Base<'_>, situation: &Situation) -> Prospects {
 #[must_use]
 pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
     let present = Present::of(base, situation)?;
-    let staying = Candidate { share: present.share, rung: Rung::Calm, schedule: present.stay.clone() };
+    let staying =
+        Candidate { share: present.share, rung: Rung::Calm, schedule: present.stay.clone() };
     let mut weighed = Weighed::new(base, &present, situation);
     let kept = weighed.score(&staying)?;
-    let (best, at_risk) = if kept.misses { (weighed.climb()?, true) } else { (weighed.calm()?, false) };
+    let (best, at_risk) =
+        if kept.misses { (weighed.climb()?, true) } else { (weighed.calm()?, false) };
     let price = weighed.score(&best)?;
     let (_, spread) = base.known.calibration.error(Quantity::Total, None);
     let error = (ERROR_SHARE * spread * price.value.min(price.seconds)).max(GAIN_LEAST);
@@ -128,7 +130,13 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
     }
     let plan = present.child(base, situation, &best);
     let facts = GangFacts {
-        vms: base.facts.vms.iter().filter(|f| plan.step(f.vm.as_str()).is_some()).cloned().collect(),
+        vms: base
+            .facts
+            .vms
+            .iter()
+            .filter(|f| plan.step(f.vm.as_str()).is_some())
+            .cloned()
+            .collect(),
         ..base.facts.clone()
     };
     if !check(&plan, &facts).is_empty() {
@@ -329,9 +337,10 @@ impl Present {
             let Some(vm) = self.names.get(*index) else { continue };
             let step = &course.moves[place];
             let (first, since) = match gang.moves[place].start {
-                Start::Begun { so_far: Begun { at: BegunAt::Pass { passes, seconds }, .. }, .. } => {
-                    (passes + 1, seconds)
-                }
+                Start::Begun {
+                    so_far: Begun { at: BegunAt::Pass { passes, seconds }, .. },
+                    ..
+                } => (passes + 1, seconds),
                 _ => (1, 0.0),
             };
             let passes = traced.phases.iter().filter(|phase| phase.stage == Stage::Pass);
@@ -410,11 +419,7 @@ impl Present {
         for (index, vm) in self.names.iter().enumerate() {
             let (now, before) = (best.schedule.ways[index], self.stay.ways[index]);
             if now != before {
-                all.push(format!(
-                    "{vm} {}, not {}",
-                    way_name(index, now),
-                    way_name(index, before)
-                ));
+                all.push(format!("{vm} {}, not {}", way_name(index, now), way_name(index, before)));
             }
         }
         let waiting = |schedule: &Schedule| -> Vec<usize> {

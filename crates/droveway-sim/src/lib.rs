@@ -18,7 +18,9 @@ mod world;
 
 pub use memory::Memory;
 pub use snapshot::snapshot;
-pub use world::{Adapting, ApplicationLog, Fault, Outcome, PortSample, SimError, Simulation, simulate};
+pub use world::{
+    Adapting, ApplicationLog, Fault, Outcome, PortSample, SimError, Simulation, simulate,
+};
 
 use droveway_model::fluid::Constants;
 use serde::{Deserialize, Serialize};

@@ -521,16 +521,8 @@ impl<'a> Job<'a> {
         }
         let watch =
             replanner.as_ref().and_then(|_| Watch::open([source, target], &pairs, self.fleet));
-        let run = Run {
-            gang,
-            replanner,
-            watch,
-            pairs,
-            ports,
-            lock,
-            run_id: run_id.clone(),
-            network,
-        };
+        let run =
+            Run { gang, replanner, watch, pairs, ports, lock, run_id: run_id.clone(), network };
         let mut display = Display::new(&self.intent.vms);
         let started_at = jiff::Timestamp::now().to_string();
         let ledger = run::carry_out(run, &mut display).await;
@@ -577,7 +569,8 @@ impl<'a> Job<'a> {
 
     /// Whether it is planned again while VMs move.
     fn replans(&self) -> bool {
-        let ours = matches!(&self.how, How::Policy(policy) if policy.name == policy::DEFAULT_POLICY);
+        let ours =
+            matches!(&self.how, How::Policy(policy) if policy.name == policy::DEFAULT_POLICY);
         match self.request.args.replan {
             Replans::Auto => ours || self.request.args.observe_only,
             Replans::On => true,

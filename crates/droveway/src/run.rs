@@ -173,12 +173,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
 }
 
 /// Does what the gang as a whole wants done, and tells what was decided.
-fn adapt(
-    run: &mut Run,
-    ledger: &mut Ledger,
-    display: &Display,
-    inbox: &mpsc::Sender<Input>,
-) {
+fn adapt(run: &mut Run, ledger: &mut Ledger, display: &Display, inbox: &mpsc::Sender<Input>) {
     while let Some(action) = run.gang.poll_gang_action() {
         match action {
             GangAction::Replan(situation) => {
@@ -204,7 +199,8 @@ fn adapt(
 fn take_answer(run: &mut Run, now: Timestamp, question: u64, answer: Option<Box<Answer>>) {
     let before = run.gang.plan().generation;
     run.gang.handle_answer(now, question, answer.map(|answer| *answer));
-    if let Some(replanner) = run.replanner.as_ref().filter(|_| run.gang.plan().generation > before) {
+    if let Some(replanner) = run.replanner.as_ref().filter(|_| run.gang.plan().generation > before)
+    {
         Replanner::remember(replanner, run.gang.plan());
     }
 }

@@ -397,9 +397,8 @@ impl GangDriver {
                 }
                 expected.pass_ends.get(&pass.checked_sub(1)?).copied()
             };
-            let forecast_of = |pass: u32| {
-                Some(expected.pass_ends.get(&pass)?.saturating_sub(start_of(pass)?))
-            };
+            let forecast_of =
+                |pass: u32| Some(expected.pass_ends.get(&pass)?.saturating_sub(start_of(pass)?));
             if let Some((pass, lasted)) = driver.last_pass()
                 && !adapter.compared.contains(&(vm.clone(), pass))
             {
@@ -430,7 +429,8 @@ impl GangDriver {
             let pass = passing.passes + 1;
             if let Some(forecast) = forecast_of(pass) {
                 let late = began + expected.pass_ends.get(&pass).copied().unwrap_or_default();
-                let long = passing.pass_time > forecast.mul_f64(OVERDUE_TIMES) + Duration::from_secs(1);
+                let long =
+                    passing.pass_time > forecast.mul_f64(OVERDUE_TIMES) + Duration::from_secs(1);
                 if long && now > late && adapter.overdue.insert((vm.clone(), pass)) {
                     found.push(Trigger::Overdue { vm: vm.clone(), pass });
                 }

@@ -38,9 +38,7 @@ impl VmDriver {
                 dirtied: self.dirtied,
             }),
             State::Switchover => Standing::Stopped { remaining },
-            State::PostCopy | State::PostCopyPaused { .. } | State::Recovering { .. } => {
-                post_copy
-            }
+            State::PostCopy | State::PostCopyPaused { .. } | State::Recovering { .. } => post_copy,
             State::Settling { .. } | State::Ended { outcome: Outcome::Completed } => {
                 Standing::Moved
             }

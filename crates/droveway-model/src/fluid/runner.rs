@@ -140,7 +140,11 @@ impl Runner {
                 (self.passes, self.pass_began) = (passes, now - seconds);
                 (self.throttle.synced, self.throttle.sent_before) = (now, self.sent);
                 let scan = |per_byte: f64| {
-                    if passes == 0 { per_byte * vm.zero_bytes / vm.send_bytes.max(1.0) } else { 0.0 }
+                    if passes == 0 {
+                        per_byte * vm.zero_bytes / vm.send_bytes.max(1.0)
+                    } else {
+                        0.0
+                    }
                 };
                 if step.technique == Technique::PostCopy {
                     // QEMU looks once more at what was dirtied, then switches.

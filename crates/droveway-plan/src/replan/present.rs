@@ -67,10 +67,12 @@ impl Present {
         let known = bandwidth(world.gang.ports[source].tx.min(world.gang.ports[target].rx));
         let known = known.min(nominal);
         let mut capacity = situation.capacity.unwrap_or(known).min(known);
+        let mut news = false;
         if let Some(seen) = &situation.traffic
             && let Some(carried) = traffic::capacity(seen, [&plan.source, &plan.target], capacity)
         {
             capacity = carried.min(known);
+            news = true;
         }
         if capacity < known {
             said.push(format!("the ports carry {}", capacity.human()));
@@ -83,12 +85,11 @@ impl Present {
         let mut wanted = demands(&world, capacity);
         for (vm, demand) in &situation.demands {
             let Some(before) = wanted.get(vm).copied() else { continue };
-            let both = [
-                (Direction::Tx, before.tx, demand.tx),
-                (Direction::Rx, before.rx, demand.rx),
-            ];
+            let both =
+                [(Direction::Tx, before.tx, demand.tx), (Direction::Rx, before.rx, demand.rx)];
             for (direction, before, now) in both {
-                let same = before.elastic == now.elastic && (now.elastic || before.rate == now.rate);
+                let same =
+                    before.elastic == now.elastic && (now.elastic || before.rate == now.rate);
                 if !same {
                     take_shift(&mut world, &Shift { vm: vm.clone(), direction, before, now });
                 }
@@ -96,13 +97,12 @@ impl Present {
             wanted.insert(vm.clone(), *demand);
         }
         let before = wanted.clone();
-        let mut shifted = false;
         let stands = |vm: &VmId| situation.vms.iter().find(|it| it.vm == *vm);
         if let Some(seen) = &situation.traffic {
             let place = |vm: &VmId| place(&world, plan, vm, stands(vm));
             for shift in traffic::shifts(&before, seen, capacity, place) {
                 said.push(shift.to_string());
-                shifted = true;
+                news = true;
                 take_shift(&mut world, &shift);
                 let demand = wanted.entry(shift.vm.clone()).or_default();
                 match shift.direction {
@@ -179,7 +179,7 @@ impl Present {
         };
         present.slow_streams(situation.stream_ratio);
         // Where something else explains it already, or has only just changed, the stream's rate says nothing.
-        if let Some(seen) = situation.traffic.as_ref().filter(|_| !shifted) {
+        if let Some(seen) = situation.traffic.as_ref().filter(|_| !news) {
             present.take_stream(seen, source);
         }
         if (present.stream_ratio - 1.0).abs() > 0.01 {
@@ -236,11 +236,7 @@ fn rest(plan: &Plan, vms: &[VmStanding]) -> Plan {
 }
 
 /// How far a move has come; `None`: it has not started.
-fn begun(
-    it: &VmStanding,
-    send_bytes: f64,
-    vm: &droveway_model::fluid::VmModel,
-) -> Option<Begun> {
+fn begun(it: &VmStanding, send_bytes: f64, vm: &droveway_model::fluid::VmModel) -> Option<Begun> {
     let amount = |bytes: Bytes| bytes.as_f64();
     // Until all of memory was sent once QEMU counts pages of zeroes, too: what it counts is the most that can be left.
     let left = |passes: u32, remaining: f64, sent: f64| match passes {
@@ -354,7 +350,8 @@ fn take_shift(world: &mut World, shift: &Shift) {
         Direction::Rx => flow.to == End::Vm(vm),
     };
     let wanted = if shift.now.elastic { f64::INFINITY } else { bytes(shift.now.rate) };
-    let own: Vec<usize> = (0..world.gang.flows.len()).filter(|i| this(&world.gang.flows[*i])).collect();
+    let own: Vec<usize> =
+        (0..world.gang.flows.len()).filter(|i| this(&world.gang.flows[*i])).collect();
     let Some(first) = own.first() else {
         let (from, to) = match shift.direction {
             Direction::Tx => (End::Vm(vm), End::Outside),
@@ -388,18 +385,11 @@ fn take_dirtying(world: &mut World, vm: usize, passing: &Passing) -> Option<Stri
     let expected = model.curve.unique_bytes(time * inflation);
     let ratio = dirtied / expected.max(1.0);
     let [low, high] = DIRTYING_NOISE;
-    if time <= 0.0
-        || (low..=high).contains(&ratio)
-        || (dirtied - expected).abs() < DIRTYING_LEAST
-    {
+    if time <= 0.0 || (low..=high).contains(&ratio) || (dirtied - expected).abs() < DIRTYING_LEAST {
         return None;
     }
     model.curve = refitted(&model.curve, time * inflation, dirtied, model.send_bytes);
-    Some(format!(
-        "{:.0} MB dirtied in {time:.1} s, not {:.0} MB",
-        dirtied / 1e6,
-        expected / 1e6
-    ))
+    Some(format!("{:.0} MB dirtied in {time:.1} s, not {:.0} MB", dirtied / 1e6, expected / 1e6))
 }
 
 /// The curve of a guest that dirtied so much in that time.

@@ -104,7 +104,11 @@ const FASTER: f64 = 1.1;
 
 /// What the ports carry towards the target, if that is not what is planned with.
 #[must_use]
-pub fn capacity(seen: &Traffic, [source, target]: [&HostId; 2], known: Bandwidth) -> Option<Bandwidth> {
+pub fn capacity(
+    seen: &Traffic,
+    [source, target]: [&HostId; 2],
+    known: Bandwidth,
+) -> Option<Bandwidth> {
     let carried = |host, direction| seen.ports.get(host).map(|rates| rates.of(direction));
     let most = carried(source, Direction::Tx)?.max(carried(target, Direction::Rx)?);
     let slower = seen.is_full && most < known.scaled(SLOWER);

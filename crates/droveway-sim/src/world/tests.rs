@@ -36,7 +36,8 @@ fn quiet() -> Physics {
 
 fn run(scenario: &Scenario, policy: &str, physics: Physics, seed: u64) -> Outcome {
     let plan = plan(scenario, policy);
-    simulate(&Simulation { scenario, plan, physics, seed, faults: Vec::new(), adapting: None }).unwrap()
+    simulate(&Simulation { scenario, plan, physics, seed, faults: Vec::new(), adapting: None })
+        .unwrap()
 }
 
 fn ends(outcome: &Outcome) -> Vec<Ended> {
@@ -81,7 +82,8 @@ fn what_is_promised_is_kept_while_vms_move() {
             droveway_plan::reserve::reservations(&intent, "300Mbit/s".parse().unwrap());
         plan.tuning = tuning;
         let (physics, faults) = (quiet(), Vec::new());
-        simulate(&Simulation { scenario: &busy, plan, physics, seed: 1, faults, adapting: None }).unwrap()
+        simulate(&Simulation { scenario: &busy, plan, physics, seed: 1, faults, adapting: None })
+            .unwrap()
     };
     let outcome = held("pre-copy-serial", false);
     assert_eq!(outcome.violations, Vec::<String>::new());
@@ -199,8 +201,14 @@ fn what_the_scenario_does_not_have_is_said() {
     let scenario = scenario("rate: 1Gbit/s", IDLE, "");
     let mut plan = plan(&scenario, "pre-copy-serial");
     plan.target = "gamma".parse().unwrap();
-    let simulation =
-        Simulation { scenario: &scenario, plan, physics: quiet(), seed: 1, faults: Vec::new(), adapting: None };
+    let simulation = Simulation {
+        scenario: &scenario,
+        plan,
+        physics: quiet(),
+        seed: 1,
+        faults: Vec::new(),
+        adapting: None,
+    };
     let error = simulate(&simulation).unwrap_err();
     assert_eq!(error.to_string(), "the scenario has no host 'gamma'");
 }

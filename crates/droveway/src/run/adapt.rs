@@ -72,7 +72,11 @@ impl Replanner {
         let (this, plan) = (Arc::clone(this), plan.clone());
         tokio::task::spawn_blocking(move || {
             if let Err(failure) = lineage::remember(&this.fleet, &plan) {
-                tracing::warn!("that plan {} is in force is not kept: {:#}", plan.id, failure.error);
+                tracing::warn!(
+                    "that plan {} is in force is not kept: {:#}",
+                    plan.id,
+                    failure.error
+                );
             }
         });
     }
@@ -110,14 +114,12 @@ impl Watch {
     ) -> Option<Self> {
         let mut links = Vec::new();
         for host in hosts {
-            let opened = Netns::of(host.netns.as_deref()).map_err(anyhow::Error::from).and_then(
-                |netns| {
-                    let port = netns.run(|| {
-                        nix::net::if_::if_nametoindex(host.port.interface.as_str())
-                    })??;
+            let opened =
+                Netns::of(host.netns.as_deref()).map_err(anyhow::Error::from).and_then(|netns| {
+                    let port = netns
+                        .run(|| nix::net::if_::if_nametoindex(host.port.interface.as_str()))??;
                     Ok((port, LinkCounters::open(&netns)?))
-                },
-            );
+                });
             match opened {
                 Ok((port, counters)) => {
                     links.push(Links { host: host.name.clone(), port, counters });
@@ -216,7 +218,8 @@ mod tests {
 
     #[test]
     fn counters_become_payload_and_one_that_went_back_says_nothing() {
-        let counters = |tx_bytes, tx_packets| Counters { tx_bytes, tx_packets, ..Counters::default() };
+        let counters =
+            |tx_bytes, tx_packets| Counters { tx_bytes, tx_packets, ..Counters::default() };
         let at = |tx_bytes, tx_packets| BTreeMap::from([("a", counters(tx_bytes, tx_packets))]);
         let rate = |new, old| rates(&new, &old, Duration::from_secs(2)).get("a").map(|of| of.tx);
         // Ten packets of 1,000 bytes payload in two seconds.

@@ -78,8 +78,9 @@ fn carried_out(plan: Plan, steps: &[u32], answers: &[(u32, Flaw)]) -> (Answers, 
     const ROUNDS_MAX: usize = 1000;
     let mut largest = plan.concurrency;
     let mut world = Answers::new(plan, steps);
-    world.gang = std::mem::replace(&mut world.gang, GangDriver::new(self::plan(1, 1), &BTreeMap::new()))
-        .adapting(Adaptation::default());
+    world.gang =
+        std::mem::replace(&mut world.gang, GangDriver::new(self::plan(1, 1), &BTreeMap::new()))
+            .adapting(Adaptation::default());
     world.drain();
     world.gang.start(world.now);
     let mut answers = answers.iter().cycle();

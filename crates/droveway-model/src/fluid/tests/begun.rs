@@ -57,11 +57,8 @@ fn what_is_taken_up_in_the_middle_ends_like_the_whole() {
 fn who_is_post_copied_is_at_the_target_from_the_first_instant_on() {
     let flow = |from, to| FlowModel { from, to, demand: f64::INFINITY, weight: 1.0 };
     let moving = step(0, Technique::PostCopy, begun(BegunAt::PostCopy, 1_120.0, 928.0));
-    let against = gang(
-        vec![vm(0, 1.0)],
-        vec![flow(End::Outside, End::Vm(0))],
-        vec![moving.clone()],
-    );
+    let against =
+        gang(vec![vm(0, 1.0)], vec![flow(End::Outside, End::Vm(0))], vec![moving.clone()]);
     let free = gang(vec![vm(0, 1.0)], vec![flow(End::Vm(0), End::Outside)], vec![moving]);
     let took = |gang: &Gang| Fluid::default().play(gang).total_seconds;
     near(took(&against), 20.0, 0.01);
@@ -72,7 +69,11 @@ fn who_is_post_copied_is_at_the_target_from_the_first_instant_on() {
 fn who_is_under_way_has_its_place_in_the_window() {
     let moves = vec![
         step(0, Technique::PreCopy, Start::InWindow(0)),
-        step(1, Technique::PreCopy, begun(BegunAt::Pass { passes: 0, seconds: 9.0 }, 1_040.0, 1_008.0)),
+        step(
+            1,
+            Technique::PreCopy,
+            begun(BegunAt::Pass { passes: 0, seconds: 9.0 }, 1_040.0, 1_008.0),
+        ),
     ];
     let gang = gang(vec![vm(0, 1.0), vm(0, 1.0)], vec![], moves);
     let course = Fluid::default().play(&gang);
