@@ -12,7 +12,8 @@
 //! 3. **Never worse.** Where nothing differs from what the plan was made for, nothing is changed: a search that is begun anew
 //!    would find something else, but no reason. A change has to gain more than the share of the model's error that two forecasts do not have in common,
 //!    and more than [`GAIN_LEAST`]; both sides are judged in seven worlds that are a little off, as in [`crate::adaptive`].
-//! 4. **Deadlines by steps.** If the plan does not keep one surely, the gentlest [`Rung`] that does is taken.
+//! 4. **Deadlines by steps.** If the plan does not keep one surely, the gentlest [`Rung`] that does is taken; if none does surely,
+//!    the gentlest that does as far as the forecast says.
 //!
 //! A plan is immutable: a change is a child of a higher generation, with those VMs whose moves have not ended, and it passes
 //! the plan check or is not proposed.
@@ -89,9 +90,16 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
     let staying =
         Candidate { share: present.share, rung: Rung::Calm, schedule: present.stay.clone() };
     let mut weighed = Weighed::new(base, &present, situation);
-    let kept = weighed.score(&staying)?;
-    let (best, at_risk) =
-        if kept.misses { (weighed.climb()?, true) } else { (weighed.calm()?, false) };
+    let mut kept = weighed.score(&staying)?;
+    let at_risk = kept.misses;
+    let mut best = if at_risk { weighed.climb()? } else { weighed.calm()? };
+    if best.rung == Rung::Infeasible {
+        // Not surely: then as the forecast says.
+        weighed.hurry = 1.0;
+        kept = weighed.score(&staying)?;
+        let uncertain = || Candidate { rung: Rung::Uncertain, ..staying.clone() };
+        best = if kept.misses { weighed.climb()? } else { uncertain() };
+    }
     let price = weighed.score(&best)?;
     let (_, spread) = base.known.calibration.error(Quantity::Total, None);
     let error = (ERROR_SHARE * spread * price.value.min(price.seconds)).max(GAIN_LEAST);
@@ -175,6 +183,8 @@ struct Weighed<'a> {
     present: &'a Present,
     plays: usize,
     in_window: bool,
+    /// So many times less time there is for deadlines: what the forecast may be off.
+    hurry: f64,
 }
 
 impl<'a> Weighed<'a> {
@@ -183,10 +193,10 @@ impl<'a> Weighed<'a> {
         let plays = base.effort.plays.unwrap_or(VM_PLAYS / count);
         let plays = plays.clamp(PLAYS_LEAST, PLAYS_MOST);
         let in_window = situation.plan.moves.len() > 1;
-        Weighed { base, present, plays, in_window }
+        Weighed { base, present, plays, in_window, hurry: safety(base.known) }
     }
 
-    /// What is searched with that share of the ports held, with less time if there are deadlines: by the forecast's error.
+    /// What is searched with that share of the ports held, with less time if there are deadlines.
     fn task(&self, share: Option<f64>, throttled: bool) -> Task {
         let mut task = self.present.task(share);
         if throttled {
@@ -194,7 +204,7 @@ impl<'a> Weighed<'a> {
                 mover.step.throttle |= matches!(mover.step.start, Start::InWindow(_));
             }
         }
-        if task.due().is_finite() { task.hurried(safety(self.base.known)) } else { task }
+        if task.due().is_finite() { task.hurried(self.hurry) } else { task }
     }
 
     fn score(&mut self, candidate: &Candidate) -> Option<Score> {
@@ -281,15 +291,13 @@ impl<'a> Weighed<'a> {
             if cost.parts.missed < 0.5 {
                 return Some(candidate);
             }
-            if best.as_ref().is_none_or(|(held, _)| cost.value < held.value) {
+            // Guests are not slowed down for a deadline that is missed all the same.
+            let throttled = rung == Rung::Throttle;
+            if !throttled && best.as_ref().is_none_or(|(held, _)| cost.value < held.value) {
                 best = Some((cost, candidate));
             }
         }
-        best.map(|(_, candidate)| Candidate {
-            // Guests are not slowed down for a deadline that is missed all the same.
-            rung: if candidate.rung == Rung::Throttle { Rung::Throttle } else { Rung::Infeasible },
-            ..candidate
-        })
+        best.map(|(_, candidate)| Candidate { rung: Rung::Infeasible, ..candidate })
     }
 }
 

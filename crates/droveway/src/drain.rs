@@ -465,6 +465,9 @@ impl<'a> Job<'a> {
         // An explanation plans again, from what is known; so it is not given away yet.
         let known = self.request.args.explain.as_ref().and(knowledge.clone());
         let again = knowledge.clone().filter(|_| self.replans());
+        if again.is_none() && self.request.args.replan == Replans::On {
+            eprintln!("note: nothing was measured, so nothing is planned again");
+        }
         let outlook = match knowledge.map(|knowledge| knowledge.outlook(&made.plan)).transpose() {
             // Such a plan does not come from this snapshot; without one it is done all the same.
             Err(failure) if matches!(self.how, How::Given { .. }) => {

@@ -174,6 +174,8 @@ pub enum Rung {
     PostCopy,
     /// Guests that may not go post-copy are slowed down.
     Throttle,
+    /// The plan in force keeps it if the forecast holds, and nothing that was found keeps it surely.
+    Uncertain,
     /// Nothing that was found keeps it.
     Infeasible,
 }
@@ -187,6 +189,7 @@ impl Rung {
             Rung::Reservation => "order, concurrency and reservation keep the deadline",
             Rung::PostCopy => "post-copy keeps the deadline",
             Rung::Throttle => "throttled guests keep the deadline",
+            Rung::Uncertain => "the deadline is kept if the forecast holds",
             Rung::Infeasible => "nothing that was found keeps the deadline",
         }
     }
