@@ -558,7 +558,9 @@ impl<'a> Job<'a> {
             outlook.tell(&mut report);
         }
         let folder = report::write(&report, self.request.args.report.as_deref())?;
-        if let Some(outlook) = outlook
+        // What came of another plan than the one that was forecast teaches nothing of the forecast.
+        let changed = ledger.decisions.iter().any(|decision| decision.adopted);
+        if let Some(outlook) = outlook.filter(|_| !changed)
             && let Err(failure) = outlook.learn(&report, self.request.args.hold_out)
         {
             // The VMs have moved: that nothing was learned from it is no reason to call it failed.

@@ -2,7 +2,7 @@ mod adapting;
 
 use super::*;
 use droveway_drive::{Outcome as Ended, RecordKind};
-use droveway_fleet::{Bytes, Intent, Technique, document};
+use droveway_fleet::{Bandwidth, Bytes, Intent, Technique, document};
 use droveway_plan::{GangFacts, VmFacts, policy};
 use proptest::prelude::*;
 
