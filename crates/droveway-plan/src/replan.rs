@@ -4,7 +4,7 @@
 //! Situation (what the driver saw) + what was known before -> the world now -> Task -> search -> stay, or a child of the plan
 //! ```
 //!
-//! 1. [`present`]: what was known is brought up to date. Who has moved is at the target; a pass that ended tells how a guest
+//! 1. What was known is brought up to date. Who has moved is at the target; a pass that ended tells how a guest
 //!    dirties; rates of ports and VMs tell what applications want and what the path carries.
 //! 2. The plan in force and everything else that is still possible are played from here on: a VM in pre-copy goes on as it
 //!    does, or switches (now, or after this pass); one that is post-copied is held back or let go; those that wait can still go
