@@ -37,6 +37,8 @@ pub enum Action {
     SetDowntimeLimit(Duration),
     /// Tell the source how fast the pre-copy stream may be.
     SetBandwidth(RateLimit),
+    /// Tell the source how fast post-copy's background stream may be.
+    SetPostcopyBandwidth(RateLimit),
     /// Read the migration's figures. Answered by [`Reply::Sample`].
     Sample(Side),
     /// The source gives up the migration (`migrate_cancel`).

@@ -7,14 +7,20 @@
 
 mod exposure;
 
+mod adapt;
+
+pub(crate) use adapt::is_unpaced;
+pub use adapt::{ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction};
+
 use crate::{
     action::{Action, ActionError, ActionId, Reply},
     input::{QemuEvent, Side},
     record::{Outcome, Phase, Record},
     vm::{Request, RequestDenied, VmDriver},
 };
+use adapt::Adapter;
 use droveway_fleet::{RateLimit, Technique, Timestamp, VmId};
-use droveway_plan::{Move, Plan, StartRule, Violation, check::contradictions};
+use droveway_plan::{Plan, StartRule, Violation, check::contradictions};
 use std::collections::BTreeMap;
 
 /// One plan's driver.
@@ -29,6 +35,8 @@ pub struct GangDriver {
     /// Nobody starts before.
     begins_at: Timestamp,
     has_begun: bool,
+    /// What it notices changes by, if it adapts.
+    adapter: Option<Adapter>,
 }
 
 impl GangDriver {
@@ -54,7 +62,18 @@ impl GangDriver {
             turn: None,
             begins_at: Timestamp::ZERO,
             has_begun: false,
+            adapter: None,
         })
+    }
+
+    /// The same, which asks a planner when the run leaves its forecast. Plans with rules of their own
+    /// ([`droveway_plan::replan::may_follow`]) are carried out as they are.
+    #[must_use]
+    pub fn adapting(mut self, adaptation: Adaptation) -> Self {
+        if droveway_plan::replan::may_follow(&self.plan) {
+            self.adapter = Some(Adapter::new(adaptation));
+        }
+        self
     }
 
     /// Prepares every VM, without touching its memory.
@@ -75,6 +94,9 @@ impl GangDriver {
         self.started = true;
         let wait = self.plan.start_after.map(droveway_fleet::TimeSpan::duration);
         self.begins_at = now + wait.unwrap_or_default();
+        if let Some(adapter) = &mut self.adapter {
+            adapter.begin(now);
+        }
         self.admit(now);
     }
 
@@ -88,6 +110,7 @@ impl GangDriver {
         if ends_turn && self.turn.as_ref() == Some(vm) {
             self.pass_turn();
         }
+        self.look(now);
     }
 
     /// The answer to an action of one VM.
@@ -102,6 +125,7 @@ impl GangDriver {
             driver.handle_reply(now, id, reply);
         }
         self.admit(now);
+        self.look(now);
     }
 
     /// To be called when the time of [`Self::poll_timeout`] has come.
@@ -115,6 +139,7 @@ impl GangDriver {
             self.keep_exposure(now);
         }
         self.admit(now);
+        self.look(now);
     }
 
     /// An operator's wish about one VM.
@@ -164,7 +189,9 @@ impl GangDriver {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let waits = self.started && !self.cancelled && !self.has_begun;
         let begin = waits.then_some(self.begins_at);
-        self.drivers.values().filter_map(VmDriver::poll_timeout).chain(begin).min()
+        let looks = self.adapter.as_ref().and_then(|adapter| adapter.due(self.is_measured()));
+        let looks = looks.filter(|_| self.has_begun && !self.cancelled);
+        self.drivers.values().filter_map(VmDriver::poll_timeout).chain(begin).chain(looks).min()
     }
 
     /// The drivers, by VM.
@@ -178,7 +205,7 @@ impl GangDriver {
         self.drivers.get(vm)
     }
 
-    /// The plan.
+    /// The plan in force. A child of the one that the run began with has only VMs that had not ended when it was made.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.plan
@@ -232,9 +259,13 @@ impl GangDriver {
             return;
         }
         self.has_begun = true;
-        let in_window = |step: &&Move| step.start == StartRule::InWindow;
-        let uses_port = |step: &&Move| self.drivers.get(&step.vm).is_some_and(VmDriver::uses_port);
-        let mut used = self.plan.moves.iter().filter(in_window).filter(uses_port).count();
+        // Whoever uses the port counts, also one that the plan in force does not name any more; not who waited for another.
+        let waited = |vm: &VmId| {
+            let step = self.plan.moves.iter().find(|step| step.vm == *vm);
+            step.is_some_and(|step| step.start != StartRule::InWindow)
+        };
+        let uses_port = |(vm, driver): &(&VmId, &VmDriver)| driver.uses_port() && !waited(vm);
+        let mut used = self.drivers.iter().filter(uses_port).count();
         let mut room = self.has_room_to_expose();
         for step in &self.plan.moves {
             let exposes = step.technique == Technique::PostCopy;
@@ -245,7 +276,7 @@ impl GangDriver {
                 }
             };
             let Some(driver) = self.drivers.get_mut(&step.vm) else { continue };
-            if due && driver.phase() == Phase::Ready && (room || !exposes) {
+            if due && driver.is_ready() && (room || !exposes) {
                 driver.start(now);
                 used += usize::from(step.start == StartRule::InWindow);
                 if exposes {

@@ -8,6 +8,7 @@
 //! - `handle_*` takes what happened; it never blocks and never fails because of the world. `now` never goes backwards.
 //! - `request` takes what an operator wants; it is decided at once, from state alone.
 //! - `poll_action` and `poll_record` are drained until `None`; `poll_timeout` says when to call `handle_timeout`.
+//! - A gang that adapts also takes `handle_traffic` and `handle_answer`, and gives `poll_gang_action` and `poll_decision`.
 //! - Each action has an id; the shell answers each exactly once, in any order, or never: every wait has a bound.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -19,7 +20,7 @@ mod record;
 mod vm;
 
 pub use action::{Action, ActionError, ActionId, FailureClass, Limits, Reply};
-pub use gang::GangDriver;
+pub use gang::{ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction, GangDriver};
 pub use input::{MigrationSample, MigrationStatus, QemuEvent, RunState, Side};
-pub use record::{Outcome, Phase, Progress, Record, RecordKind};
+pub use record::{Decision, Outcome, Phase, Progress, Record, RecordKind};
 pub use vm::{Request, RequestDenied, TRANSITIONS, VmDriver};

@@ -1,6 +1,6 @@
 //! What the drivers tell: the record of a run, from which progress, reports and journals are folded.
 
-use droveway_fleet::{Bandwidth, Bytes, Timestamp};
+use droveway_fleet::{Bandwidth, Bytes, Timestamp, VmId};
 use std::fmt;
 
 /// Where an attempt is.
@@ -120,6 +120,27 @@ pub enum RecordKind {
         /// Why, unless it completed.
         reason: Option<String>,
     },
+}
+
+/// A choice about the gang as a whole, with what it was based on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// When.
+    pub at: Timestamp,
+    /// About which VM, if it is about one.
+    pub vm: Option<VmId>,
+    /// Why.
+    pub reason: String,
+    /// What it was based on.
+    pub inputs: String,
+    /// What was chosen.
+    pub choice: String,
+    /// What was second best.
+    pub runner_up: Option<String>,
+    /// By how much, seconds of the urgency's cost.
+    pub margin: Option<f64>,
+    /// The plan was changed by it.
+    pub adopted: bool,
 }
 
 /// What an attempt has achieved so far.

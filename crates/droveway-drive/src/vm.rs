@@ -31,6 +31,7 @@
 
 mod exposure;
 mod ladder;
+mod revise;
 mod states;
 
 use crate::{
@@ -39,7 +40,7 @@ use crate::{
     record::{Outcome, Phase, Progress, Record, RecordKind},
 };
 use droveway_fleet::{Bandwidth, Bytes, RateLimit, Technique, Timestamp};
-use droveway_plan::Move;
+use droveway_plan::{Move, replan::Dirtied};
 use ladder::Stepper;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -207,6 +208,14 @@ pub struct VmDriver {
     measured: Option<(Timestamp, Bytes, Bandwidth)>,
     switchover_bandwidth: Bandwidth,
     stepper: Option<Stepper>,
+    /// Both QEMUs were prepared for post-copy: fixed once the target listens.
+    postcopy_prepared: bool,
+    /// The source is being told what another plan says; it does not start before.
+    revised_at: Option<Timestamp>,
+    /// When the pass that is under way began, how long the last one lasted, and what it found.
+    pass_began: Timestamp,
+    last_pass_time: Duration,
+    dirtied: Option<Dirtied>,
     next_sample: Option<Timestamp>,
     next_id: u64,
     actions: VecDeque<(ActionId, Action)>,
@@ -241,6 +250,11 @@ impl VmDriver {
             measured: None,
             switchover_bandwidth,
             stepper,
+            postcopy_prepared: false,
+            revised_at: None,
+            pass_began: Timestamp::ZERO,
+            last_pass_time: Duration::ZERO,
+            dirtied: None,
             next_sample: None,
             next_id: 0,
             actions: VecDeque::new(),
@@ -256,6 +270,7 @@ impl VmDriver {
         }
         let limits = self.limits();
         let (postcopy, throttle) = (self.may_postcopy(), self.plan.throttle);
+        self.postcopy_prepared = postcopy;
         self.enter(now, State::Preparing { configured: 0 });
         for side in [Side::Target, Side::Source] {
             self.act(Action::Configure { side, postcopy, throttle, limits });
@@ -268,6 +283,7 @@ impl VmDriver {
         let uri = uri.clone();
         self.started = true;
         self.last_growth = (Bytes::ZERO, now);
+        self.pass_began = now;
         self.enter(now, State::PreCopy);
         self.act(Action::Migrate { uri });
         self.next_sample = Some(now + self.sample_period(SAMPLE_PERIOD));

@@ -5,6 +5,9 @@
 //! as long as its bytes need at the rates of its time, and leaves what the dirty curve says of that time; so contention,
 //! dirtying, order and concurrency act on each other as on real hosts. A VM's traffic moves with it, at the switch.
 //!
+//! A play may begin in the middle of a run: moves that are under way ([`Begun`]) are taken up where they are, beside those that
+//! have not started; a VM that has moved already is one of the target.
+//!
 //! Everything is bounded: a gang that cannot end is reported as such at the horizon or after [`EVENTS_PER_MOVE_MAX`].
 
 mod course;
@@ -13,7 +16,9 @@ mod runner;
 mod trace;
 
 pub use course::{Course, FlowCourse, MoveCourse, MoveEnd};
-pub use problem::{Constants, End, FlowModel, Gang, MoveModel, PortModel, Start, Tail, VmModel};
+pub use problem::{
+    Begun, BegunAt, Constants, End, FlowModel, Gang, MoveModel, PortModel, Start, Tail, VmModel,
+};
 pub use runner::Stage;
 pub use trace::{Load, MoveTrace, Phase, PortLoad, PortTrace, Segment, Trace};
 
@@ -74,6 +79,12 @@ impl Fluid {
         self.runners.extend((0..gang.moves.len()).map(|place| Runner::new(gang, place)));
         self.places.clear();
         self.places.extend(gang.vms.iter().map(|vm| vm.host));
+        for step in &gang.moves {
+            let at = BegunAt::PostCopy;
+            if matches!(step.start, Start::Begun { so_far, .. } if so_far.at == at) {
+                self.places[step.vm] = step.target;
+            }
+        }
         self.alive.clear();
         self.alive.resize(gang.vms.len(), true);
         self.find_components(gang);
@@ -125,7 +136,9 @@ impl Fluid {
             join(source, step.target);
             ends[step.vm] = Some(step.target);
             match step.start {
-                Start::InWindow(window) | Start::InWindowFrom { window, .. } => {
+                Start::InWindow(window)
+                | Start::InWindowFrom { window, .. }
+                | Start::Begun { window, .. } => {
                     if let Some(other) = window_hosts[window].replace(source) {
                         join(source, other);
                     }
@@ -205,7 +218,8 @@ impl Fluid {
         let mut ended = true;
         loop {
             if ended || self.start_due <= now {
-                self.admit(gang, &mut waiting, &mut active, now);
+                // What is under way sends from the first instant on.
+                stale |= self.admit(gang, &mut waiting, &mut active, now);
                 ended = false;
             }
             if stale {
@@ -253,8 +267,15 @@ impl Fluid {
         }
     }
 
-    /// Starts whatever may start, and notes when the next start is due that waits for time alone.
-    fn admit(&mut self, gang: &Gang, waiting: &mut Vec<usize>, active: &mut Vec<usize>, now: f64) {
+    /// Starts whatever may start, and notes when the next start is due that waits for time alone. True if one was taken up
+    /// that is under way.
+    fn admit(
+        &mut self,
+        gang: &Gang,
+        waiting: &mut Vec<usize>,
+        active: &mut Vec<usize>,
+        now: f64,
+    ) -> bool {
         self.start_due = f64::INFINITY;
         self.used.clear();
         self.used.resize(gang.windows.len(), 0);
@@ -265,9 +286,18 @@ impl Fluid {
                 self.used[window] += 1;
             }
         }
+        // Whoever is under way has its place before anybody starts.
+        let mut any_begun = false;
+        for index in waiting.iter() {
+            if let Start::Begun { window, .. } = gang.moves[*index].start {
+                self.used[window] += 1;
+                any_begun = true;
+            }
+        }
         waiting.retain(|index| {
             let due = match gang.moves[*index].start {
                 Start::At(at) => at,
+                Start::Begun { .. } => now,
                 Start::InWindowFrom { from, .. } if now < from => from,
                 Start::InWindow(window) | Start::InWindowFrom { window, .. }
                     if self.used[window] < gang.windows[window].max(1) =>
@@ -285,13 +315,14 @@ impl Fluid {
                 }
             };
             if due <= now {
-                self.runners[*index].start(gang, now);
+                self.runners[*index].start(&gang.moves[*index], gang, now);
                 active.push(*index);
                 return false;
             }
             self.start_due = self.start_due.min(due);
             true
         });
+        any_begun
     }
 
     /// The claim of a flow as its ends are now; one that is silent wants nothing.

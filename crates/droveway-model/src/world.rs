@@ -96,6 +96,11 @@ impl World {
         self.hosts.iter().position(|host| host == name)
     }
 
+    /// The VMs' names, with their indexes.
+    pub fn names(&self) -> impl Iterator<Item = (usize, &VmId)> {
+        self.vms.iter().enumerate()
+    }
+
     /// The index of a VM.
     #[must_use]
     pub fn vm(&self, name: &VmId) -> Option<usize> {

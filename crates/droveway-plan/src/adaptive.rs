@@ -107,7 +107,7 @@ const PACE_HEADROOM: f64 = 0.05;
 
 /// The background stream's ceiling as a share of the port, where a guest's page waits count: what is left lets requested
 /// pages pass an empty queue (measured at 200 Mbit/s: silence of 0.7 s instead of 4.7 s).
-const GENTLE_SHARE: f64 = 0.2;
+pub(crate) const GENTLE_SHARE: f64 = 0.2;
 
 /// What the planner found, beside the plan itself.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -397,7 +397,7 @@ fn gap(cost: Cost, bound: f64) -> f64 {
 }
 
 /// The step, one way.
-fn moved(step: &Move, mover: &Mover, way: Way) -> Move {
+pub(crate) fn moved(step: &Move, mover: &Mover, way: Way) -> Move {
     let mut step = step.clone();
     step.technique = way.technique;
     if step.bandwidth == RateLimit::Unlimited && mover.step.bandwidth.is_finite() {

@@ -15,6 +15,7 @@ mod plan;
 pub mod play;
 pub mod policy;
 pub mod published;
+pub mod replan;
 pub mod reserve;
 mod rules;
 pub mod search;

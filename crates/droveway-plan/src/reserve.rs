@@ -18,11 +18,11 @@ use droveway_model::{
 };
 
 /// Shares of the ports that are tried, from what leaves applications most.
-const SHARES: [f64; 6] = [GENTLEST, 0.25, 0.5, 0.75, 0.9, 0.95];
+pub(crate) const SHARES: [f64; 6] = [GENTLEST, 0.25, 0.5, 0.75, 0.9, 0.95];
 /// What leaves applications most.
 pub(crate) const GENTLEST: f64 = 0.05;
 /// At low urgency migration takes what applications leave: no more than this is promised to it.
-const LOW_MOST: f64 = 0.25;
+pub(crate) const LOW_MOST: f64 = 0.25;
 /// Of the plays of a search, what one share is tried with.
 const TRIED_WITH: usize = 8;
 /// So many shares are searched in earnest, beside none.

@@ -234,11 +234,13 @@ impl Mover {
             Technique::Hybrid => self.step.downtime_limit.min(HYBRID_DOWNTIME.as_secs_f64()),
             _ => self.step.downtime_limit,
         };
+        // What is under way goes on wherever the order has it.
+        let begun = matches!(self.step.start, Start::Begun { .. });
         MoveModel {
             technique: way.technique,
             postcopy_bandwidth: ceiling,
             downtime_limit: limit,
-            start: Start::InWindow(0),
+            start: if begun { self.step.start } else { Start::InWindow(0) },
             ..self.step.clone()
         }
     }

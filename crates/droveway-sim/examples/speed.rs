@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 physics: Physics::default(),
                 seed,
                 faults: Vec::new(),
+                adapting: None,
             };
             simulated += simulate(&simulation)?.until.seconds();
         }

@@ -2,7 +2,8 @@
 //!
 //! What is simulated is what the driver cannot tell from the real thing: QEMUs that answer its actions with QEMU's replies,
 //! events and delays (`qemu`), memory whose pages are dirtied and sent ([`Memory`]), ports that streams and applications
-//! share as the model says ([`droveway_model::share`]), and faults. The drivers themselves run unchanged.
+//! share as the model says ([`droveway_model::share`]), and faults. The drivers themselves run unchanged, and so does the
+//! planner that a run asks when it leaves its forecast.
 //!
 //! Time jumps from event to event; between two events every rate is constant. Everything that is random comes from the
 //! seed, so a run is its scenario, its plan and its seed.
@@ -17,7 +18,9 @@ mod world;
 
 pub use memory::Memory;
 pub use snapshot::snapshot;
-pub use world::{ApplicationLog, Fault, Outcome, PortSample, SimError, Simulation, simulate};
+pub use world::{
+    Adapting, ApplicationLog, Fault, Outcome, PortSample, SimError, Simulation, simulate,
+};
 
 use droveway_model::fluid::Constants;
 use serde::{Deserialize, Serialize};

@@ -202,6 +202,25 @@ impl Memory {
         Physics::bytes(self.pending - before) * self.bit_bytes
     }
 
+    /// From now on the guest also writes to so much of its memory, at that rate.
+    pub fn write_more(&mut self, working_set: f64, rate: f64) {
+        // It lies on what was not written to, as far as there is that; what of it is to be sent stays so.
+        let class = self.classes.len();
+        let mut bytes = 0.0;
+        for word in self.words.iter_mut().filter(|word| word.class == 0) {
+            if bytes >= working_set {
+                break;
+            }
+            word.class = class;
+            bytes += f64::from(word.all.count_ones()) * self.bit_bytes;
+        }
+        if let Some(still) = self.classes.first_mut() {
+            still.bytes = (still.bytes - bytes).max(0.0);
+        }
+        let writes_per_second = if bytes > 0.0 { rate / bytes } else { 0.0 };
+        self.classes.push(PageClass { bytes, writes_per_second });
+    }
+
     /// Everything is to be sent, again.
     pub fn restart(&mut self) {
         for word in &mut self.words {

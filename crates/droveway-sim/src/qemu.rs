@@ -147,6 +147,11 @@ impl Pair {
         if side == Side::Source { &mut self.source } else { &mut self.target }
     }
 
+    /// The guest writes to more of its memory from now on.
+    pub(crate) fn write_more(&mut self, working_set: f64, rate: f64) {
+        self.memory.write_more(working_set, rate);
+    }
+
     /// Whether bytes of memory are on their way.
     pub(crate) fn sends(&self) -> bool {
         let stage = matches!(self.stage, Stage::Pass | Stage::Rest | Stage::PostCopy);
@@ -500,6 +505,12 @@ impl Pair {
             Action::SetBandwidth(limit) => {
                 if let Some(limits) = &mut self.limits {
                     limits.bandwidth = *limit;
+                }
+                Ok(Reply::Done)
+            }
+            Action::SetPostcopyBandwidth(limit) => {
+                if let Some(limits) = &mut self.limits {
+                    limits.postcopy_bandwidth = *limit;
                 }
                 Ok(Reply::Done)
             }

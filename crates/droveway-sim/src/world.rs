@@ -1,15 +1,23 @@
 //! The event loop: pairs of QEMUs, ports, applications and faults on one side, the gang's driver on the other.
 
+mod adapt;
+mod faults;
 mod parts;
+
+pub use adapt::Adapting;
+pub use faults::Fault;
 
 use crate::{
     Memory, Physics,
     chance::Chance,
     qemu::{Emitted, Pair},
 };
-use droveway_drive::{Action, ActionError, FailureClass, GangDriver, Progress, Record, Side};
+use adapt::{Looked, adapted};
+use droveway_drive::{
+    Action, ActionError, Decision, FailureClass, GangDriver, Progress, Record, Side,
+};
 use droveway_fleet::{
-    Bandwidth, EndpointId, HostId, Scenario, Timestamp, VmId,
+    EndpointId, HostId, Scenario, Timestamp, VmId,
     log::{ApplicationSample, Silence},
     scenario::{Discipline, TrafficKind},
 };
@@ -57,34 +65,6 @@ pub enum SimError {
     Contradictory(Vec<Violation>),
 }
 
-/// Something that goes wrong. Seconds from the first move.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Fault {
-    /// A host's port carries nothing for a while.
-    PortDown {
-        /// The host.
-        host: HostId,
-        /// For so long.
-        seconds: f64,
-    },
-    /// A host's port gets another rate, for good.
-    PortRate {
-        /// The host.
-        host: HostId,
-        /// The rate.
-        rate: Bandwidth,
-    },
-    /// A QEMU dies.
-    KillQemu {
-        /// Whose.
-        vm: VmId,
-        /// Which.
-        side: Side,
-    },
-    /// The operator interrupts.
-    Cancel,
-}
-
 /// What is simulated.
 #[derive(Debug, Clone)]
 pub struct Simulation<'a> {
@@ -96,8 +76,10 @@ pub struct Simulation<'a> {
     pub physics: Physics,
     /// Chance.
     pub seed: u64,
-    /// What goes wrong, and when.
+    /// What goes wrong, or changes, and when.
     pub faults: Vec<(f64, Fault)>,
+    /// Who answers when the run leaves its forecast; `None`: the plan is carried out as it is.
+    pub adapting: Option<Adapting<'a>>,
 }
 
 /// What a port had carried at one instant, wire bytes.
@@ -131,6 +113,8 @@ pub struct ApplicationLog {
 pub struct Outcome {
     /// The drivers' records, in order.
     pub records: Vec<(VmId, Record)>,
+    /// What was decided while it ran.
+    pub decisions: Vec<Decision>,
     /// How far each attempt came.
     pub progress: BTreeMap<VmId, Progress>,
     /// When the first VM could start.
@@ -184,6 +168,12 @@ struct World<'a> {
     senders: Vec<usize>,
     rates: Vec<f64>,
     logged_at: f64,
+    adapting: Option<Adapting<'a>>,
+    looked: Looked,
+    /// Chance of what is seen: a run that is looked at is the same run.
+    look_chance: Chance,
+    /// What ports promise has changed.
+    changed: bool,
     outcome: Outcome,
 }
 
@@ -252,12 +242,16 @@ impl<'a> World<'a> {
         // Shaped, the queue is the host's own, whatever the port's is.
         let shaped = !plan.reservations.is_empty();
         let fifo = spec.link.discipline == Discipline::Fifo && !shaped;
+        let mut gang =
+            GangDriver::new(plan.clone(), &BTreeMap::new()).map_err(SimError::Contradictory)?;
+        if let Some(adapting) = &simulation.adapting {
+            gang = adapted(gang, adapting);
+        }
         let mut world = World {
             physics,
             random,
             now: 0.0,
-            gang: GangDriver::new(plan.clone(), &BTreeMap::new())
-                .map_err(SimError::Contradictory)?,
+            gang,
             hosts: spec.hosts.len(),
             ports,
             source,
@@ -276,8 +270,13 @@ impl<'a> World<'a> {
             senders: Vec::new(),
             rates: Vec::new(),
             logged_at: 0.0,
+            adapting: simulation.adapting,
+            looked: Looked::default(),
+            look_chance: Chance::new(!simulation.seed),
+            changed: false,
             outcome: Outcome {
                 records: Vec::new(),
+                decisions: Vec::new(),
                 progress: BTreeMap::new(),
                 began_at: Timestamp::ZERO,
                 ended_at: Timestamp::ZERO,
@@ -328,6 +327,7 @@ impl<'a> World<'a> {
                 unit: if memcached { self.physics.request_bytes } else { 1.0 },
                 log: self.outcome.applications.len(),
                 carried: 0.0,
+                looked: 0.0,
             });
             self.outcome.applications.push(ApplicationLog {
                 name: traffic.name.clone(),
@@ -411,6 +411,11 @@ impl<'a> World<'a> {
                 next_tick = self.now + TICK;
                 self.log();
             }
+            if self.looks(started, over_at) && self.now >= self.looked.due {
+                self.look();
+                self.drain();
+            }
+            stale |= std::mem::take(&mut self.changed);
             if stale {
                 self.share();
             }
@@ -432,8 +437,16 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Whether anybody looks at rates.
+    fn looks(&self, started: bool, over_at: Option<f64>) -> bool {
+        self.adapting.is_some() && started && over_at.is_none()
+    }
+
     fn next_time(&self, next_tick: f64, started: bool, over_at: Option<f64>) -> f64 {
         let mut next = next_tick;
+        if self.looks(started, over_at) {
+            next = next.min(self.looked.due);
+        }
         if !started && self.now < BEFORE {
             next = next.min(BEFORE);
         }
@@ -476,6 +489,7 @@ impl<'a> World<'a> {
                 let bytes = if index < flows {
                     let bytes = if rate.is_finite() { rate * elapsed } else { 0.0 };
                     self.flows[index].carried += bytes;
+                    self.flows[index].looked += bytes;
                     bytes
                 } else {
                     let vm = &mut self.vms[self.senders[index - flows]];
@@ -549,48 +563,6 @@ impl<'a> World<'a> {
         [self.source, self.target].iter().all(|host| self.ports[*host].down_until <= self.now)
     }
 
-    /// True if anything happened.
-    fn inject(&mut self) -> bool {
-        let now = self.now;
-        // A port that comes back changes what is shared.
-        let mut any = self
-            .ports
-            .iter()
-            .any(|port| port.down_until > 0.0 && (port.down_until - now).abs() < 1e-9);
-        let (due, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.faults).into_iter().partition(|(at, _)| *at <= now);
-        self.faults = later;
-        for (_, fault) in due {
-            any = true;
-            match fault {
-                Fault::PortDown { host, seconds } => {
-                    if let Some(index) = self.machines.iter().position(|other| *other == host) {
-                        self.ports[index].down_until = now + seconds;
-                    }
-                }
-                Fault::PortRate { host, rate } => {
-                    if let Some(index) = self.machines.iter().position(|other| *other == host) {
-                        self.ports[index].rate = payload(rate);
-                    }
-                }
-                Fault::KillQemu { vm, side } => {
-                    let path = self.path_is_up();
-                    if let Some(index) = self.vms.iter().position(|other| other.name == vm) {
-                        let mut out = Emitted::new();
-                        if let Some(pair) = &mut self.vms[index].pair {
-                            pair.kill(side, path, &mut out, now);
-                        }
-                        self.emit(index, out);
-                    }
-                }
-                Fault::Cancel => {
-                    self.gang.cancel(timestamp(now));
-                }
-            }
-        }
-        any
-    }
-
     fn step_pairs(&mut self) -> bool {
         let mut stale = false;
         for index in 0..self.vms.len() {
@@ -654,6 +626,7 @@ impl<'a> World<'a> {
         while let Some(record) = self.gang.poll_record() {
             self.outcome.records.push(record);
         }
+        self.drain_gang();
     }
 
     /// Performs what had to wait, or gives it up.
@@ -691,6 +664,9 @@ impl<'a> World<'a> {
             match entry.remove() {
                 Input::Event { vm, side, event } => self.gang.handle_event(now, &vm, side, event),
                 Input::Reply { vm, id, reply } => self.gang.handle_reply(now, &vm, id, reply),
+                Input::Answer { question, answer } => {
+                    self.gang.handle_answer(now, question, answer.map(|answer| *answer));
+                }
             }
             self.drain();
         }

@@ -343,6 +343,13 @@ pub(crate) struct IntentArgs {
     /// others do
     #[arg(long, value_enum, default_value_t = Tuned::Auto)]
     pub(crate) tuning: Tuned,
+    /// Whether it is planned again while VMs move, when the run leaves its forecast; auto: by `adaptive`, not by other policies
+    /// and not for plans from files
+    #[arg(long, value_enum, default_value_t = Replans::Auto)]
+    pub(crate) replan: Replans,
+    /// Notice, plan again and record what would be decided, but change nothing
+    #[arg(long)]
+    pub(crate) observe_only: bool,
     #[command(flatten)]
     pub(crate) source: Source,
     /// The share of both ports that somebody already reserves for migration, like 0.6: for the forecast
@@ -383,6 +390,8 @@ impl Default for IntentArgs {
             reserve: Reserve::Auto,
             shaping: Allowed::Auto,
             tuning: Tuned::Auto,
+            replan: Replans::Auto,
+            observe_only: false,
             source: Source::default(),
             reserved: None,
             hold_out: false,
@@ -421,6 +430,17 @@ impl Tuned {
             Tuned::Off => false,
         }
     }
+}
+
+/// Whether it is planned again while VMs move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Replans {
+    /// By `adaptive`
+    Auto,
+    /// By any policy whose plans have no rules of their own, and for plans from files
+    On,
+    /// Never
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -2,7 +2,7 @@
 
 use crate::{
     choice::{by_default, chosen, found_policy, measured_by_default},
-    cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output, PlanArgs, PlanCommand},
+    cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output, PlanArgs, PlanCommand, Replans},
     clock,
     exit::{Exit, Failure},
     explain,
@@ -15,7 +15,7 @@ use crate::{
     preflight::{self, Checked},
     qemu::{self, Qemu},
     render, report,
-    run::{self, Display, Pair, Ports, Run},
+    run::{self, Display, Pair, Ports, Replanner, Run, Watch},
     show::{self, Shown, Subject, Wait, rows},
 };
 use droveway_drive::GangDriver;
@@ -516,6 +516,10 @@ impl<'a> Job<'a> {
         let wait = Wait::of(&made.plan);
         // An explanation plans again, from what is known; so it is not given away yet.
         let known = self.request.args.explain.as_ref().and(knowledge.clone());
+        let again = knowledge.clone().filter(|_| self.replans());
+        if again.is_none() && self.request.args.replan == Replans::On {
+            eprintln!("note: nothing was measured, so nothing is planned again");
+        }
         let outlook = match knowledge.map(|knowledge| knowledge.outlook(&made.plan)).transpose() {
             // Such a plan does not come from this snapshot; without one it is done all the same.
             Err(failure) if matches!(self.how, How::Given { .. }) => {
@@ -575,14 +579,18 @@ impl<'a> Job<'a> {
             let text: Vec<_> = found.iter().map(ToString::to_string).collect();
             Failure::says(Exit::Blocked, text.join("; "))
         };
-        let run = Run {
-            gang: GangDriver::new(plan.clone(), &was_running).map_err(wrong)?,
-            pairs,
-            ports,
-            lock,
-            run_id: run_id.clone(),
-            network,
-        };
+        let mut gang = GangDriver::new(plan.clone(), &was_running).map_err(wrong)?;
+        let replanner = again.map(|knowledge| {
+            let (intent, fleet) = (self.intent.clone(), self.fleet.clone());
+            Arc::new(Replanner { intent, facts: facts.clone(), knowledge, fleet })
+        });
+        if let Some(replanner) = &replanner {
+            gang = replanner.adapted(gang, self.request.args.observe_only);
+        }
+        let watch =
+            replanner.as_ref().and_then(|_| Watch::open([source, target], &pairs, self.fleet));
+        let run =
+            Run { gang, replanner, watch, pairs, ports, lock, run_id: run_id.clone(), network };
         let mut display = Display::new(&self.intent.vms);
         let started_at = jiff::Timestamp::now().to_string();
         let ledger = run::carry_out(run, &mut display).await;
@@ -617,7 +625,9 @@ impl<'a> Job<'a> {
             outlook.tell(&mut report);
         }
         let folder = report::write(&report, self.request.args.report.as_deref())?;
-        if let Some(outlook) = outlook
+        // What came of another plan than the one that was forecast teaches nothing of the forecast.
+        let changed = ledger.decisions.iter().any(|decision| decision.adopted);
+        if let Some(outlook) = outlook.filter(|_| !changed)
             && let Err(failure) = outlook.learn(&report, self.request.args.hold_out)
         {
             // The VMs have moved: that nothing was learned from it is no reason to call it failed.
@@ -627,6 +637,17 @@ impl<'a> Job<'a> {
             self.print(&report, &folder)?;
         }
         Ok(report::exit_of(&report))
+    }
+
+    /// Whether it is planned again while VMs move.
+    fn replans(&self) -> bool {
+        let ours =
+            matches!(&self.how, How::Policy(policy) if policy.name == policy::DEFAULT_POLICY);
+        match self.request.args.replan {
+            Replans::Auto => ours || self.request.args.observe_only,
+            Replans::On => true,
+            Replans::Off => false,
+        }
     }
 
     /// The plan, checked.

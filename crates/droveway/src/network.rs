@@ -143,6 +143,7 @@ pub(crate) struct Network {
 #[derive(Debug)]
 struct Port {
     host: HostId,
+    rate: Bandwidth,
     shaper: Shaper,
     /// What each direction promises, and how it fares.
     ways: [Held; 2],
@@ -182,21 +183,15 @@ impl Network {
         };
         let journal = fleet::network_path(fleet);
         let ports = looked.ports.into_iter().map(|(host, rate, shaper)| {
-            let of = |index, way, direction| {
-                let held =
-                    |it: &&droveway_plan::Reservation| it.port == host && it.direction == direction;
-                let mut named = plan.reservations.iter().filter(held).map(|it| it.rate).peekable();
-                let migration = match named.peek() {
-                    Some(_) => named.fold(Bandwidth::ZERO, |sum, rate| sum + rate),
-                    None => rate.scaled(ANSWERS_RATIO),
-                };
-                let yields = intent.urgency == Urgency::Low;
+            let yields = intent.urgency == Urgency::Low;
+            let of = |index, way| {
+                let migration = promised(plan, &host, rate, way);
                 let floors = keeps(&host, index).unwrap_or_default();
                 let promise = Promise { migration, ceiling: rate, yields, floors };
                 Held { way, promise, watch: Watch::default() }
             };
-            let ways = [of(0, Way::Tx, Direction::Tx), of(1, Way::Rx, Direction::Rx)];
-            Port { host: host.clone(), shaper, ways }
+            let ways = [of(0, Way::Tx), of(1, Way::Rx)];
+            Port { host: host.clone(), rate, shaper, ways }
         });
         let mut network = Network { ports: ports.collect(), journal, is_back: false };
         network.write_down()?;
@@ -236,6 +231,31 @@ impl Network {
             }
         }
         all
+    }
+
+    /// Promises what this plan says instead, without losing a packet; says what could not be changed, which stays as it was.
+    pub(crate) fn change(&mut self, plan: &Plan) -> Vec<String> {
+        let mut failed = Vec::new();
+        for port in &mut self.ports {
+            for held in &mut port.ways {
+                let migration = promised(plan, &port.host, port.rate, held.way);
+                if migration == held.promise.migration {
+                    continue;
+                }
+                let promise = Promise { migration, ..held.promise.clone() };
+                match port.shaper.promise(held.way, &promise) {
+                    Ok(()) => (held.promise, held.watch) = (promise, Watch::default()),
+                    Err(error) => failed.push(format!(
+                        "port of host '{}', {}: still {} for migration: {}",
+                        port.host,
+                        name(held.way),
+                        held.promise.migration.human(),
+                        chain(&error)
+                    )),
+                }
+            }
+        }
+        failed
     }
 
     /// This connection, from that port of the source, goes first at both hosts.
@@ -298,6 +318,20 @@ impl Drop for Network {
                 eprintln!("warning: {text}; try `droveway restore-network`");
             }
         }
+    }
+}
+
+/// What a plan promises to migration of one direction of a host's port.
+fn promised(plan: &Plan, host: &HostId, rate: Bandwidth, way: Way) -> Bandwidth {
+    let direction = match way {
+        Way::Tx => Direction::Tx,
+        Way::Rx => Direction::Rx,
+    };
+    let held = |it: &&droveway_plan::Reservation| it.port == *host && it.direction == direction;
+    let mut named = plan.reservations.iter().filter(held).map(|it| it.rate).peekable();
+    match named.peek() {
+        Some(_) => named.fold(Bandwidth::ZERO, |sum, rate| sum + rate),
+        None => rate.scaled(ANSWERS_RATIO),
     }
 }
 

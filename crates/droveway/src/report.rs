@@ -332,6 +332,15 @@ fn decisions(context: &Context<'_>, ledger: &Ledger, origin: Timestamp) -> Vec<D
             }
         }
     }
+    all.extend(ledger.decisions.iter().map(|decision| Decision {
+        at_seconds: decision.at.seconds_from(origin),
+        vm: decision.vm.clone(),
+        reason: decision.reason.clone(),
+        inputs: decision.inputs.clone(),
+        choice: decision.choice.clone(),
+        runner_up: decision.runner_up.clone(),
+        margin: decision.margin,
+    }));
     all.sort_by(|a, b| a.at_seconds.total_cmp(&b.at_seconds));
     all
 }

@@ -3,6 +3,7 @@
 //! The loop performs the driver's actions (each on a task of its own), hands in events, replies and the time, and keeps a
 //! [`Ledger`] of everything that happened; display and report are folds over it.
 
+mod adapt;
 mod display;
 mod ledger;
 mod path;
@@ -11,17 +12,19 @@ mod sampler;
 mod translate;
 mod tuning;
 
+pub(crate) use adapt::{Replanner, Watch};
 pub(crate) use display::Display;
 pub(crate) use ledger::{Ledger, VmLedger};
 pub(crate) use perform::Pair;
 pub(crate) use sampler::{PortReading, Ports};
 
 use crate::{clock, fleet::RunLock, network::Network};
-use droveway_drive::{ActionError, ActionId, GangDriver, QemuEvent, Reply, Side};
+use droveway_drive::{ActionError, ActionId, GangAction, GangDriver, QemuEvent, Reply, Side};
 use droveway_fleet::{Timestamp, VmId};
+use droveway_plan::replan::Answer;
 use droveway_qmp::{Notice, Subscription};
 use ledger::Blocked;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tuning::{Tuned, Tuner, Which};
 
@@ -38,6 +41,7 @@ enum Input {
     Lagged { vm: VmId, lost: u64 },
     Tuned { vm: VmId, tuned: Tuned },
     Blocked { vm: VmId, blocked: Blocked },
+    Answer { question: u64, answer: Option<Box<Answer>> },
 }
 
 /// Everything a run needs.
@@ -50,6 +54,10 @@ pub(crate) struct Run {
     pub(crate) run_id: String,
     /// The ports, if they keep promises.
     pub(crate) network: Option<Network>,
+    /// Who plans again, if anybody does.
+    pub(crate) replanner: Option<Arc<Replanner>>,
+    /// What ports and VMs carry, if somebody plans by it.
+    pub(crate) watch: Option<Watch>,
 }
 
 /// Carries the plan out. Returns what happened; every attempt has ended then.
@@ -90,6 +98,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
             display.record(&vm, &record, &ledger);
             ledger.note(&vm, record, &run.gang);
         }
+        adapt(&mut run, &mut ledger, display, &sender);
         if changed {
             run.lock.publish(&ledger.active_run(&run.run_id, run.gang.plan()));
         }
@@ -131,6 +140,10 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
                             ledger.remark(display, format!("{vm}: sockets as they are: {text}"));
                         }
                     }
+                    Input::Answer { question, answer } => {
+                        now = now.max(clock::now());
+                        take_answer(&mut run, now, question, answer);
+                    }
                 }
             }
             () = tokio::time::sleep(due) => {
@@ -147,6 +160,9 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
                 now = now.max(clock::now());
                 ledger.note_ports(now, run.ports.read(now));
                 paths.sample(now, &mut ledger);
+                if let Some(seen) = run.watch.as_mut().and_then(|watch| watch.look(now)) {
+                    run.gang.handle_traffic(now, seen);
+                }
                 for found in run.network.iter_mut().flat_map(|network| network.verify(now.seconds())) {
                     ledger.diverged(display, found);
                 }
@@ -163,6 +179,39 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
     }
     display.finish();
     ledger
+}
+
+/// Does what the gang as a whole wants done, and tells what was decided.
+fn adapt(run: &mut Run, ledger: &mut Ledger, display: &Display, inbox: &mpsc::Sender<Input>) {
+    while let Some(action) = run.gang.poll_gang_action() {
+        match action {
+            GangAction::Replan(situation) => {
+                if let Some(replanner) = &run.replanner {
+                    Replanner::ask(replanner, situation, inbox.clone());
+                }
+            }
+            GangAction::Reserve(_) => {
+                let plan = run.gang.plan();
+                let changed = run.network.as_mut().map(|network| network.change(plan));
+                for text in changed.into_iter().flatten() {
+                    ledger.remark(display, text);
+                }
+            }
+        }
+    }
+    while let Some(decision) = run.gang.poll_decision() {
+        display.decided(&decision, ledger);
+        ledger.decisions.push(decision);
+    }
+}
+
+fn take_answer(run: &mut Run, now: Timestamp, question: u64, answer: Option<Box<Answer>>) {
+    let before = run.gang.plan().generation;
+    run.gang.handle_answer(now, question, answer.map(|answer| *answer));
+    if let Some(replanner) = run.replanner.as_ref().filter(|_| run.gang.plan().generation > before)
+    {
+        Replanner::remember(replanner, run.gang.plan());
+    }
 }
 
 /// A connection was tuned, or not, which says why.

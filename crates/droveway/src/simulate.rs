@@ -57,6 +57,7 @@ pub(crate) fn run(
         physics,
         seed: args.seed,
         faults: Vec::new(),
+        adapting: None,
     };
     let outcome =
         droveway_sim::simulate(&simulation).map_err(|error| Failure::new(Exit::Usage, error))?;
@@ -393,8 +394,14 @@ mod tests {
         let (mut plan, decided) = planned(&scenario, &intent, &physics).unwrap();
         plan.start_after = wait.map(|wait| wait.parse().unwrap());
         let (plan_of_it, faults) = (plan.clone(), Vec::new());
-        let simulation =
-            Simulation { scenario: &scenario, plan: plan_of_it, physics, seed: 1, faults };
+        let simulation = Simulation {
+            scenario: &scenario,
+            plan: plan_of_it,
+            physics,
+            seed: 1,
+            faults,
+            adapting: None,
+        };
         let outcome = droveway_sim::simulate(&simulation).unwrap();
         let case = Case {
             scenario: &scenario,

@@ -1,3 +1,5 @@
+mod adapt;
+
 use super::*;
 use crate::{
     action::FailureClass,

@@ -37,7 +37,8 @@ impl VmDriver {
     /// The bound of the present state.
     pub(super) fn limit(&self) -> Option<Timestamp> {
         let limit = match &self.state {
-            State::Pending | State::Ready { .. } | State::Ended { .. } => return None,
+            State::Pending | State::Ended { .. } => return None,
+            State::Ready { .. } => return self.revised_at.map(|at| at + PREPARE_LIMIT),
             State::Preparing { .. } => PREPARE_LIMIT,
             State::PreCopy => return Some(self.last_growth.1 + STALL_LIMIT),
             State::PostCopy if self.source.gone => LAST_WORD_LIMIT,
@@ -291,6 +292,10 @@ impl VmDriver {
     }
 
     pub(super) fn on_pass(&mut self, now: Timestamp, pass: u32) {
+        if pass > self.progress.pass && pass >= 2 {
+            self.last_pass_time = now.since(self.pass_began);
+            self.pass_began = now;
+        }
         self.progress.pass = self.progress.pass.max(pass);
         self.record(now, RecordKind::Pass(pass));
         let passes_done = pass.saturating_sub(1);
@@ -381,6 +386,9 @@ impl VmDriver {
             let dirtied = sample.dirty_rate * now.since(self.entered_at);
             let unsent = sample.remaining.saturating_sub(dirtied);
             self.progress.needed = sample.transferred + unsent;
+        }
+        if pass >= 2 {
+            self.note_dirtied(sample.remaining);
         }
         self.record(
             now,
@@ -493,6 +501,7 @@ impl VmDriver {
                         self.act(Action::Listen);
                     }
                 }
+                self.revised_at = None;
             }
             (Action::Listen, Reply::Listening(uri)) => {
                 if matches!(self.state, State::Preparing { .. }) {
@@ -532,6 +541,9 @@ impl VmDriver {
             Action::Configure { .. } | Action::Listen => {
                 if matches!(self.state, State::Preparing { .. }) {
                     self.roll_back(now, format!("could not prepare: {error}"));
+                } else if self.revised_at.take().is_some() {
+                    // What it was prepared with holds, and is as safe.
+                    self.warn(now, format!("the changed plan was not taken: {error}"));
                 }
             }
             Action::Migrate { .. } => {
@@ -562,6 +574,7 @@ impl VmDriver {
             Action::SetSwitchoverBandwidth(_)
             | Action::SetDowntimeLimit(_)
             | Action::SetBandwidth(_)
+            | Action::SetPostcopyBandwidth(_)
             | Action::DestroySource => {
                 self.warn(now, error.to_string());
             }

@@ -238,13 +238,51 @@ pub enum Start {
         /// Seconds.
         delay: f64,
     },
+    /// It is under way already when the play begins. Counts in its window.
+    Begun {
+        /// The window.
+        window: usize,
+        /// How far it has come.
+        so_far: Begun,
+    },
+}
+
+/// How far a move has come that is under way when the play begins.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Begun {
+    /// Where it is.
+    pub at: BegunAt,
+    /// What its stage still has to send: the rest of the pass, of the stopped VM's memory, or of post-copy.
+    pub left: f64,
+    /// Sent.
+    pub sent: f64,
+}
+
+/// Where a move is that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BegunAt {
+    /// In a pass; the VM runs at the source. A move whose technique is post-copy switches at once.
+    Pass {
+        /// Passes that have ended.
+        passes: u32,
+        /// So long since the last one ended: what was dirtied meanwhile is still to come.
+        seconds: f64,
+    },
+    /// The VM is stopped and the rest is sent.
+    Stopped,
+    /// The VM runs at the target, its memory follows.
+    PostCopy,
 }
 
 impl Start {
     /// The window in whose room it moves.
     pub(super) const fn window(self) -> Option<usize> {
         match self {
-            Start::InWindow(window) | Start::InWindowFrom { window, .. } => Some(window),
+            Start::InWindow(window)
+            | Start::InWindowFrom { window, .. }
+            | Start::Begun { window, .. } => Some(window),
             Start::At(_) | Start::AfterEnd { .. } | Start::AfterSwitch { .. } => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{
     course::{MoveCourse, MoveEnd},
-    problem::{Gang, MoveModel},
+    problem::{Begun, BegunAt, Gang, MoveModel, Start},
 };
 use crate::technique::outage_after_switch;
 use droveway_fleet::Technique;
@@ -69,6 +69,8 @@ pub(super) struct Runner {
     slices_from: usize,
     /// What the last pass left; before the first, all there is to send.
     left_before: f64,
+    /// The stage and the passes that it began with.
+    first: (Stage, u32),
 }
 
 /// QEMU's `auto-converge`.
@@ -121,13 +123,60 @@ impl Runner {
             scan_per_byte: 0.0,
             queued: 0.0,
             left_before: vm.send_bytes,
+            first: (Stage::Setup, 0),
         }
     }
 
-    pub(super) fn start(&mut self, gang: &Gang, now: f64) {
+    pub(super) fn start(&mut self, step: &MoveModel, gang: &Gang, now: f64) {
         self.started = now;
+        if let Start::Begun { so_far, .. } = step.start {
+            self.go_on(so_far, step, gang, now);
+            self.first = (self.stage, self.passes);
+            return;
+        }
         self.stage = Stage::Setup;
         self.until = now + gang.constants.setup_seconds;
+    }
+
+    /// Takes a move up where it is. Silences and exposure of the past are nobody's choice any more and are not counted.
+    fn go_on(&mut self, so_far: Begun, step: &MoveModel, gang: &Gang, now: f64) {
+        let vm = &gang.vms[step.vm];
+        (self.left, self.sent) = (so_far.left, so_far.sent);
+        match so_far.at {
+            BegunAt::Pass { passes, seconds } => {
+                (self.passes, self.pass_began) = (passes, now - seconds);
+                (self.throttle.synced, self.throttle.sent_before) = (now, self.sent);
+                let scan = |per_byte: f64| {
+                    if passes == 0 {
+                        per_byte * vm.zero_bytes / vm.send_bytes.max(1.0)
+                    } else {
+                        0.0
+                    }
+                };
+                if step.technique == Technique::PostCopy {
+                    // QEMU looks once more at what was dirtied, then switches.
+                    let dirtied = vm.curve.unique_bytes(seconds * gang.constants.dirty_inflation);
+                    self.left = (self.left + dirtied).min(vm.send_bytes.max(self.left));
+                    self.switch_to_postcopy(gang, now, scan(1.0));
+                } else {
+                    self.scan_per_byte = scan(gang.constants.zero_scan_seconds_per_byte);
+                    self.stage = Stage::Pass;
+                }
+            }
+            BegunAt::Stopped => {
+                self.stopped = Some(now);
+                self.stage = Stage::Rest;
+            }
+            BegunAt::PostCopy => {
+                (self.stopped, self.resumed, self.split) = (Some(now), Some(now), Some(now));
+                self.stage = Stage::PostCopy;
+            }
+        }
+    }
+
+    /// The stage and the passes that it began with.
+    pub(super) const fn first(&self) -> (Stage, u32) {
+        self.first
     }
 
     pub(super) fn uses_port(&self) -> bool {

@@ -1,3 +1,4 @@
+mod begun;
 mod goldens;
 mod laws;
 mod trace;

@@ -211,8 +211,9 @@ impl Observer for Tracer {
     fn stepped(&mut self, index: usize, runner: &Runner, now: f64) {
         let (stage, pass) = (runner.stage, runner.passes());
         // It started where nobody looked.
+        let (first, passes) = runner.first();
         let (before, pass_before, _) =
-            *self.stages[index].get_or_insert((Stage::Setup, 0, runner.started()));
+            *self.stages[index].get_or_insert((first, passes, runner.started()));
         if (before, pass_before) != (stage, pass) {
             self.leave(index, now);
             self.stages[index] = Some((stage, pass, now));

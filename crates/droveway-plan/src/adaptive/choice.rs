@@ -5,7 +5,9 @@
 
 use super::Known;
 use crate::search::{Cost, Found, Schedule, Task, moves};
-use droveway_model::{calibration::Quantity, ensemble, fluid::Fluid, urgency::gains_enough};
+use droveway_model::{
+    calibration::Quantity, ensemble, fluid::Fluid, urgency::gains_enough, world::Uncertainty,
+};
 
 /// What was searched on certain ports, and what was found.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,16 +41,16 @@ pub(crate) struct Choice {
 }
 
 /// Two forecasts of the same gang by the same model err in the same direction: half of the error is about their difference.
-const ERROR_SHARE: f64 = 0.5;
+pub(crate) const ERROR_SHARE: f64 = 0.5;
 /// A promise changes the hosts' ports: it has to gain this much at least.
 const GAIN_LEAST: f64 = 0.02;
 /// Scores that differ by less are a tie.
-const TIE: f64 = 0.005;
+pub(crate) const TIE: f64 = 0.005;
 
 /// The best of what was found, or the best plain schedule where that is not worse by more than the model's error.
 pub(crate) fn choose(known: Known<'_>, pools: &[Pool], plain: &Plain<'_>) -> Option<Choice> {
     let (_, spread) = known.calibration.error(Quantity::Total, None);
-    let mut doubt = Doubt { known, fluid: Fluid::default() };
+    let mut doubt = Doubt { uncertain: &known.world.uncertain, fluid: Fluid::default() };
     let mut found = Vec::new();
     for (index, pool) in pools.iter().enumerate() {
         let promises = pool.share.is_some() && pool.share != plain.share;
@@ -100,18 +102,19 @@ fn best<'a>(judged: &[Judged<'a>]) -> Option<Judged<'a>> {
 }
 
 /// Judges schedules with what is not known for sure a little off.
-struct Doubt<'a> {
-    known: Known<'a>,
-    fluid: Fluid,
+pub(crate) struct Doubt<'a> {
+    /// How well each VM's memory is known.
+    pub(crate) uncertain: &'a [Uncertainty],
+    pub(crate) fluid: Fluid,
 }
 
 impl Doubt<'_> {
     /// Half of what a schedule costs in the middle and half of what it costs where it goes badly: one time in ten or less.
-    fn score(&mut self, task: &Task, schedule: &Schedule) -> f64 {
+    pub(crate) fn score(&mut self, task: &Task, schedule: &Schedule) -> f64 {
         let mut gang = task.gang.clone();
         gang.moves = moves(task, schedule).collect();
         gang.windows = vec![schedule.window.max(1)];
-        let mut values: Vec<f64> = ensemble::gangs(&gang, &self.known.world.uncertain)
+        let mut values: Vec<f64> = ensemble::gangs(&gang, self.uncertain)
             .iter()
             .map(|gang| task.cost(&self.fluid.play(gang), &schedule.order).value)
             .collect();

@@ -97,6 +97,7 @@ impl Gang {
                 physics: self.physics,
                 seed: seed.wrapping_mul(1_000).wrapping_add(index),
                 faults: Vec::new(),
+                adapting: None,
             };
             let outcome = simulate(&simulation)?;
             if !outcome.violations.is_empty() {

@@ -4,12 +4,13 @@ use crate::qemu::Pair;
 use droveway_drive::{Action, ActionError, ActionId, QemuEvent, Reply, Side};
 use droveway_fleet::{HostId, VmId};
 use droveway_model::{fluid::PortModel, share::Resource, world::payload};
-use droveway_plan::{Direction, Plan};
+use droveway_plan::{Direction, Plan, replan::Answer};
 
 #[derive(Debug, Clone)]
 pub(super) enum Input {
     Event { vm: VmId, side: Side, event: QemuEvent },
     Reply { vm: VmId, id: ActionId, reply: Result<Reply, ActionError> },
+    Answer { question: u64, answer: Option<Box<Answer>> },
 }
 
 /// An end of traffic.
@@ -28,6 +29,8 @@ pub(super) struct Flow {
     pub(super) unit: f64,
     pub(super) log: usize,
     pub(super) carried: f64,
+    /// Bytes since the driver was told last.
+    pub(super) looked: f64,
 }
 
 /// A load inside a VM.

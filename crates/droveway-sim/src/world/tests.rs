@@ -1,6 +1,8 @@
+mod adapting;
+
 use super::*;
 use droveway_drive::{Outcome as Ended, RecordKind};
-use droveway_fleet::{Bytes, Intent, Technique, document};
+use droveway_fleet::{Bandwidth, Bytes, Intent, Technique, document};
 use droveway_plan::{GangFacts, VmFacts, policy};
 use proptest::prelude::*;
 
@@ -34,7 +36,8 @@ fn quiet() -> Physics {
 
 fn run(scenario: &Scenario, policy: &str, physics: Physics, seed: u64) -> Outcome {
     let plan = plan(scenario, policy);
-    simulate(&Simulation { scenario, plan, physics, seed, faults: Vec::new() }).unwrap()
+    simulate(&Simulation { scenario, plan, physics, seed, faults: Vec::new(), adapting: None })
+        .unwrap()
 }
 
 fn ends(outcome: &Outcome) -> Vec<Ended> {
@@ -79,7 +82,8 @@ fn what_is_promised_is_kept_while_vms_move() {
             droveway_plan::reserve::reservations(&intent, "300Mbit/s".parse().unwrap());
         plan.tuning = tuning;
         let (physics, faults) = (quiet(), Vec::new());
-        simulate(&Simulation { scenario: &busy, plan, physics, seed: 1, faults }).unwrap()
+        simulate(&Simulation { scenario: &busy, plan, physics, seed: 1, faults, adapting: None })
+            .unwrap()
     };
     let outcome = held("pre-copy-serial", false);
     assert_eq!(outcome.violations, Vec::<String>::new());
@@ -147,6 +151,7 @@ fn faults_end_as_they_do_in_the_laboratory() {
             physics: quiet(),
             seed: 3,
             faults: vec![(at, fault)],
+            adapting: None,
         };
         let outcome = simulate(&simulation).unwrap();
         assert_eq!(outcome.violations, Vec::<String>::new());
@@ -182,6 +187,7 @@ fn a_process_that_dies_behind_a_dead_path_ends_the_attempt_whenever_it_dies() {
                 physics: quiet(),
                 seed: 5,
                 faults: vec![(at, down), (at + 0.0001, kill)],
+                adapting: None,
             };
             let outcome = simulate(&simulation).unwrap();
             assert_eq!(outcome.violations, Vec::<String>::new(), "{policy} at {at}");
@@ -195,8 +201,14 @@ fn what_the_scenario_does_not_have_is_said() {
     let scenario = scenario("rate: 1Gbit/s", IDLE, "");
     let mut plan = plan(&scenario, "pre-copy-serial");
     plan.target = "gamma".parse().unwrap();
-    let simulation =
-        Simulation { scenario: &scenario, plan, physics: quiet(), seed: 1, faults: Vec::new() };
+    let simulation = Simulation {
+        scenario: &scenario,
+        plan,
+        physics: quiet(),
+        seed: 1,
+        faults: Vec::new(),
+        adapting: None,
+    };
     let error = simulate(&simulation).unwrap_err();
     assert_eq!(error.to_string(), "the scenario has no host 'gamma'");
 }
@@ -208,7 +220,8 @@ proptest! {
         seed in any::<u64>(),
         technique in prop::sample::select(Technique::ALL.to_vec()),
         parallel in any::<bool>(),
-        faults in prop::collection::vec((0.0..8.0_f64, 0..5_u8, 0.05..6.0_f64), 0..3),
+        faults in prop::collection::vec((0.0..8.0_f64, 0..8_u8, 0.05..6.0_f64), 0..3),
+        adapts in any::<bool>(),
     ) {
         let scenario = scenario(
             "rate: 400Mbit/s",
@@ -231,13 +244,26 @@ proptest! {
             1 => Fault::PortDown { host: "beta".parse().unwrap(), seconds },
             2 => Fault::KillQemu { vm: vm(seconds), side: Side::Target },
             3 => Fault::KillQemu { vm: vm(seconds), side: Side::Source },
+            4 => Fault::Reverse { application: "out".parse().unwrap() },
+            5 => Fault::PortRate {
+                host: "beta".parse().unwrap(),
+                rate: Bandwidth::from_bits_per_second(200_000_000),
+            },
+            6 => Fault::Writes {
+                vm: vm(seconds),
+                working_set: Bytes::from_mib(60),
+                rate: Bandwidth::from_bytes_per_second(30 << 20),
+            },
             _ => Fault::Cancel,
         });
         let faults: Vec<_> = faults.into_iter().map(fault).collect();
         let undisturbed = faults.is_empty();
         let plan = plan(&scenario, policy);
         let physics = Physics::default();
-        let simulation = Simulation { scenario: &scenario, plan, physics, seed, faults };
+        let study = adapting::Study::of(scenario.clone(), droveway_fleet::Urgency::Medium, None);
+        let answers = Adapting { base: study.base(), latency: 0.3, observe_only: false };
+        let adapting = adapts.then_some(answers);
+        let simulation = Simulation { scenario: &scenario, plan, physics, seed, faults, adapting };
         let outcome = simulate(&simulation).unwrap();
         prop_assert_eq!(&outcome.violations, &Vec::<String>::new());
         let ends = ends(&outcome);

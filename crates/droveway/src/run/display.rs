@@ -1,7 +1,7 @@
 //! Live progress: on a terminal a bar and a state per VM and a line for the ports; elsewhere one line per event. On stderr.
 
 use super::ledger::Ledger;
-use droveway_drive::{GangDriver, Outcome, Phase, Record, RecordKind, VmDriver};
+use droveway_drive::{Decision, GangDriver, Outcome, Phase, Record, RecordKind, VmDriver};
 use droveway_fleet::{Bandwidth, Bytes, Timestamp, VmId};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
@@ -45,6 +45,18 @@ impl Display {
 
     pub(crate) fn warn(&self, text: &str) {
         self.say(&format!("warning: {text}"));
+    }
+
+    /// A decision about the gang as a whole: changes are told, what stays as it is goes to the log.
+    pub(crate) fn decided(&self, decision: &Decision, ledger: &Ledger) {
+        let Decision { at, reason, inputs, choice, .. } = decision;
+        let time = at.seconds_from(ledger.began_at.unwrap_or(*at));
+        let text = format!("decided: {choice}, because {reason} ({inputs})");
+        if decision.adopted {
+            self.say(&format!("{time:8.3} s  {:<16} {text}", "the gang"));
+        } else {
+            tracing::info!("{time:.3} s: {text}");
+        }
     }
 
     pub(crate) fn cancelled(&self, past_return: &[VmId]) {

@@ -2,7 +2,7 @@
 
 use super::{Display, path::PathLog, sampler::PortReading};
 use crate::fleet::{ActiveRun, ActiveVm};
-use droveway_drive::{GangDriver, Outcome, Phase, Progress, Record, RecordKind};
+use droveway_drive::{Decision, GangDriver, Outcome, Phase, Progress, Record, RecordKind};
 use droveway_fleet::{
     Bandwidth, Timestamp, VmId,
     report::{Divergence, Reservation},
@@ -77,6 +77,8 @@ pub(crate) struct Ledger {
     pub(crate) cancelled: bool,
     /// What is to be told of the run as a whole.
     pub(crate) remarks: Vec<String>,
+    /// What was decided about the gang as a whole while it ran.
+    pub(crate) decisions: Vec<Decision>,
     /// What the ports promised.
     pub(crate) reservations: Vec<Reservation>,
     /// Where they did not keep it.
@@ -96,6 +98,7 @@ impl Ledger {
             ports: Vec::new(),
             cancelled: false,
             remarks: Vec::new(),
+            decisions: Vec::new(),
             reservations: Vec::new(),
             divergences: Vec::new(),
             began_at: None,

@@ -96,6 +96,13 @@ async fn perform(
             };
             source.set_parameters(&wanted).await.map_err(failed)?;
         }
+        Action::SetPostcopyBandwidth(limit) => {
+            let wanted = MigrationParameters {
+                max_postcopy_bandwidth: Some(*limit),
+                ..MigrationParameters::default()
+            };
+            source.set_parameters(&wanted).await.map_err(failed)?;
+        }
         Action::Sample(side) => {
             let client = &pair.qemu(*side).client;
             let (info, state) = tokio::join!(client.migration(), client.status());

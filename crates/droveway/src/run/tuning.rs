@@ -238,6 +238,14 @@ impl Tuner {
                     return Action::SetBandwidth(RateLimit::Unlimited);
                 }
             }
+            Action::SetPostcopyBandwidth(limit) => {
+                if let Some(ceilings) = self.ceilings.get_mut(vm) {
+                    ceilings.background = *limit;
+                }
+                if self.pace(vm) {
+                    return Action::SetPostcopyBandwidth(RateLimit::Unlimited);
+                }
+            }
             _ => {}
         }
         action

@@ -404,7 +404,7 @@ impl World {
                 self.rate = ceiling.map_or(RATE, |at| at.bytes_per_second() as f64).min(RATE);
                 Ok(Reply::Done)
             }
-            Action::SetSwitchoverBandwidth(_) => Ok(Reply::Done),
+            Action::SetSwitchoverBandwidth(_) | Action::SetPostcopyBandwidth(_) => Ok(Reply::Done),
             Action::SetDowntimeLimit(limit) => {
                 self.theta = RATE * limit.as_secs_f64();
                 Ok(Reply::Done)
