@@ -39,7 +39,7 @@ use crate::{
     reserve::{LOW_MOST, SHARES, promised, reservations},
     search::{Cost, Judge, Schedule, Task, moves, search_near},
 };
-use droveway_fleet::{Intent, Technique, Urgency};
+use droveway_fleet::{Intent, RateLimit, Technique, Urgency};
 use droveway_model::{
     calibration::Quantity,
     fluid::{Begun, BegunAt, Fluid, MoveEnd, Stage, Start},
@@ -109,7 +109,8 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
     let error = (ERROR_SHARE * spread * price.value.min(price.seconds)).max(GAIN_LEAST);
     let same = best.share == staying.share
         && best.schedule == staying.schedule
-        && best.rung != Rung::Throttle;
+        && best.rung != Rung::Throttle
+        && !present.lifts(&best, base.intent);
     let founded = at_risk || !present.seen.is_empty();
     let clever = !same && founded && gains_enough(kept.value, price.value, error);
     let task = present.task(present.share);
@@ -125,7 +126,7 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
         Rung::Calm => situation.trigger.clone(),
         _ => format!("{}: {}", situation.trigger, rung.name()),
     };
-    let other = (!same).then(|| present.describe(&best));
+    let other = (!same).then(|| present.describe(&best, base.intent));
     let stay = |runner_up| Answer {
         question: situation.question,
         verdict: Verdict::Stay,
@@ -154,14 +155,25 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
     if !check(&plan, &facts).is_empty() {
         return Some(stay(other));
     }
-    let expected = present.prospects(&present.task(best.share), &best.schedule);
+    let mut then = present.task(best.share);
+    if present.lifts(&best, base.intent) {
+        let_go(&mut then);
+    }
+    let expected = present.prospects(&then, &best.schedule);
     Some(Answer {
-        choice: present.describe(&best),
+        choice: present.describe(&best, base.intent),
         runner_up: Some("go on as planned".to_owned()),
         margin,
         verdict: Verdict::Change(Box::new(Change { plan, prospects: expected })),
         ..stay(None)
     })
+}
+
+/// Streams take what the ports give them.
+fn let_go(task: &mut Task) {
+    for mover in &mut task.movers {
+        mover.step.bandwidth = f64::INFINITY;
+    }
 }
 
 /// Something that could be done.
@@ -201,8 +213,12 @@ impl<'a> Weighed<'a> {
     }
 
     /// What is searched with that share of the ports held, with less time if there are deadlines.
-    fn task(&self, share: Option<f64>, throttled: bool) -> Task {
+    fn task(&self, share: Option<f64>, rung: Rung) -> Task {
         let mut task = self.present.task(share);
+        if rung.lifts_ceilings() && self.base.intent.bandwidth == RateLimit::Unlimited {
+            let_go(&mut task);
+        }
+        let throttled = rung == Rung::Throttle;
         if throttled {
             for mover in task.movers.iter_mut().filter(|it| it.ways.len() == 1) {
                 mover.step.throttle |= matches!(mover.step.start, Start::InWindow(_));
@@ -212,7 +228,7 @@ impl<'a> Weighed<'a> {
     }
 
     fn score(&mut self, candidate: &Candidate) -> Option<Score> {
-        let task = self.task(candidate.share, candidate.rung == Rung::Throttle);
+        let task = self.task(candidate.share, candidate.rung);
         let uncertain = &self.present.world.uncertain;
         let mut doubt = Doubt { uncertain, fluid: Fluid::default() };
         let value = doubt.score(&task, &candidate.schedule);
@@ -223,26 +239,27 @@ impl<'a> Weighed<'a> {
 
     /// The best near what is done, with that share.
     fn best(&self, share: Option<f64>, rung: Rung) -> Option<(Cost, Candidate)> {
-        let mut task = self.task(share, rung == Rung::Throttle);
-        if rung == Rung::Reservation {
+        let mut task = self.task(share, rung);
+        let as_they_go = matches!(rung, Rung::Pace | Rung::Reservation);
+        if as_they_go {
             // Nobody goes another way yet.
             for (mover, way) in task.movers.iter_mut().zip(&self.present.stay.ways) {
                 mover.ways = vec![mover.ways[*way]];
             }
         }
         let mut start = self.present.stay.clone();
-        if rung == Rung::Reservation {
+        if as_they_go {
             start.ways.fill(0);
         }
         let found = search_near(&task, &[start], self.plays)?;
         let mut schedule = found.schedule;
-        if rung == Rung::Reservation {
+        if as_they_go {
             schedule.ways.clone_from(&self.present.stay.ways);
         }
         if !self.in_window {
             schedule.window = 1;
         }
-        let task = self.task(share, rung == Rung::Throttle);
+        let task = self.task(share, rung);
         let mut judge = Judge::new(&task);
         let (cost, schedule) = self.plainest(&mut judge, schedule);
         Some((cost, Candidate { share, rung, schedule }))
@@ -288,10 +305,12 @@ impl<'a> Weighed<'a> {
 
     /// The gentlest step that keeps the deadlines; the best of all if none does.
     fn climb(&self) -> Option<Candidate> {
-        let shares = self.present.shares_up();
+        let up = self.present.shares_up();
+        let own = [self.present.share];
         let mut best: Option<(Cost, Candidate)> = None;
-        for rung in [Rung::Reservation, Rung::PostCopy, Rung::Throttle] {
-            let Some((cost, candidate)) = self.best_of(&shares, rung) else { continue };
+        for rung in [Rung::Pace, Rung::Reservation, Rung::PostCopy, Rung::Throttle] {
+            let shares = if rung == Rung::Pace { &own[..] } else { &up[..] };
+            let Some((cost, candidate)) = self.best_of(shares, rung) else { continue };
             if cost.parts.missed < 0.5 {
                 return Some(candidate);
             }
@@ -374,6 +393,13 @@ impl Present {
         }
     }
 
+    /// Whether it lets streams go that are held back, and the operator did not ask for that.
+    fn lifts(&self, best: &Candidate, intent: &Intent) -> bool {
+        best.rung.lifts_ceilings()
+            && intent.bandwidth == RateLimit::Unlimited
+            && self.movers.iter().any(|mover| mover.step.bandwidth.is_finite())
+    }
+
     /// The child of the plan in force that does this.
     fn child(&self, base: &Base<'_>, situation: &Situation, best: &Candidate) -> Plan {
         let parent = &situation.plan;
@@ -394,6 +420,9 @@ impl Present {
                 }
             }
             step.switchover_bandwidth = switchover;
+            if self.lifts(best, base.intent) {
+                step.bandwidth = RateLimit::Unlimited;
+            }
             let waits = matches!(task.movers[*index].step.start, Start::InWindow(_));
             step.throttle |= throttle && waits && task.movers[*index].ways.len() == 1;
             Some(step)
@@ -418,7 +447,7 @@ impl Present {
     }
 
     /// What would be done otherwise than planned, in words.
-    fn describe(&self, best: &Candidate) -> String {
+    fn describe(&self, best: &Candidate, intent: &Intent) -> String {
         let mut all = Vec::new();
         if best.schedule.window != self.stay.window {
             all.push(format!("{} at once, not {}", best.schedule.window, self.stay.window));
@@ -447,6 +476,9 @@ impl Present {
             let held = |share: Option<f64>| 100.0 * share.unwrap_or(0.0);
             let (now, before) = (held(best.share), held(self.share));
             all.push(format!("{now:.0} % of the ports held, not {before:.0} %"));
+        }
+        if self.lifts(best, intent) {
+            all.push("streams are not held back any more".to_owned());
         }
         if best.rung == Rung::Throttle {
             all.push("guests that wait and may not go post-copy are slowed down".to_owned());

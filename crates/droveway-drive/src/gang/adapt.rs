@@ -529,6 +529,8 @@ impl GangDriver {
             if let Some(driver) = self.drivers.get_mut(&step.vm) {
                 driver.revise(now, step);
             }
+            // One after the other: each may take the room of the next.
+            self.keep_exposure(now);
         }
         let reserves = change.plan.reservations != self.plan.reservations;
         self.plan = change.plan.clone();

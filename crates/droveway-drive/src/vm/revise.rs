@@ -29,7 +29,7 @@ impl VmDriver {
         match &self.state {
             State::Pending | State::Preparing { .. } | State::Ready { .. } => Standing::Waiting,
             State::PreCopy if self.stopped_at.is_some() => Standing::Stopped { remaining },
-            State::PreCopy if self.postcopy_asked => post_copy,
+            State::PreCopy if self.has_decided_to_split() => post_copy,
             State::PreCopy => Standing::PreCopy(Passing {
                 passes: self.progress.pass.saturating_sub(1),
                 pass_time: now.since(self.pass_began),
@@ -120,7 +120,7 @@ impl VmDriver {
                     self.act(Action::Configure { side, postcopy, throttle, limits });
                 }
             }
-            State::PreCopy if !self.postcopy_asked && self.stopped_at.is_none() => {
+            State::PreCopy if !self.has_decided_to_split() && self.stopped_at.is_none() => {
                 self.revise_running(step);
                 if step.technique == Technique::PostCopy {
                     let inputs = format!("{} left", self.progress.remaining.human());
@@ -151,8 +151,9 @@ impl VmDriver {
         if step.bandwidth != before.bandwidth {
             self.act(Action::SetBandwidth(step.bandwidth));
         }
-        if step.downtime_limit != before.downtime_limit {
-            self.act(Action::SetDowntimeLimit(step.downtime_limit));
+        let limit = step.first_downtime_limit();
+        if limit != before.first_downtime_limit() {
+            self.act(Action::SetDowntimeLimit(limit));
         }
         // A stream that is not paced has its switchover's rate follow what it gets; the plan's is only the most.
         let paced = !is_unpaced(step.bandwidth);

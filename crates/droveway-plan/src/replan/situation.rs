@@ -168,6 +168,8 @@ pub struct Change {
 pub enum Rung {
     /// No deadline is at risk.
     Calm,
+    /// Streams that were held back for the applications' sake take what the ports give them.
+    Pace,
     /// Order, concurrency, and as much of the ports as the urgency allows.
     Reservation,
     /// VMs go post-copy that would not have to.
@@ -181,11 +183,22 @@ pub enum Rung {
 }
 
 impl Rung {
+    /// Whether streams take what the ports give them.
+    pub(super) const fn lifts_ceilings(self) -> bool {
+        match self {
+            Rung::Calm | Rung::Uncertain => false,
+            Rung::Pace | Rung::Reservation | Rung::PostCopy | Rung::Throttle | Rung::Infeasible => {
+                true
+            }
+        }
+    }
+
     /// In words.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Rung::Calm => "no deadline at risk",
+            Rung::Pace => "streams that are not held back keep the deadline",
             Rung::Reservation => "order, concurrency and reservation keep the deadline",
             Rung::PostCopy => "post-copy keeps the deadline",
             Rung::Throttle => "throttled guests keep the deadline",
