@@ -100,7 +100,7 @@ pub fn forecast(
         total_seconds: total,
         lost_bytes: lost,
         moves: (0..moves.len())
-            .map(|index| move_forecast(&gang, index, &courses, calibration))
+            .map(|index| move_forecast(&gang, index, &courses, calibration, spread))
             .collect(),
         flow_lost_bytes: flows
             .map(|flow| ensemble::centre(&courses, |course| course.flows[flow].lost_bytes).0)
@@ -131,6 +131,7 @@ fn move_forecast(
     index: usize,
     courses: &[Course],
     calibration: &Calibration,
+    gang_spread: f64,
 ) -> MoveForecast {
     let step = &gang.moves[index];
     let case = Case::of(gang, step);
@@ -157,9 +158,7 @@ fn move_forecast(
         outage_seconds: quantiles(Quantity::Outage, |course| course.outage_seconds),
         bytes: around(bytes, BYTES_SPREAD.hypot(differs)),
         exposure_seconds: quantiles(Quantity::Duration, |course| course.exposure_seconds),
-        lost_bytes: lost(courses, calibration.error(Quantity::Total, None).1, |course| {
-            lost_of(step.vm, gang, course)
-        }),
+        lost_bytes: lost(courses, gang_spread, |course| lost_of(step.vm, gang, course)),
         passes: central.passes,
     }
 }

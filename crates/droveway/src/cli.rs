@@ -333,7 +333,7 @@ pub(crate) struct IntentArgs {
     #[arg(long, value_name = "SHARE")]
     pub(crate) floor: Option<Ratio>,
     /// How much of both ports is held for the moves while they run: a rate like 600Mbit/s, a share like 60%, auto (what
-    /// `adaptive` finds best; nothing with other policies) or off
+    /// `adaptive` finds best and `solive` and `pava` ask for; nothing with other policies) or off
     #[arg(long, value_name = "RATE", default_value = "auto")]
     pub(crate) reserve: Reserve,
     /// Whether the ports' queueing disciplines may be changed while VMs move; they are put back afterwards

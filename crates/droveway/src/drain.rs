@@ -964,10 +964,10 @@ mod tests {
             infeasible(made.reasoning.as_ref(), "nothing was started")
         };
         assert!(refused(None).is_none() && refused(Some("900s")).is_none());
-        let failure = refused(Some("10ms")).expect("nothing moves half a GiB in 10 ms");
+        let failure = refused(Some("300ms")).expect("nothing moves half a GiB so quickly");
         assert_eq!(failure.exit, Exit::Infeasible);
         let text = failure.error.to_string();
-        assert!(text.contains("what would help: ") && text.contains("s more"), "{text}");
+        assert!(text.contains("what would help: "), "{text}");
         assert!(infeasible(None, "").is_none(), "a plan from a file");
     }
 }

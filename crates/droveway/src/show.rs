@@ -51,7 +51,7 @@ impl Wait {
         let seconds = plan.start_after?.duration().as_secs_f64();
         let reason = match policy::find(&plan.policy) {
             Ok(policy) if policy.searches() => {
-                "a quieter phase of the VMs' traffic is expected then".to_owned()
+                "a quieter phase of the VMs' traffic or dirtying is expected then".to_owned()
             }
             Ok(policy) => format!("policy {} starts {}", policy.name, policy.summary),
             Err(_) => "the plan says so".to_owned(),
@@ -398,7 +398,7 @@ mod tests {
         plan.start_after = Some(TimeSpan::from_secs(20));
         for (policy, reason) in [
             ("alma", "policy alma starts one after the other, from the quietest time"),
-            ("adaptive:plays=10000", "a quieter phase of the VMs' traffic is expected"),
+            ("adaptive:plays=10000", "a quieter phase of the VMs' traffic or dirtying"),
             ("a-policy-of-later-days", "the plan says so"),
         ] {
             plan.policy = policy.to_owned();

@@ -9,6 +9,7 @@ use crate::{
     preflight::Checked,
     render, report,
     run::{Ledger, PortReading},
+    show::Wait,
     state,
 };
 use anyhow::Context as _;
@@ -181,7 +182,12 @@ fn planned(
         );
     }
     if violations.is_empty() {
-        return Ok((plan, drain::decisions(&notes, reasoning.as_ref())));
+        let mut decided = drain::decisions(&notes, reasoning.as_ref());
+        if let Some(wait) = Wait::of(&plan) {
+            eprintln!("{}", wait.text());
+            decided.push(wait.decision());
+        }
+        return Ok((plan, decided));
     }
     let text: Vec<_> = violations.iter().map(ToString::to_string).collect();
     Err(Failure::says(Exit::Blocked, text.join("; ")))
