@@ -216,6 +216,9 @@ pub struct VmPrediction {
     pub downtime_seconds: Quantiles,
     /// The longest silence that a client sees.
     pub outage_seconds: Quantiles,
+    /// vCPU time in which it waits for pages; `None` if it is not post-copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_seconds: Option<Quantiles>,
     /// Sent by QEMU.
     pub migrated_bytes: Quantiles,
 }

@@ -53,6 +53,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 }
                 note(Quantity::Downtime, name, said.downtime_seconds, seen);
             }
+            if let Some(seen) = outcome.blocked_seconds {
+                note(Quantity::Blocked, name, said.blocked_seconds, seen);
+            }
             if let Some(seen) = outcome.outage_seconds {
                 note(Quantity::Outage, name, said.outage_seconds, seen);
             }

@@ -59,6 +59,9 @@ pub struct MoveOutcome {
     pub downtime_seconds: Option<f64>,
     /// The longest silence that a client saw, where one listened.
     pub outage_seconds: Option<f64>,
+    /// vCPU time in which it waited for pages, where QEMU counted.
+    #[serde(default)]
+    pub blocked_seconds: Option<f64>,
     /// Sent.
     pub bytes: f64,
     /// Passes.
@@ -96,6 +99,9 @@ pub struct SaidOfMove {
     pub downtime_seconds: Quantiles,
     /// A client's longest silence.
     pub outage_seconds: Quantiles,
+    /// vCPU time in which it waits for pages after a switch to post-copy.
+    #[serde(default)]
+    pub blocked_seconds: Option<Quantiles>,
 }
 
 /// What is forecast and checked.
@@ -110,6 +116,8 @@ pub enum Quantity {
     Downtime,
     /// A client's longest silence.
     Outage,
+    /// vCPU time in which a post-copied guest waits for pages.
+    Blocked,
 }
 
 /// How far forecasts of one kind were off: natural logarithms of outcome over forecast.
@@ -169,7 +177,7 @@ const fn prior_spread(quantity: Quantity) -> f64 {
         Quantity::Total => 0.15,
         Quantity::Duration => 0.2,
         Quantity::Downtime => 0.4,
-        Quantity::Outage => 0.6,
+        Quantity::Outage | Quantity::Blocked => 0.6,
     }
 }
 
@@ -300,6 +308,12 @@ const KNOBS: &[Knob] = &[
         speaks: |gang, index, outcome| {
             technique(gang, index).exposes() && outcome.outage_seconds.is_some()
         },
+    },
+    Knob {
+        name: "touchRatio",
+        of: |c| &mut c.touch_ratio,
+        reach: 20.0,
+        speaks: |_, _, outcome| outcome.blocked_seconds.is_some(),
     },
     Knob {
         name: "faultSeconds",
@@ -469,6 +483,9 @@ impl<'a> Plays<'a> {
                 if let Some(seen) = outcome.outage_seconds {
                     cost += huber(log_ratio(seen, course.outage_seconds) / outage);
                 }
+                if let Some(seen) = outcome.blocked_seconds {
+                    cost += huber(log_ratio(seen, course.blocked_seconds) / outage);
+                }
             }
         }
         let (mut now, mut prior) = (*constants, Constants::PRIOR);
@@ -538,6 +555,7 @@ impl<'a> Plays<'a> {
                 note(Quantity::Duration, duration, MoveCourse::duration_seconds);
                 note(Quantity::Downtime, outcome.downtime_seconds, |c| c.downtime_seconds);
                 note(Quantity::Outage, outcome.outage_seconds, |c| c.outage_seconds);
+                note(Quantity::Blocked, outcome.blocked_seconds, |c| c.blocked_seconds);
             }
         }
         let residual =

@@ -41,6 +41,8 @@ pub struct MoveForecast {
     pub downtime_seconds: Quantiles,
     /// A client's longest silence.
     pub outage_seconds: Quantiles,
+    /// vCPU time in which it waits for pages after a switch to post-copy: its brownout.
+    pub blocked_seconds: Quantiles,
     /// Sent.
     pub bytes: Quantiles,
     /// Its memory is split between two hosts.
@@ -156,6 +158,7 @@ fn move_forecast(
         duration_seconds: quantiles(Quantity::Duration, MoveCourse::duration_seconds),
         downtime_seconds: quantiles(Quantity::Downtime, |course| course.downtime_seconds),
         outage_seconds: quantiles(Quantity::Outage, |course| course.outage_seconds),
+        blocked_seconds: quantiles(Quantity::Blocked, |course| course.blocked_seconds),
         bytes: around(bytes, BYTES_SPREAD.hypot(differs)),
         exposure_seconds: quantiles(Quantity::Duration, |course| course.exposure_seconds),
         lost_bytes: lost(courses, gang_spread, |course| lost_of(step.vm, gang, course)),
@@ -181,6 +184,8 @@ impl Forecast {
             duration_seconds: forecast.duration_seconds,
             downtime_seconds: forecast.downtime_seconds,
             outage_seconds: forecast.outage_seconds,
+            blocked_seconds: (forecast.blocked_seconds.p50 > 0.0)
+                .then_some(forecast.blocked_seconds),
         };
         Said { total_seconds: self.total_seconds, moves: self.moves.iter().map(of_move).collect() }
     }

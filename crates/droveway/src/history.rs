@@ -116,12 +116,15 @@ fn rows(record: &RunRecord) -> Vec<Row> {
         add(Quantity::Duration, said.duration_seconds, Some(outcome.duration_seconds));
         add(Quantity::Downtime, said.downtime_seconds, outcome.downtime_seconds);
         add(Quantity::Outage, said.outage_seconds, outcome.outage_seconds);
+        if let Some(blocked) = said.blocked_seconds {
+            add(Quantity::Blocked, blocked, outcome.blocked_seconds);
+        }
     }
     rows
 }
 
-const QUANTITIES: [Quantity; 4] =
-    [Quantity::Total, Quantity::Duration, Quantity::Downtime, Quantity::Outage];
+const QUANTITIES: [Quantity; 5] =
+    [Quantity::Total, Quantity::Duration, Quantity::Downtime, Quantity::Outage, Quantity::Blocked];
 
 const fn words(quantity: Quantity) -> &'static str {
     match quantity {
@@ -129,6 +132,7 @@ const fn words(quantity: Quantity) -> &'static str {
         Quantity::Duration => "a VM's time",
         Quantity::Downtime => "downtime",
         Quantity::Outage => "outage",
+        Quantity::Blocked => "waiting for pages",
     }
 }
 

@@ -94,6 +94,7 @@ impl Outlook {
                 duration_seconds: said.duration_seconds,
                 downtime_seconds: said.downtime_seconds,
                 outage_seconds: said.outage_seconds,
+                blocked_seconds: (said.blocked_seconds.p50 > 0.0).then_some(said.blocked_seconds),
                 migrated_bytes: said.bytes,
             });
         }
@@ -109,6 +110,7 @@ impl Outlook {
                 .map_or(0.0, |(start, end)| end - start),
             downtime_seconds: vm.downtime_seconds,
             outage_seconds: vm.outage_seconds,
+            blocked_seconds: vm.blocked_seconds,
             #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
             bytes: vm.migrated_bytes as f64,
             passes: vm.passes,

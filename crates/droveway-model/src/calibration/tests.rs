@@ -69,6 +69,7 @@ fn records(truth: &Constants, noise: f64) -> Vec<RunRecord> {
                 duration_seconds: course.duration_seconds() * off,
                 downtime_seconds: Some(course.downtime_seconds * off),
                 outage_seconds: Some(course.outage_seconds * off),
+                blocked_seconds: (course.blocked_seconds > 0.0).then_some(course.blocked_seconds),
                 bytes: course.bytes,
                 passes: course.passes,
                 exposure_seconds: Some(course.exposure_seconds),

@@ -44,6 +44,9 @@ pub struct MoveCourse {
     pub downtime_seconds: f64,
     /// The longest silence that a client sees.
     pub outage_seconds: f64,
+    /// CPU time that the guest waits for its pages after a switch to post-copy, silent or not: its brownout, and what QEMU counts
+    /// as `postcopy-blocktime`.
+    pub blocked_seconds: f64,
     /// After the outage, while pages are still missing.
     pub brownout_seconds: f64,
     /// Sent.

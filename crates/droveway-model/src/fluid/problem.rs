@@ -364,6 +364,8 @@ pub struct Constants {
     pub essential_pages: f64,
     /// The same after a hybrid's first pass.
     pub essential_pages_hybrid: f64,
+    /// Pages that a guest touches for each that it dirties, in the same time.
+    pub touch_ratio: f64,
     /// A fetched page's time beside the queue.
     pub fault_seconds: f64,
     /// What stands in the queues before a fetched page and its request while the background stream is not held back.
@@ -390,13 +392,14 @@ impl Constants {
         reverse_loss: 0.0,
         essential_pages: 0.0,
         essential_pages_hybrid: 0.0,
+        touch_ratio: 0.0,
         fault_seconds: 0.0,
         fault_queue_bytes: 0.0,
     };
 
     /// Before anything was learned. Sources: QEMU 2.8 on GbE (zero pages: 0.28 s/GiB in pre-copy, 0.12 in post-copy);
     /// QEMU 10.0.2 between two hosts of a laboratory (the other times; outages of 0.8 s at 1 Gbit/s and 3.6 to 4.6 s at
-    /// 200 Mbit/s give pages and queue); acknowledgements are 3.1 % of the bytes that they acknowledge; QEMU's slice is
+    /// 200 Mbit/s give pages and queue); acknowledgements are 3.1 % of the bytes that they acknowledge; that a guest reads as much as it writes is assumed; QEMU's slice is
     /// its `MAX_WAIT`.
     pub const PRIOR: Constants = Constants {
         efficiency: 0.98,
@@ -416,6 +419,7 @@ impl Constants {
         reverse_loss: 0.15,
         essential_pages: 800.0,
         essential_pages_hybrid: 300.0,
+        touch_ratio: 2.0,
         fault_seconds: 0.000_3,
         fault_queue_bytes: 250_000.0,
     };

@@ -4,7 +4,7 @@ use super::{
     course::{MoveCourse, MoveEnd},
     problem::{Begun, BegunAt, Gang, MoveModel, Start},
 };
-use crate::technique::outage_after_switch;
+use crate::technique::{outage_after_switch, waiting};
 use droveway_fleet::Technique;
 
 /// Where a move is in its course.
@@ -57,6 +57,7 @@ pub(super) struct Runner {
     /// A guest that has just moved answers nobody until then; infinite until the first rate of a post-copy is known.
     silent_until: Option<f64>,
     outage: f64,
+    blocked: f64,
     fell_back: bool,
     converged: bool,
     stays: bool,
@@ -72,6 +73,18 @@ pub(super) struct Runner {
     /// The stage and the passes that it began with.
     first: (Stage, u32),
 }
+
+/// What a guest waits for its pages, seconds.
+#[derive(Debug, Clone, Copy)]
+struct Waits {
+    /// Until it answers.
+    silent: f64,
+    /// In all.
+    blocked: f64,
+}
+
+/// Guests' pages.
+const PAGE_BYTES: f64 = 4_096.0;
 
 /// QEMU's `auto-converge`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -116,6 +129,7 @@ impl Runner {
             split: None,
             silent_until: None,
             outage: 0.0,
+            blocked: 0.0,
             fell_back: false,
             converged: false,
             stays: false,
@@ -258,7 +272,9 @@ impl Runner {
         }
         if self.stage == Stage::PostCopy && self.silent_until.is_some_and(f64::is_infinite) {
             // Only now is it known at what rate the pages come.
-            self.be_silent_until(now + self.silence(step, gang), now);
+            let waits = self.waits(step, gang);
+            self.blocked = waits.blocked;
+            self.be_silent_until(now + waits.silent + gang.constants.announce_seconds, now);
         }
     }
 
@@ -486,8 +502,9 @@ impl Runner {
         throttle.synced = now;
     }
 
-    /// How long a guest that has just switched waits for the pages without which it answers nobody.
-    fn silence(&self, step: &MoveModel, gang: &Gang) -> f64 {
+    /// How long a guest that has just switched waits for its pages: first for those without which it answers nobody, then for
+    /// others that it touches before the stream has brought them.
+    fn waits(&self, step: &MoveModel, gang: &Gang) -> Waits {
         let constants = &gang.constants;
         let source = &gang.ports[gang.vms[step.vm].host];
         let capacity = source.tx.min(gang.ports[step.target].rx).max(1.0);
@@ -504,7 +521,12 @@ impl Runner {
             constants.essential_pages_hybrid
         };
         let transfer = self.left / self.rate.max(1.0);
-        outage_after_switch(transfer, pages, fault, 1.0) + constants.announce_seconds
+        let silent = outage_after_switch(transfer, pages, fault, 1.0);
+        let touched = constants.touch_ratio * gang.vms[step.vm].curve.unique_bytes(transfer)
+            / PAGE_BYTES
+            / transfer.max(1e-3);
+        let missing = 1.0 - silent / transfer.max(1e-9);
+        Waits { silent, blocked: silent + waiting(transfer - silent, touched, fault, missing) }
     }
 
     pub(super) fn course(&self, gang: &Gang) -> MoveCourse {
@@ -523,6 +545,7 @@ impl Runner {
             end_seconds: ended,
             downtime_seconds: downtime,
             outage_seconds: outage,
+            blocked_seconds: self.blocked.min(exposure),
             brownout_seconds: (exposure - (outage - downtime)).max(0.0),
             bytes: self.sent,
             passes: self.passes,

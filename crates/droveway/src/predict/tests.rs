@@ -149,6 +149,7 @@ fn row(technique: Technique, throttled: bool, ends: Option<Ends>, reason: Option
             duration_seconds: range(4.0),
             downtime_seconds: range(0.2),
             outage_seconds: range(0.3),
+            blocked_seconds: range(0.0),
             bytes: range(400.0 * MIB),
             exposure_seconds: range(if technique.exposes() { 3.0 } else { 0.0 }),
             passes: 3,

@@ -92,6 +92,9 @@ fn predicted(report: &RunReport) -> String {
         row(format!("{}: took, s", vm.name), predicted.duration_seconds, duration(vm));
         row(format!("{}: downtime, s", vm.name), predicted.downtime_seconds, vm.downtime_seconds);
         row(format!("{}: outage, s", vm.name), predicted.outage_seconds, vm.outage_seconds);
+        if let Some(blocked) = predicted.blocked_seconds {
+            row(format!("{}: waits for pages, s", vm.name), blocked, vm.blocked_seconds);
+        }
     }
     table(&["what", "forecast: p50 (p10 to p90)", "outcome", "against p10 to p90"], &rows)
 }
