@@ -95,7 +95,7 @@ pub fn forecast(
         None => calibration.error(Quantity::Total, None),
     };
     let (total, differs) = ensemble::centre(&courses, |course| course.total_seconds);
-    let total = around(total * bias.exp(), spread.hypot(differs));
+    let total = around(total * bias.exp(), spread.max(differs));
     let lost = lost(&courses, spread, |course| course.lost_bytes);
     let flows = 0..central.flows.len();
     Forecast {
@@ -143,7 +143,7 @@ fn move_forecast(
     let quantiles = |quantity, of: fn(&MoveCourse) -> f64| {
         let (bias, spread) = calibration.error_like(quantity, Some(technique), &case);
         let (middle, differs) = centre(of);
-        around(middle * bias.exp(), spread.hypot(differs))
+        around(middle * bias.exp(), spread.max(differs))
     };
     let ends = match (central.end, central.fell_back) {
         (MoveEnd::Completed, false) => Ends::AsPlanned,
