@@ -1,11 +1,12 @@
 //! `drain` and `migrate`: from what was asked to a plan, its check, the run and its report.
 
+mod asked;
+
 use crate::{
     choice::{by_default, chosen, found_policy, measured_by_default},
     cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output, PlanArgs, PlanCommand, Replans},
     clock,
     exit::{Exit, Failure},
-    explain,
     fleet::{self, RunLock},
     given::{self, Given},
     lineage,
@@ -18,13 +19,12 @@ use crate::{
     run::{self, Display, Pair, Ports, Replanner, Run, Watch},
     show::{self, Shown, Subject, Wait, rows},
 };
+pub(crate) use asked::{decisions, ordered};
+use asked::{infeasible, intent, of_their_groups, vm_facts, warnings};
 use droveway_drive::GangDriver;
-use droveway_fleet::{
-    Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, TimeSpan, VmId, report::Decision,
-};
+use droveway_fleet::{Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, VmId};
 use droveway_plan::{
-    Chosen, GangFacts, Made, Note, Plan, Reasoning, SNAPSHOT_MAX_AGE, VmFacts,
-    adaptive::Verdict,
+    Chosen, GangFacts, Made, Plan, SNAPSHOT_MAX_AGE, VmFacts,
     check::{Now, Violation, check, check_at},
     explain::{Explanation, Question, explain},
     policy,
@@ -218,7 +218,8 @@ fn execute(
             return Ok(Exit::Done);
         }
         let Some(policy) = policy else { return Ok(Exit::Done) };
-        let mut intent = intent(fleet, verb, &source, &target, &candidates, args)?;
+        let moving: Vec<VmId> = candidates.iter().map(|it| it.vm.name.clone()).collect();
+        let mut intent = intent(fleet, verb, &source, &target, &moving, args)?;
         policy.text().clone_into(&mut intent.policy);
         let facts = candidates.iter().map(|candidate| vm_facts(candidate.vm)).collect();
         let left = left_behind(fleet, &source, &intent.vms).await;
@@ -242,38 +243,6 @@ async fn left_behind(fleet: &Fleet, source: &HostId, moving: &[VmId]) -> Vec<VmF
         }
     }
     left
-}
-
-/// VMs of the same groups as these, without these.
-fn of_their_groups<'a>(fleet: &'a Fleet, vms: &[VmId]) -> Vec<&'a FleetVm> {
-    let is_named = |vm: &FleetVm| vms.contains(&vm.name);
-    let all = || fleet.spec.vms.iter();
-    let groups: BTreeSet<_> =
-        all().filter(|vm| is_named(vm)).filter_map(|vm| vm.group.as_ref()).collect();
-    let belongs = |vm: &&FleetVm| vm.group.as_ref().is_some_and(|group| groups.contains(group));
-    all().filter(belongs).filter(|vm| !is_named(vm)).collect()
-}
-
-/// What is odd about a plan that moves named VMs, but no reason to refuse it: the operator may want just these. `left` stay
-/// at the source.
-fn warnings(plan: &Plan, facts: &GangFacts, left: &[VmFacts]) -> Vec<String> {
-    let mut all = facts.clone();
-    for fact in left {
-        if !all.vms.iter().any(|known| known.vm == fact.vm) {
-            all.vms.push(fact.clone());
-        }
-    }
-    let warning = |violation: Violation| {
-        let Violation::GroupSplit { stay, .. } = &violation else { return None };
-        let moved = plan.moves.iter().map(|step| &step.vm).chain(stay).map(VmId::as_str);
-        let remedy = violation.remedy().unwrap_or_default();
-        Some(format!(
-            "{violation}; {remedy}: `droveway migrate {} --to {}`",
-            moved.collect::<Vec<_>>().join(" "),
-            plan.target
-        ))
-    };
-    check(plan, &all).into_iter().filter_map(warning).collect()
 }
 
 /// The VMs that a plan moves, as far as they are at its source; the facts to check it by; and how things stand now.
@@ -403,63 +372,6 @@ async fn candidates<'a>(
         return Err(Failure::usage(format!("'{target}' is both source and target")));
     }
     Ok((origin, candidates))
-}
-
-/// The named ones first, in the order named; the rest behind, as they were.
-pub(crate) fn ordered(names: Vec<VmId>, order: &[String]) -> Result<Vec<VmId>, Failure> {
-    let mut first = Vec::new();
-    for name in order {
-        let vm = cli::known(name, "VM to move", names.iter(), cli::vm_text)?.clone();
-        if first.contains(&vm) {
-            return Err(Failure::usage(format!("--order names VM '{vm}' twice")));
-        }
-        first.push(vm);
-    }
-    let rest: Vec<_> = names.into_iter().filter(|name| !first.contains(name)).collect();
-    first.extend(rest);
-    Ok(first)
-}
-
-fn intent(
-    fleet: &Fleet,
-    verb: &str,
-    source: &HostId,
-    target: &HostId,
-    candidates: &[Candidate<'_>],
-    args: &IntentArgs,
-) -> Result<Intent, Failure> {
-    let moving = candidates.iter().map(|candidate| &candidate.vm.name);
-    let mut techniques = BTreeMap::new();
-    for (name, technique) in &args.technique {
-        let all = fleet.spec.vms.iter().map(|vm| &vm.name);
-        let vm = cli::known(name, "VM", all, cli::vm_text)?;
-        if !moving.clone().any(|moved| moved == vm) {
-            return Err(Failure::usage(format!("--technique {name}: that VM is not moved")));
-        }
-        if techniques.insert(vm.clone(), *technique).is_some() {
-            return Err(Failure::usage(format!("--technique names VM '{name}' twice")));
-        }
-    }
-    Ok(Intent {
-        verb: verb.to_owned(),
-        source: source.clone(),
-        target: target.clone(),
-        vms: moving.cloned().collect(),
-        policy: String::new(),
-        techniques,
-        max_parallel: args.max_parallel,
-        max_downtime: args.max_downtime.unwrap_or_else(|| TimeSpan::from(policy::DOWNTIME_DEFAULT)),
-        bandwidth: args.bandwidth,
-        allow_postcopy: args.allow_postcopy.into(),
-        max_passes: args.max_passes,
-        urgency: args.urgency,
-        deadline: args.deadline,
-        max_exposed: args.max_exposed,
-        floor: args.floor,
-        reserve: args.reserve,
-        shaping: false,
-        tuning: false,
-    })
 }
 
 /// Where the plan comes from.
@@ -823,151 +735,5 @@ impl<'a> Job<'a> {
     }
 }
 
-fn vm_facts(vm: &FleetVm) -> VmFacts {
-    VmFacts {
-        vm: vm.name.clone(),
-        memory: vm.memory,
-        allow_postcopy: vm.allow_postcopy,
-        max_downtime: vm.max_downtime.map(TimeSpan::duration),
-        deadline: vm.deadline.map(TimeSpan::duration),
-        group: vm.group.clone(),
-    }
-}
-
-/// The refusal, where a planner found that no schedule keeps the deadlines.
-fn infeasible(reasoning: Option<&Reasoning>, hint: &str) -> Option<Failure> {
-    let deadlines = reasoning?.deadlines.as_ref()?;
-    let refused = matches!(deadlines.verdict, Verdict::Infeasible | Verdict::Impossible);
-    refused.then(|| Failure::says(Exit::Infeasible, explain::deadlines(deadlines)).hint(hint))
-}
-
-/// What the planner decided, for the report.
-pub(crate) fn decisions(notes: &[Note], reasoning: Option<&Reasoning>) -> Vec<Decision> {
-    let noted = notes.iter().map(|note| Decision {
-        at_seconds: 0.0,
-        vm: Some(note.vm.clone()),
-        reason: note.reason.clone(),
-        inputs: format!("the policy says {}", note.instead_of),
-        choice: note.choice.to_string(),
-        runner_up: Some(note.instead_of.to_string()),
-        margin: None,
-    });
-    let reasoned = reasoning.into_iter().flat_map(|reasoning| {
-        reasoning.why.iter().map(|why| Decision {
-            at_seconds: 0.0,
-            vm: Some(why.vm.clone()),
-            reason: why.reason.clone(),
-            inputs: format!(
-                "urgency {}, {} schedules played, chosen: {}",
-                reasoning.urgency, reasoning.plays, reasoning.chosen
-            ),
-            choice: why.technique.to_string(),
-            runner_up: why.runner_up.map(|other| other.technique.to_string()),
-            margin: why.runner_up.map(|other| other.costs_more),
-        })
-    });
-    noted.chain(reasoned).collect()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use droveway_fleet::{document, fleet::FleetSpec, scenario::ScenarioSpec};
-
-    fn fleet() -> Fleet {
-        let vm = |name: &str, group: &str| {
-            let socket = "{ qmp: \"unix:/run/x\" }";
-            format!(
-                "    - {{ name: {name}, memory: 512MiB, vcpus: 1, allowPostcopy: true{group}, instances: \
-                 {{ alpha: {socket}, beta: {socket} }} }}\n"
-            )
-        };
-        let vms = [
-            vm("web", ", group: shop"),
-            vm("db", ", group: shop"),
-            vm("mail", ", group: post"),
-            vm("lone", ""),
-        ];
-        let host = |name: &str| {
-            format!(
-                "    - {{ name: {name}, port: {{ interface: nic, rate: 1Gbit/s }}, migrationAddress: \
-                 127.0.0.1 }}\n"
-            )
-        };
-        let text = format!(
-            "apiVersion: droveway/v1\nkind: Fleet\nmetadata: {{ name: f }}\nspec:\n  hosts:\n{}{}  vms:\n{}",
-            host("alpha"),
-            host("beta"),
-            vms.concat()
-        );
-        document::parse::<FleetSpec>(&text, "fleet").unwrap()
-    }
-
-    fn id(name: &str) -> VmId {
-        name.parse().unwrap()
-    }
-
-    #[test]
-    fn whoever_names_a_part_of_a_group_is_told_of_the_rest() {
-        let fleet = fleet();
-        let of = |names: &[&str]| -> Vec<&str> {
-            let named: Vec<VmId> = names.iter().map(|name| id(name)).collect();
-            of_their_groups(&fleet, &named).iter().map(|vm| vm.name.as_str()).collect()
-        };
-        assert_eq!(of(&["web"]), ["db"]);
-        assert_eq!(of(&["web", "mail"]), ["db"]);
-        assert!(of(&["web", "db"]).is_empty() && of(&["lone"]).is_empty());
-
-        let fact = |name: &str| vm_facts(fleet.spec.vm(name).unwrap());
-        let facts = GangFacts {
-            port_rate: "1Gbit/s".parse().unwrap(),
-            vms: vec![fact("web"), fact("lone")],
-        };
-        let (source, target) = ("alpha".parse().unwrap(), "beta".parse().unwrap());
-        let intent = Intent::drain(source, target, Vec::new(), "pre-copy-serial");
-        let policy = policy::find("pre-copy-serial").unwrap();
-        let plan = policy.plan("p", &intent, &facts, None).unwrap().plan;
-        let told = warnings(&plan, &facts, &[fact("db")]);
-        assert_eq!(
-            told,
-            ["group 'shop' would be split: db stays behind; move its other VMs too: `droveway \
-              migrate web lone db --to beta`"]
-        );
-        // It stays at another host, or moves too.
-        assert!(warnings(&plan, &facts, &[]).is_empty());
-        assert!(warnings(&plan, &facts, &[fact("web")]).is_empty());
-    }
-
-    #[test]
-    fn what_no_schedule_keeps_is_exit_3_with_the_reason() {
-        let text = "apiVersion: droveway/v1\nkind: Scenario\nmetadata: { name: s }\nspec:\n  link: { rate: 1Gbit/s }\n  \
-                    hosts: [ { name: alpha }, { name: beta } ]\n  vms:\n    - { name: web, host: alpha, memory: 512MiB }\n";
-        let scenario = document::parse::<ScenarioSpec>(text, "s").unwrap();
-        let physics = droveway_sim::Physics::default();
-        let snapshot = droveway_sim::snapshot(&scenario, &physics);
-        let world = droveway_model::world::World::of(&snapshot, physics.constants);
-        let calibration = droveway_model::calibration::Calibration {
-            constants: physics.constants,
-            ..droveway_model::calibration::Calibration::default()
-        };
-        let known = Some(droveway_plan::Known { world: &world, calibration: &calibration });
-        let (source, target) = ("alpha".parse().unwrap(), "beta".parse().unwrap());
-        let mut intent = Intent::drain(source, target, vec![id("web")], "adaptive");
-        let fleet = fleet();
-        let facts = GangFacts {
-            port_rate: "1Gbit/s".parse().unwrap(),
-            vms: vec![vm_facts(fleet.spec.vm("web").unwrap())],
-        };
-        let mut refused = |deadline: Option<&str>| {
-            intent.deadline = deadline.map(|text| text.parse().unwrap());
-            let made = policy::find("adaptive").unwrap().plan("p", &intent, &facts, known).unwrap();
-            infeasible(made.reasoning.as_ref(), "nothing was started")
-        };
-        assert!(refused(None).is_none() && refused(Some("900s")).is_none());
-        let failure = refused(Some("300ms")).expect("nothing moves half a GiB so quickly");
-        assert_eq!(failure.exit, Exit::Infeasible);
-        let text = failure.error.to_string();
-        assert!(text.contains("what would help: "), "{text}");
-        assert!(infeasible(None, "").is_none(), "a plan from a file");
-    }
-}
+mod tests;
