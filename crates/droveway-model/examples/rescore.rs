@@ -5,7 +5,7 @@
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
 use droveway_model::{
-    calibration::{Calibration, Quantity},
+    calibration::{Calibration, Quantity, SHORTEST_SECONDS},
     fluid::Fluid,
     forecast::forecast,
     score::{Pair, score},
@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 note(Quantity::Downtime, name, said.downtime_seconds, seen);
             }
             if let Some(seen) = outcome.blocked_seconds {
-                note(Quantity::Blocked, name, said.blocked_seconds, seen);
+                note(Quantity::Blocked, name, said.blocked_seconds, seen.max(SHORTEST_SECONDS));
             }
             if let Some(seen) = outcome.outage_seconds {
                 note(Quantity::Outage, name, said.outage_seconds, seen);

@@ -591,7 +591,7 @@ pub fn effective_technique(planned: Technique, course: &MoveCourse) -> Technique
 }
 
 /// Shorter times than this are one: clocks and probes are not finer.
-const SHORTEST_SECONDS: f64 = 0.005;
+pub const SHORTEST_SECONDS: f64 = 0.005;
 
 fn log_ratio(seen: f64, played: f64) -> f64 {
     (seen.max(SHORTEST_SECONDS) / played.max(SHORTEST_SECONDS)).ln()

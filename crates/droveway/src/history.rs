@@ -8,7 +8,7 @@ use crate::{
 use anyhow::Context as _;
 use droveway_fleet::report::Quantiles;
 use droveway_model::{
-    calibration::{Quantity, RunRecord},
+    calibration::{Quantity, RunRecord, SHORTEST_SECONDS},
     score::{Pair, Score, score},
 };
 use plotters::prelude::*;
@@ -117,7 +117,8 @@ fn rows(record: &RunRecord) -> Vec<Row> {
         add(Quantity::Downtime, said.downtime_seconds, outcome.downtime_seconds);
         add(Quantity::Outage, said.outage_seconds, outcome.outage_seconds);
         if let Some(blocked) = said.blocked_seconds {
-            add(Quantity::Blocked, blocked, outcome.blocked_seconds);
+            let seen = outcome.blocked_seconds.map(|seen| seen.max(SHORTEST_SECONDS));
+            add(Quantity::Blocked, blocked, seen);
         }
     }
     rows
