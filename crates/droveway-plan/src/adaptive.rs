@@ -5,14 +5,14 @@
 //!    they are, with the two most promising shares of them held for the moves, and at low urgency also with streams that are
 //!    paced at what applications leave.
 //! 2. The best few of each are played again with what is not known for sure (dirtying, sizes, rates) a little off, and judged
-//!    together by the middle and by the worse end of what comes out ([`choice`]).
+//!    together by the middle and by the worse end of what comes out (`choice`).
 //! 3. The plain policies are judged the same way, on the ports as they would be for them. If the best of them is not worse by
 //!    more than the model's own error, it is chosen: cleverness that gains less than it is sure of is none. What is as good as
 //!    the best is a tie: less exposure wins.
 //! 4. The same searches keep the best under the weights of every urgency and of what lies between: the frontier, what could be
 //!    had instead.
 //! 5. For every VM every other way is played with all else unchanged: why it goes this way, and by what margin.
-//! 6. Deadlines are a question of their own: [`deadlines`].
+//! 6. Deadlines are a question of their own: `deadlines`.
 
 pub(crate) mod choice;
 mod context;

@@ -30,7 +30,7 @@ pub struct Deadlines {
     /// What stands in the way: the deadlines that are missed, then each limit without which alone they would be kept. Empty if
     /// all are kept.
     pub binding: Vec<Limit>,
-    /// What would help, the smallest change first (see [`Remedy::size`]); empty if nothing is needed.
+    /// What would help, the smallest change first (see `Remedy::size`); empty if nothing is needed.
     pub remedies: Vec<String>,
 }
 
