@@ -369,9 +369,16 @@ impl Fluid {
             let source = gang.vms[step.vm].host;
             let (from, to) = (&gang.ports[source], &gang.ports[step.target]);
             let (tx, rx) = (2 * self.local[source], 2 * self.local[step.target] + 1);
-            let acknowledged = gang.constants.acknowledgement_ratio * from.tx.min(to.rx);
-            self.resources[tx + 1].capacity = (from.rx - acknowledged).max(0.0);
-            self.resources[rx - 1].capacity = (to.tx - acknowledged).max(0.0);
+            // One stream or many, what they carry together is what the port carries; each split guest asks for itself.
+            let forward = from.tx.min(to.rx);
+            let acknowledged = gang.constants.acknowledgement_ratio * forward;
+            for (resource, port) in [(tx + 1, from.rx), (rx - 1, to.tx)] {
+                let left = &mut self.resources[resource].capacity;
+                *left = left.min((port - acknowledged).max(0.0));
+                if runner.is_split() {
+                    *left = (*left - gang.constants.requests(forward)).max(0.0);
+                }
+            }
             let weight = step.weight * gang.constants.stream_weight;
             let demand = runner.ceiling(step);
             let crosses = Crosses::of(&[tx, rx]);

@@ -19,4 +19,4 @@ pub use postcopy::{
 pub use precopy::{
     AutoConverge, PreCopyCourse, PreCopyInput, StopRule, pre_copy, standstill, stop_and_copy,
 };
-pub use reverse::{ACKNOWLEDGEMENT_RATIO, BUSY_RATIO, FaultService, ReverseQueue};
+pub use reverse::{ACKNOWLEDGEMENT_RATIO, BUSY_RATIO, FaultService, REQUEST_BYTES, ReverseQueue};

@@ -159,6 +159,11 @@ impl Pair {
         stage && self.source.alive && self.target.alive && !broken
     }
 
+    /// Whether the guest runs at the target and asks for the pages that it lacks.
+    pub(crate) fn is_split(&self) -> bool {
+        self.stage == Stage::PostCopy && self.sends()
+    }
+
     pub(crate) fn is_at_target(&self) -> bool {
         self.target.running
     }

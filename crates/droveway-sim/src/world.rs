@@ -685,15 +685,20 @@ impl<'a> World<'a> {
 
     fn share(&mut self) {
         let now = self.now;
-        let acknowledged = self.physics.constants.acknowledgement_ratio;
-        let streams = self.vms.iter().filter(|vm| vm.pair.as_ref().is_some_and(Pair::sends));
-        let any_stream = streams.count() > 0;
+        let count = |of: fn(&Pair) -> bool| {
+            self.vms.iter().filter(|vm| vm.pair.as_ref().is_some_and(of)).count()
+        };
+        let any_stream = count(Pair::sends) > 0;
         let forward = self.ports[self.source].rate.min(self.ports[self.target].rate);
+        let constants = &self.physics.constants;
+        #[expect(clippy::cast_precision_loss, reason = "VMs of a gang")]
+        let requests = count(Pair::is_split) as f64 * constants.requests(forward);
+        let back = constants.acknowledgement_ratio * forward + requests;
         self.resources.clear();
         let moving = self.gang.drivers().any(|(_, driver)| driver.uses_port());
         for (index, port) in self.ports.iter().enumerate() {
             let answers = |host: usize| {
-                if any_stream && index == host { acknowledged * forward } else { 0.0 }
+                if any_stream && index == host { back } else { 0.0 }
             };
             let reverse = [answers(self.target), answers(self.source)];
             self.resources.extend(port.resources(port.down_until <= now, moving, reverse));

@@ -1,8 +1,11 @@
 //! What the fluid model is given.
 
-use crate::share::Resource;
+use crate::{share::Resource, technique::REQUEST_BYTES};
 use droveway_fleet::{DirtyCurve, Technique};
 use serde::{Deserialize, Serialize};
+
+/// Guests' pages.
+pub(super) const PAGE_BYTES: f64 = 4_096.0;
 
 /// A set of moves, and the world that they happen in. Indexes name ports (a host has one), VMs, flows, moves and windows.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -423,6 +426,19 @@ impl Constants {
         fault_seconds: 0.000_3,
         fault_queue_bytes: 250_000.0,
     };
+}
+
+impl Constants {
+    /// Bytes per second of a waiting guest's page requests at most: one vCPU asks for the next page when it has the last one,
+    /// and for no more pages than the way there, `forward` bytes per second, can bring.
+    #[must_use]
+    pub fn requests(&self, forward: f64) -> f64 {
+        if self.fault_seconds > 0.0 {
+            REQUEST_BYTES * (1.0 / self.fault_seconds).min(forward / PAGE_BYTES)
+        } else {
+            0.0
+        }
+    }
 }
 
 impl Default for Constants {

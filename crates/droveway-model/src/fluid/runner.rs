@@ -2,7 +2,7 @@
 
 use super::{
     course::{MoveCourse, MoveEnd},
-    problem::{Begun, BegunAt, Gang, MoveModel, Start},
+    problem::{Begun, BegunAt, Gang, MoveModel, PAGE_BYTES, Start},
 };
 use crate::technique::{outage_after_switch, waiting};
 use droveway_fleet::Technique;
@@ -82,9 +82,6 @@ struct Waits {
     /// In all.
     blocked: f64,
 }
-
-/// Guests' pages.
-const PAGE_BYTES: f64 = 4_096.0;
 
 /// QEMU's `auto-converge`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -199,6 +196,11 @@ impl Runner {
 
     pub(super) fn sends(&self) -> bool {
         matches!(self.stage, Stage::Pass | Stage::Rest | Stage::PostcopySwitch | Stage::PostCopy)
+    }
+
+    /// Whether its guest runs at the target and asks for the pages that it lacks.
+    pub(super) fn is_split(&self) -> bool {
+        matches!(self.stage, Stage::PostCopy)
     }
 
     /// Whether others that wait for it have something new to look at.

@@ -7,6 +7,9 @@
 /// merges what it receives.
 pub const ACKNOWLEDGEMENT_RATIO: f64 = 90.0 / (2.0 * 1448.0);
 
+/// A page request on the wire: QEMU's message of at most 24 bytes with the headers of a frame of its own.
+pub const REQUEST_BYTES: f64 = 100.0;
+
 /// Below this load of the way back nothing stands in its queue, above it the queue is full (our choice).
 pub const BUSY_RATIO: f64 = 0.9;
 

@@ -13,7 +13,7 @@ use droveway_fleet::{
 };
 use droveway_host::{
     Counters,
-    features::{self, MachineCpu},
+    features::MachineCpu,
     links::LinkCounters,
     matrix::{MatrixReading, TrafficMatrix},
     netns::Netns,
@@ -78,16 +78,26 @@ pub(super) fn watch(plans: &[HostPlan], window: Duration, stop: &AtomicBool) -> 
     let cpu_before = MachineCpu::read().ok();
     let began = Instant::now();
     let mut due = began;
+    // What is read once at each end of the window is read beside a sample of the counters, host by host: a burst between
+    // the two would be in one of them alone, and a VM's rate would not be the sum of its flows.
+    for watch in &mut watches {
+        watch.first(&mut remarks);
+        watch.sample(&mut remarks);
+    }
+    let end = began + window;
     loop {
-        for watch in &mut watches {
-            watch.sample(&mut remarks);
-        }
         due += INTERVAL;
-        let end = began + window;
+        std::thread::sleep(due.min(end).saturating_duration_since(Instant::now()));
         if stop.load(Ordering::Relaxed) || Instant::now() >= end {
             break;
         }
-        std::thread::sleep(due.min(end).saturating_duration_since(Instant::now()));
+        for watch in &mut watches {
+            watch.sample(&mut remarks);
+        }
+    }
+    for watch in &mut watches {
+        watch.sample(&mut remarks);
+        watch.last(&mut remarks);
     }
     let window_seconds = began.elapsed().as_secs_f64();
     let busy = match (cpu_before, MachineCpu::read().ok()) {
@@ -110,8 +120,15 @@ struct HostWatch<'a> {
     links: LinkCounters,
     port: u32,
     samples: Vec<(Timestamp, Vec<(u32, Counters)>)>,
-    matrix: Option<(TrafficMatrix, MatrixReading, Timestamp)>,
-    sockets: Option<(TcpDiag, Totals)>,
+    matrix: Option<Counted<TrafficMatrix, MatrixReading>>,
+    sockets: Option<Counted<TcpDiag, Totals>>,
+}
+
+/// Something that counts, read at both ends of the window.
+struct Counted<C, R> {
+    counter: C,
+    first: R,
+    last: R,
 }
 
 impl<'a> HostWatch<'a> {
@@ -150,32 +167,77 @@ impl<'a> HostWatch<'a> {
     }
 
     fn install_matrix(&mut self, remarks: &mut Vec<String>) {
-        let installed = TrafficMatrix::install(&self.netns).and_then(|mut matrix| {
-            let first = matrix.read()?;
-            Ok((matrix, first, features::monotonic_now()))
-        });
-        match installed {
-            Ok(matrix) => self.matrix = Some(matrix),
-            Err(error) => remarks.push(format!(
-                "who talks to whom at host '{}' is not known: {:#}",
-                self.plan.host.name,
-                anyhow::Error::from(error)
-            )),
+        match TrafficMatrix::install(&self.netns) {
+            Ok(counter) => {
+                let first = MatrixReading::default();
+                self.matrix = Some(Counted { counter, last: first.clone(), first });
+            }
+            Err(error) => remarks.push(self.without_matrix(error)),
         }
     }
 
     fn open_sockets(&mut self, remarks: &mut Vec<String>) {
-        let opened =
-            TcpDiag::open(&self.netns).map_err(anyhow::Error::from).and_then(|mut diag| {
-                let first = totals(&mut diag)?;
-                Ok((diag, first))
-            });
-        match opened {
-            Ok(sockets) => self.sockets = Some(sockets),
-            Err(error) => remarks.push(format!(
-                "what host '{}' itself sends is not known: {error:#}",
-                self.plan.host.name
-            )),
+        match TcpDiag::open(&self.netns) {
+            Ok(counter) => {
+                self.sockets =
+                    Some(Counted { counter, first: Totals::default(), last: Totals::default() });
+            }
+            Err(error) => remarks.push(self.without_sockets(error)),
+        }
+    }
+
+    fn without_matrix(&self, error: impl Into<anyhow::Error>) -> String {
+        let name = &self.plan.host.name;
+        format!("who talks to whom at host '{name}' is not known: {:#}", error.into())
+    }
+
+    fn without_sockets(&self, error: impl Into<anyhow::Error>) -> String {
+        let name = &self.plan.host.name;
+        format!("what host '{name}' itself sends is not known: {:#}", error.into())
+    }
+
+    /// Reads what is counted apart from the links, at the window's beginning.
+    fn first(&mut self, remarks: &mut Vec<String>) {
+        self.count(
+            remarks,
+            |counted, reading| counted.first = reading,
+            |of, totals| of.first = totals,
+        );
+    }
+
+    /// The same at its end.
+    fn last(&mut self, remarks: &mut Vec<String>) {
+        self.count(
+            remarks,
+            |counted, reading| counted.last = reading,
+            |of, totals| of.last = totals,
+        );
+    }
+
+    /// What cannot be read is not known at all: one end of the window is of no use.
+    fn count(
+        &mut self,
+        remarks: &mut Vec<String>,
+        matrix: impl FnOnce(&mut Counted<TrafficMatrix, MatrixReading>, MatrixReading),
+        sockets: impl FnOnce(&mut Counted<TcpDiag, Totals>, Totals),
+    ) {
+        if let Some(mut counted) = self.matrix.take() {
+            match counted.counter.read() {
+                Ok(reading) => {
+                    matrix(&mut counted, reading);
+                    self.matrix = Some(counted);
+                }
+                Err(error) => remarks.push(self.without_matrix(error)),
+            }
+        }
+        if let Some(mut counted) = self.sockets.take() {
+            match totals(&mut counted.counter) {
+                Ok(reading) => {
+                    sockets(&mut counted, reading);
+                    self.sockets = Some(counted);
+                }
+                Err(error) => remarks.push(self.without_sockets(error)),
+            }
         }
     }
 
@@ -200,8 +262,8 @@ impl<'a> HostWatch<'a> {
 
     fn end(mut self, remarks: &mut Vec<String>) -> HostSeen {
         let view = self.view(remarks);
-        if let Some((matrix, ..)) = self.matrix.take()
-            && let Err(error) = matrix.remove()
+        if let Some(matrix) = self.matrix.take()
+            && let Err(error) = matrix.counter.remove()
         {
             remarks.push(format!(
                 "the table of host '{}' could not be removed: {:#}",
@@ -288,7 +350,7 @@ impl<'a> HostWatch<'a> {
     }
 
     /// The host's part of the matrix.
-    fn view(&mut self, remarks: &mut Vec<String>) -> HostView {
+    fn view(&self, remarks: &mut Vec<String>) -> HostView {
         let (pairs, connections, seconds) = self.matrix_delta(remarks);
         let own = self.own_delta(remarks);
         let addresses = match network::addresses(&self.netns) {
@@ -334,26 +396,14 @@ impl<'a> HostWatch<'a> {
     }
 
     fn matrix_delta(
-        &mut self,
+        &self,
         remarks: &mut Vec<String>,
     ) -> (Vec<PairTraffic>, Vec<ConnectionTraffic>, f64) {
         let span = self.samples.first().zip(self.samples.last());
-        let watched = span.map_or(0.0, |(first, last)| last.0.seconds_from(first.0));
-        let Some((matrix, first, since)) = &mut self.matrix else {
-            return (Vec::new(), Vec::new(), watched);
+        let seconds = span.map_or(0.0, |(first, last)| last.0.seconds_from(first.0));
+        let Some(Counted { first, last, .. }) = &self.matrix else {
+            return (Vec::new(), Vec::new(), seconds);
         };
-        let last = match matrix.read() {
-            Ok(last) => last,
-            Err(error) => {
-                remarks.push(format!(
-                    "who talks to whom at host '{}' is not known: {:#}",
-                    self.plan.host.name,
-                    anyhow::Error::from(error)
-                ));
-                return (Vec::new(), Vec::new(), watched);
-            }
-        };
-        let seconds = features::monotonic_now().seconds_from(*since);
         if last.is_full() {
             remarks.push(format!(
                 "host '{}' has more pairs or connections than are counted apart: what each VM sends is known, to whom \
@@ -390,17 +440,9 @@ impl<'a> HostWatch<'a> {
         (pairs.collect(), connections.collect(), seconds)
     }
 
-    fn own_delta(&mut self, remarks: &mut Vec<String>) -> Vec<OwnTraffic> {
-        let Some((diag, before)) = &mut self.sockets else { return Vec::new() };
-        let after = match totals(diag) {
-            Ok(after) => after,
-            Err(error) => {
-                remarks.push(format!(
-                    "what host '{}' itself sends is not known: {error:#}",
-                    self.plan.host.name
-                ));
-                return Vec::new();
-            }
+    fn own_delta(&self, remarks: &mut Vec<String>) -> Vec<OwnTraffic> {
+        let Some(Counted { first: before, last: after, .. }) = &self.sockets else {
+            return Vec::new();
         };
         if before.keys().any(|ends| !after.contains_key(ends)) {
             remarks.push(format!(

@@ -332,20 +332,24 @@ struct Bursts {
 impl Bursts {
     fn begin(lab: &Lab) -> Self {
         const HALF: Duration = Duration::from_millis(500);
-        let listed = std::process::Command::new("ip")
-            .args(["netns", "pids", &lab.namespace("client")])
-            .output()
-            .expect("ip runs");
-        let is_client = |pid: &i32| {
-            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            command.starts_with(b"iperf3\0-c\0")
+        let clients = || -> Vec<i32> {
+            let listed = std::process::Command::new("ip")
+                .args(["netns", "pids", &lab.namespace("client")])
+                .output()
+                .expect("ip runs");
+            let is_client = |pid: &i32| {
+                let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                command.starts_with(b"iperf3\0-c\0")
+            };
+            String::from_utf8_lossy(&listed.stdout)
+                .split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .filter(is_client)
+                .collect()
         };
-        let pids: Vec<i32> = String::from_utf8_lossy(&listed.stdout)
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .filter(is_client)
-            .collect();
-        assert_eq!(pids.len(), 1, "one iperf3 client");
+        // It tries until the guest's server listens.
+        wait("one iperf3 client", || clients().len() == 1);
+        let pids = clients();
         let pid = nix::unistd::Pid::from_raw(pids[0]);
         let stop = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&stop);

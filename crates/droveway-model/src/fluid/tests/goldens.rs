@@ -1,7 +1,7 @@
 //! Golden values of reservations, of what applications lose, and of acknowledgements, as the model plays them.
 
 use super::*;
-use crate::technique::ACKNOWLEDGEMENT_RATIO;
+use crate::technique::{ACKNOWLEDGEMENT_RATIO, REQUEST_BYTES};
 
 #[track_caller]
 fn golden(got: f64, printed: f64, digit: f64) {
@@ -103,4 +103,26 @@ fn acknowledgements_take_their_part_of_the_way_back() {
     }
     // And that is all: these two directions cost a stream nothing.
     near(course.total_seconds, 2048.0 / R, 1e-6);
+}
+
+/// A guest that waits half a millisecond for a page asks two thousand times a second: 0.2 MB/s, in post-copy alone.
+#[test]
+fn page_requests_take_their_part_of_the_way_back() {
+    let elastic =
+        FlowModel { from: End::Host(1), to: End::Outside, demand: f64::INFINITY, weight: 1.0 };
+    let worst_loss = |technique| {
+        let moves = vec![step(0, technique, Start::At(0.0))];
+        let mut gang = gang(vec![vm(0, 0.0)], vec![elastic], moves);
+        for port in &mut gang.ports {
+            (port.tx, port.rx) = (R * 1e6, R * 1e6);
+        }
+        gang.constants.fault_seconds = 0.000_5;
+        Fluid::default().play(&gang).flows[0].worst_loss
+    };
+    near(worst_loss(Technique::PostCopy), 2_000.0 * REQUEST_BYTES, 1e-6);
+    near(worst_loss(Technique::PreCopy), 0.0, 1e-6);
+    // No more pages are asked for than the way there can bring.
+    let constants = Constants { fault_seconds: 1e-9, ..Constants::IDEAL };
+    near(constants.requests(4_096.0), REQUEST_BYTES, 1e-9);
+    near(Constants::IDEAL.requests(4_096.0), 0.0, 1e-9);
 }
