@@ -6,7 +6,7 @@
 //!
 //! A few cases run always. `DROVEWAY_OBSERVE_ALL=1 cargo test -p droveway --test lab observe` runs all ten mixes of
 //! traffic and all six memory loads, each in a lab of its own (some 35 minutes), and writes what was found to
-//! `docs/data/traffic-matrix.csv` and `docs/data/dirty-curves.csv`.
+//! `docs/data/traffic-matrix.csv` and `docs/data/dirty-curves.csv`; and what sampling costs a guest to `docs/data/dirty-cost.csv`.
 
 use crate::harness::{Lab, command, said, wait};
 use droveway_fleet::{
@@ -38,6 +38,9 @@ const CURVE_TOLERANCE: f64 = 0.15;
 const CURVE_MIB_MIN: f64 = 2.0;
 /// How far a rate may be off what iperf3 reports.
 const RATE_TOLERANCE: f64 = 0.05;
+
+/// The share of its speed that a guest may lose while its memory is sampled.
+const SAMPLING_COST_MAX: f64 = 0.05;
 
 /// How often each case is measured.
 const REPEATS: usize = 3;
@@ -507,5 +510,32 @@ fn observe_dirty_curves_are_those_of_the_guests() {
         all.add(check_settings(&lab, std::slice::from_ref(setting), "60s"));
     }
     write_csv("dirty-curves.csv", "setting,window,true_mib,fitted_mib,ratio", &all.rows);
+    let cost = sampling_costs();
+    write_csv("dirty-cost.csv", "pair,events_without,events_with,ratio", &cost.rows);
     all.assert();
+    cost.assert();
+}
+
+/// What a guest that computes notices of it: its events per second while its memory is sampled all the time, beside those
+/// while only its traffic is watched, in turns.
+fn sampling_costs() -> Judged {
+    const PAIRS: usize = 7;
+    let vm = "    - { name: worker, host: alpha, memory: 256MiB, services: [ sysbench-cpu ] }\n";
+    let lab = Lab::up_with("t-cost", "1Gbit/s", vm).expect("a lab");
+    let rate = |arguments: &[&str]| {
+        let snapshot = measure(&lab, &[arguments, &["--for", "20s"]].concat());
+        logged_rate(&lab, "worker.sysbench-cpu", &snapshot)
+    };
+    let mut rows = String::new();
+    let mut ratios = Vec::new();
+    for pair in 1..=PAIRS {
+        let (without, with) = (rate(&["--no-memory"]), rate(&[]));
+        assert!(without > 0.0, "the guest does not compute");
+        writeln!(rows, "{pair},{without:.1},{with:.1},{:.4}", with / without).expect("text");
+        ratios.push(with / without);
+    }
+    eprintln!("{rows}");
+    ratios.sort_by(f64::total_cmp);
+    let cheap = ratios[PAIRS / 2] > 1.0 - SAMPLING_COST_MAX;
+    Judged { rows, wrong: (!cheap).then(|| format!("{ratios:.3?}")).into_iter().collect() }
 }
