@@ -1,6 +1,7 @@
 //! `cargo xtask`: what a developer, CI and a newcomer run. Needs nothing but cargo, a Debian or Ubuntu, and root.
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
+mod adapt;
 mod demo;
 mod guest_image;
 mod prerequisites;
@@ -55,6 +56,8 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         droveway: Option<PathBuf>,
     },
+    /// Real runs whose world changes under way, and real runs with deadlines; about three quarters of an hour
+    Adapt(adapt::AdaptArgs),
     /// Check what no compiler checks: purity of the pure crates, sizes of files
     Tidy,
 }
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
             Ok(())
         }),
         Task::Validate { yes, docs, droveway } => validate::run_it(yes, docs, droveway),
+        Task::Adapt(args) => adapt::run_it(&args),
         Task::Tidy => tidy::run(&workspace_root()),
     };
     match done {

@@ -1,6 +1,10 @@
 //! A scenario: what the lab builds for real and the simulator in miniature. Hosts with one shared port each, clients, VMs,
 //! and the traffic between them.
 
+mod change;
+
+pub use change::{ScenarioChange, WorldChange};
+
 use crate::{
     document::{Document, Problem, Spec},
     ids::{EndpointId, HostId, VmId, nearest},
@@ -32,6 +36,9 @@ pub struct ScenarioSpec {
     /// The outage probe; on by default where there is a client.
     #[serde(default)]
     pub probe: Probe,
+    /// What changes while VMs move: in the simulator by itself, in a lab by `droveway lab play`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<ScenarioChange>,
 }
 
 /// The port of every machine, each direction.
@@ -279,6 +286,7 @@ impl Spec for ScenarioSpec {
             (self.hosts.len() + self.clients.len(), "spec.hosts"),
             (self.vms.len(), "spec.vms"),
             (self.traffic.len(), "spec.traffic"),
+            (self.changes.len(), "spec.changes"),
         ] {
             if count > MACHINES_MAX {
                 problems.push(Problem::new(path, format!("at most {MACHINES_MAX} fit one lab")));
@@ -289,6 +297,9 @@ impl Spec for ScenarioSpec {
         }
         for (index, traffic) in self.traffic.iter().enumerate() {
             self.check_traffic(traffic, &format!("spec.traffic[{index}]"), &mut problems);
+        }
+        for (index, one) in self.changes.iter().enumerate() {
+            change::check(self, one, &format!("spec.changes[{index}]"), &mut problems);
         }
         if self.probe.enabled && self.probe.interval < TimeSpan::from_millis(1) {
             problems.push(Problem::new("spec.probe.interval", "the shortest interval is 1ms"));

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `iperf3 ARGS...` | iperf3's output, line by line, until it ends |
 //! | `load N` | every N ms `<CLOCK_MONOTONIC ns> <bytes written so far>` |
+//! | `write W R` | `ok`, once W bytes more are filled and written at R bytes per second from then on, for good |
 //! | `follow SERVICE` | what the service prints from now on |
 //! | `facts` | `key=value` lines |
 //! | anything else | `error: ...` |
@@ -20,7 +21,8 @@ use std::time::{Duration, Instant};
 use nix::poll::PollTimeout;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::memory_load::LoadCounter;
+use crate::config::Load;
+use crate::memory_load::{self, LoadCounter};
 use crate::net::{self, Woken};
 use crate::services::Services;
 use crate::{boot, console};
@@ -37,10 +39,11 @@ const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
 const REQUEST_BYTES_MAX: usize = 4096;
 
 /// What a client may ask for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Request {
     Iperf(Vec<String>),
     Load { interval: Duration },
+    Write(Load),
     Follow(String),
     Facts,
 }
@@ -107,6 +110,10 @@ impl Agent {
         match parse_request(&read_line(client)?)? {
             Request::Iperf(arguments) => run_iperf(client, &arguments),
             Request::Load { interval } => stream_load(client, interval, &self.counter),
+            Request::Write(load) => {
+                memory_load::start(load, &self.name, self.counter.clone())?;
+                Ok(writeln!(client, "ok")?)
+            }
             Request::Follow(service) => self.follow(client, &service),
             Request::Facts => Ok(client.write_all(self.facts()?.as_bytes())?),
         }
@@ -199,10 +206,19 @@ fn parse_request(line: &str) -> Result<Request, String> {
                 Err(format!("load: `{interval_ms}` is not a number of milliseconds up to an hour"))
             }
         },
+        ("write", [bytes, rate]) => match (bytes.parse(), rate.parse()) {
+            (
+                Ok(working_set_bytes @ memory_load::PAGE_BYTES..),
+                Ok(write_rate_bytes_per_s @ 1..),
+            ) => Ok(Request::Write(Load { working_set_bytes, write_rate_bytes_per_s, hot: None })),
+            _ => Err(format!(
+                "write: `{bytes} {rate}` is not a number of bytes, a page at least, and one of bytes per second"
+            )),
+        },
         ("follow", [service]) => Ok(Request::Follow(service.clone())),
         ("facts", []) => Ok(Request::Facts),
         _ => Err(format!(
-            "cannot do `{line}`; there is: iperf3 ARGS..., load MILLISECONDS, follow SERVICE, facts"
+            "cannot do `{line}`; there is: iperf3 ARGS..., load MILLISECONDS, write BYTES RATE, follow SERVICE, facts"
         )),
     }
 }
@@ -302,6 +318,13 @@ mod tests {
         check("load", Err("there is: iperf3"));
         check("load 0", Err("not a number of milliseconds"));
         check("load x", Err("not a number of milliseconds"));
+        let load = |working_set_bytes, write_rate_bytes_per_s| {
+            Ok(Request::Write(Load { working_set_bytes, write_rate_bytes_per_s, hot: None }))
+        };
+        check("write 4096 1", load(4096, 1));
+        check("write 4095 1", Err("a page at least"));
+        check("write 4096 0", Err("a page at least"));
+        check("write 4096", Err("there is: iperf3"));
         check("follow", Err("there is: iperf3"));
         check("facts please", Err("there is: iperf3"));
         check("reboot", Err("cannot do `reboot`"));

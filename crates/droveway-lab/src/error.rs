@@ -67,6 +67,17 @@ pub enum LabError {
     /// SIGINT or SIGTERM: what had been built is removed.
     #[error("interrupted; everything that was built is removed")]
     Interrupted,
+    /// SIGINT or SIGTERM while changes were made.
+    #[error("interrupted; the changes that were made stay")]
+    PlayInterrupted,
+    /// A guest did not do what it was asked to.
+    #[error("VM '{vm}' could not be told to write more: {said}")]
+    Guest {
+        /// The VM.
+        vm: String,
+        /// What it said.
+        said: String,
+    },
     /// A program of the lab's failed.
     #[error("could not {action}: {said}")]
     Tool {
@@ -141,8 +152,9 @@ impl LabError {
             | LabError::AlreadyRunning { .. }
             | LabError::Busy { .. }
             | LabError::ForeignNetns { .. } => 2,
-            LabError::Interrupted => 130,
-            LabError::Tool { .. }
+            LabError::Interrupted | LabError::PlayInterrupted => 130,
+            LabError::Guest { .. }
+            | LabError::Tool { .. }
             | LabError::Boot { .. }
             | LabError::Survivor { .. }
             | LabError::File { .. }

@@ -62,6 +62,11 @@ impl Layout {
         self.dir.join("lock")
     }
 
+    /// The file that describes a job to its runner.
+    pub(crate) fn job(&self, name: &str) -> PathBuf {
+        self.dir.join("traffic").join(format!("{name}.spec.json"))
+    }
+
     pub(crate) fn scenario(&self) -> PathBuf {
         self.dir.join("scenario.yaml")
     }

@@ -7,6 +7,7 @@
 
 pub mod address;
 mod boot;
+mod change;
 mod error;
 mod interrupt;
 mod layout;
@@ -24,6 +25,7 @@ mod wire;
 #[cfg(test)]
 mod test_scenario;
 
+pub use change::play;
 pub use error::LabError;
 pub use layout::LAB_VARIABLE;
 pub use status::{HostStatus, LabStatus, TrafficStatus, VmStatus, status};

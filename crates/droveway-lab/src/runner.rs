@@ -20,7 +20,7 @@ mod meter;
 mod pace;
 mod probe;
 
-pub(crate) use agent::AGENT_PORT;
+pub(crate) use agent::{AGENT_PORT, ask_once};
 pub use log::read_log;
 pub(crate) use memcached::MEMCACHED_PORT;
 pub(crate) use probe::ECHO_PORT;
@@ -117,49 +117,68 @@ pub enum Place {
     Agent(SocketAddr),
 }
 
-/// Runs the job that a file describes until SIGTERM or SIGINT.
+/// Runs the job that a file describes until SIGTERM or SIGINT. After SIGHUP it is ended and begun anew as the file says then.
 ///
 /// # Errors
 /// When the file is no job's, or its log cannot be opened. Trouble with the network is no error.
 pub fn run(spec_file: &Path) -> anyhow::Result<()> {
-    let text = fs::read_to_string(spec_file)
-        .with_context(|| format!("could not read {}", spec_file.display()))?;
-    let job: JobSpec = serde_json::from_str(&text)
-        .with_context(|| format!("{} describes no job", spec_file.display()))?;
-
     // Blocked before the first thread starts, so that every thread leaves them to the one that waits for them.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     signals.thread_block().context("could not block signals")?;
-    let stop = Stop::default();
     let (ended, end) = mpsc::channel();
-    let of_job = (stop.clone(), ended.clone());
-    thread::Builder::new()
-        .name("job".to_owned())
-        .spawn(move || {
-            let (stop, ended) = of_job;
-            // A job that panics drops its sender without a word, and then `run` must not wait for ever.
-            let result = std::panic::catch_unwind(|| job.run(&stop));
-            let _ = ended.send(Some(result));
-        })
-        .context("could not start the job's thread")?;
+    let told = ended.clone();
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            let _ = signals.wait();
-            let _ = ended.send(None);
+            while let Ok(signal) = signals.wait() {
+                if told.send(End::Told(signal)).is_err() {
+                    return;
+                }
+            }
         })
         .context("could not start the signals' thread")?;
+    loop {
+        let text = fs::read_to_string(spec_file)
+            .with_context(|| format!("could not read {}", spec_file.display()))?;
+        let job: JobSpec = serde_json::from_str(&text)
+            .with_context(|| format!("{} describes no job", spec_file.display()))?;
+        let stop = Stop::default();
+        let of_job = (stop.clone(), ended.clone());
+        thread::Builder::new()
+            .name("job".to_owned())
+            .spawn(move || {
+                let (stop, ended) = of_job;
+                // A job that panics drops its sender without a word, and then `run` must not wait for ever.
+                let result = std::panic::catch_unwind(|| job.run(&stop));
+                let _ = ended.send(End::Job(result));
+            })
+            .context("could not start the job's thread")?;
+        let mut outcome = end.recv().context("both threads are gone")?;
+        let again = matches!(outcome, End::Told(Signal::SIGHUP));
+        if let End::Told(_) = outcome {
+            stop.stop();
+            match end.recv_timeout(STOPPING_MAX) {
+                Ok(later) => outcome = later,
+                // Two that write one log would spoil it.
+                Err(_) if again => anyhow::bail!("the job did not end to begin anew"),
+                Err(_) => return Ok(()),
+            }
+        }
+        match outcome {
+            End::Job(Ok(Ok(()))) if again => {}
+            End::Job(Ok(result)) => return result.map_err(Into::into),
+            End::Job(Err(_)) => anyhow::bail!("the job panicked"),
+            End::Told(_) => return Ok(()),
+        }
+    }
+}
 
-    let mut outcome = end.recv().context("both threads are gone")?;
-    if outcome.is_none() {
-        stop.stop();
-        outcome = end.recv_timeout(STOPPING_MAX).ok().flatten();
-    }
-    match outcome {
-        Some(Ok(result)) => result.map_err(Into::into),
-        Some(Err(_)) => anyhow::bail!("the job panicked"),
-        None => Ok(()),
-    }
+/// What a runner waits for.
+enum End {
+    /// The job ended.
+    Job(thread::Result<std::io::Result<()>>),
+    /// A signal.
+    Told(Signal),
 }
 
 impl JobSpec {

@@ -280,15 +280,27 @@ fn iperf_arguments(traffic: &Traffic, server: Ipv4Addr, port: u16, reverse: bool
     arguments.extend(["-t", "0", "-i", &interval, "-f", "k", "--forceflush"].map(str::to_owned));
     arguments.extend(["--connect-timeout", CONNECT_MAX_MS].map(str::to_owned));
     if reverse {
-        arguments.extend(["-R", "--rcv-timeout", SILENCE_MAX_MS].map(str::to_owned));
+        arguments.extend(receiving());
     }
     if traffic.flows > 1 {
         arguments.extend(["-P".to_owned(), traffic.flows.to_string()]);
     }
-    let udp = traffic.kind == TrafficKind::Udp;
-    if udp {
+    if traffic.kind == TrafficKind::Udp {
         arguments.push("-u".to_owned());
     }
+    arguments.extend(pace(traffic));
+    arguments
+}
+
+/// The arguments of a client that receives.
+pub(crate) fn receiving() -> [String; 3] {
+    ["-R", "--rcv-timeout", SILENCE_MAX_MS].map(str::to_owned)
+}
+
+/// The arguments of a stream's rate; none where it takes what it gets.
+pub(crate) fn pace(traffic: &Traffic) -> Vec<String> {
+    let mut arguments = Vec::new();
+    let udp = traffic.kind == TrafficKind::Udp;
     if let Some(rate) = traffic.rate.and_then(RateLimit::bandwidth) {
         // iperf3 gives every flow the rate that it is told.
         let of_flow = rate.divided(traffic.flows);

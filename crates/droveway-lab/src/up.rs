@@ -236,7 +236,7 @@ fn start_traffic(
         qemu::start_detached(command, &dir.join(format!("server-{index}.log")))?;
     }
     for job in &traffic.jobs {
-        let path = dir.join(format!("{}.spec.json", job.name));
+        let path = layout.job(&job.name);
         let text = serde_json::to_string_pretty(&job.spec).map_err(|error| LabError::Document {
             action: "write",
             path: path.clone(),

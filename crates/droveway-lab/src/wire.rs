@@ -93,6 +93,13 @@ pub(crate) fn shape(device: &str, link: &Link) -> String {
     commands
 }
 
+/// The commands that give `device`, which [`shape`] has shaped, another rate. What waits in its queues stays there.
+pub(crate) fn reshape(device: &str, link: &Link) -> String {
+    let class =
+        |line: &str| line.strip_prefix("class add ").map(|rest| format!("class change {rest}\n"));
+    shape(device, link).lines().filter_map(class).collect()
+}
+
 /// The commands that patch two cables' ends together: what arrives at one leaves by the other.
 pub(crate) fn patch(one: &str, other: &str) -> String {
     [(one, other), (other, one)]

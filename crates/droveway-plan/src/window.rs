@@ -1,7 +1,9 @@
 //! Start windows: with slack, a quieter phase of the moving VMs' traffic or dirtying is worth waiting for.
 //!
 //! What was watched for long enough, summed over the VMs, is searched for a period as `alma` does it for dirtying (the
-//! largest line of the spectrum, if it holds 30 % of what alternates). The next period is taken to be like the last.
+//! largest line of the spectrum, if it holds 30 % of what alternates). The next period is taken to be like the last. Noise has
+//! a largest line, too, and among few lines a large one: nobody waits for a period that was not seen twice, or whose line noise
+//! would have as often as once in twenty (Fisher, Tests of significance in harmonic analysis, 1929).
 
 use crate::published::alma::{self, Parameters};
 use droveway_fleet::snapshot::RateSeries;
@@ -12,6 +14,9 @@ pub(crate) const WAIT_MAX: f64 = 600.0;
 
 /// Shorter waits are none, seconds: a phase is not known to the second.
 const WAIT_MIN: f64 = 1.0;
+
+/// Noise that shows a period is taken for one as seldom as this.
+const FALSE_PERIODS: f64 = 0.05;
 
 /// What has phases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,13 +68,18 @@ pub(crate) fn quiet(
     let length = rates.iter().map(Vec::len).min()?;
     let at = |back: usize| rates.iter().map(|rates| rates[rates.len() - back]).sum();
     let sum: Vec<f64> = (1..=length).rev().map(at).collect();
+    let parameters = Parameters::default();
+    let found = alma::strongest_period(&sum, &parameters)?;
+    let lines = length.min(parameters.samples_max) / 2;
+    if found.bin < 2 || found.share < share_of_noise(lines) {
+        return None;
+    }
     let steps = whole(duration / step).max(1);
     let most = whole(wait_max.clamp(0.0, WAIT_MAX) / step);
-    let parameters = Parameters::default();
     let waited = alma::wait(&sum, steps, most, &parameters)?;
     #[expect(clippy::cast_precision_loss, reason = "some hundred steps")]
     let wait = waited as f64 * step;
-    let period = whole(alma::strongest_period(&sum, &parameters)?.samples.round());
+    let period = whole(found.samples.round());
     let cycle = &sum[length.saturating_sub(period)..];
     let mean = |from: usize, count: usize| -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "some hundred steps")]
@@ -79,6 +89,17 @@ pub(crate) fn quiet(
     let all = mean(0, cycle.len());
     let found = Quiet { wait, now: mean(0, steps) / all, then: mean(waited, steps) / all };
     (wait >= WAIT_MIN && found.then < found.now).then_some(found)
+}
+
+/// The share of all that alternates which the largest of so many lines of white noise exceeds once in twenty times, by the first
+/// term of Fisher's sum: `lines (1 - share)^(lines - 1)`.
+fn share_of_noise(lines: usize) -> f64 {
+    if lines < 2 {
+        return 1.0;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "some hundred lines")]
+    let lines = lines as f64;
+    1.0 - (FALSE_PERIODS / lines).powf(1.0 / (lines - 1.0))
 }
 
 fn whole(value: f64) -> usize {
@@ -130,6 +151,35 @@ mod tests {
         }
         let other = quiet(&world(Of::Dirtying, 60, 36, 40), &[0], 19.0, 600.0, Of::Traffic);
         assert_eq!(other, None, "each has its own phases");
+    }
+
+    /// Fisher's table: with 5, 10 and 25 lines.
+    #[test]
+    fn few_lines_need_a_larger_one() {
+        for (lines, share) in [(5, 0.684), (10, 0.445), (25, 0.228)] {
+            assert!((share_of_noise(lines) - share).abs() < 0.002, "{lines}");
+        }
+    }
+
+    #[test]
+    fn noise_is_seldom_waited_for() {
+        let mut state = 1_u64;
+        let mut noise = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            f64::from(u32::try_from(state >> 33).unwrap_or(0)) / f64::from(1_u32 << 31)
+        };
+        for steps in [10, 60] {
+            let waits = (0..400).filter(|_| {
+                let dirty: Vec<f64> = (0..steps).map(|_| 50.0 + 10.0 * noise()).collect();
+                let level = vec![1.0; steps];
+                let mut world = World::named(Gang::default(), Vec::new(), Vec::new());
+                let (tx, rx) = (level.clone(), level);
+                world.series = vec![Some(RateSeries { step_seconds: 1.0, tx, rx, dirty })];
+                quiet(&world, &[0], 3.0, 600.0, Of::Dirtying).is_some()
+            });
+            let waits = waits.count();
+            assert!(waits < 32, "{waits} of 400 with {steps} steps");
+        }
     }
 
     proptest! {

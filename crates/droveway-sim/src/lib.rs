@@ -19,7 +19,7 @@ mod world;
 pub use memory::Memory;
 pub use snapshot::snapshot;
 pub use world::{
-    Adapting, ApplicationLog, Fault, Outcome, PortSample, SimError, Simulation, simulate,
+    Adapting, ApplicationLog, Fault, Outcome, PortSample, SimError, Simulation, changes, simulate,
 };
 
 use droveway_model::fluid::Constants;

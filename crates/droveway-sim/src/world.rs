@@ -5,7 +5,7 @@ mod faults;
 mod parts;
 
 pub use adapt::Adapting;
-pub use faults::Fault;
+pub use faults::{Fault, changes};
 
 use crate::{
     Memory, Physics,

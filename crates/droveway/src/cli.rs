@@ -119,6 +119,14 @@ pub(crate) enum LabCommand {
         /// The lab; needed only if several run
         name: Option<String>,
     },
+    /// Make the changes that the lab's scenario lists, each at its time from now
+    Play {
+        /// The lab; needed only if several run
+        name: Option<String>,
+        /// All of them at once
+        #[arg(long)]
+        at_once: bool,
+    },
     /// Remove every process, namespace and file of a lab
     Down {
         /// The lab; all of them if none is named

@@ -57,6 +57,7 @@ pub(crate) fn run(command: LabCommand, output: Output) -> Result<Exit, Failure> 
     match command {
         LabCommand::Up { scenario } => up(&scenario, output),
         LabCommand::Status { name } => status(name.as_deref(), output),
+        LabCommand::Play { name, at_once } => play(name.as_deref(), at_once),
         LabCommand::Down { name } => down(name.as_deref()),
     }
 }
@@ -159,6 +160,13 @@ fn lab_table(status: &droveway_lab::LabStatus) -> String {
         }
     }
     text
+}
+
+#[expect(clippy::print_stdout, reason = "the command's data")]
+fn play(name: Option<&str>, at_once: bool) -> Result<Exit, Failure> {
+    let info = chosen(name)?;
+    droveway_lab::play(&info, at_once, &mut |line| println!("{line}"))?;
+    Ok(Exit::Done)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's data")]

@@ -9,6 +9,7 @@ mod flows;
 mod memory;
 mod network;
 mod paths;
+mod phases;
 mod places;
 mod source;
 mod table;
@@ -27,11 +28,10 @@ use crate::{
 use droveway_fleet::{
     Bandwidth, Fleet, Host, HostId, Snapshot, TimeSpan, VmId,
     document::API_VERSION,
-    snapshot::{
-        self, FlowEnd, FlowSnapshot, HostSnapshot, MemorySnapshot, PortSnapshot, VmSnapshot,
-    },
+    snapshot::{self, FlowEnd, FlowSnapshot, HostSnapshot, PortSnapshot, VmSnapshot},
 };
 use droveway_host::{features, netns::Netns, resources};
+use memory::MemorySeen;
 use places::Place;
 use std::{
     collections::BTreeMap,
@@ -283,9 +283,15 @@ fn vm(
     place: &Place<'_>,
     seen: &Seen,
     flows: &[FlowSnapshot],
-    memory: Option<MemorySnapshot>,
+    memory: Option<MemorySeen>,
 ) -> VmSnapshot {
     let vm = place.vm;
+    let host = traffic::of(seen, &place.host);
+    let mut series = host.and_then(|host| host.series.get(&vm.name).cloned());
+    if let (Some(host), Some(series), Some(seen)) = (host, &mut series, &memory) {
+        let (step, steps) = (series.step_seconds, series.tx.len());
+        series.dirty = phases::series(&seen.windows, &seen.memory.curve, step, steps, host.until);
+    }
     let (tx, rx) = traffic::of(seen, &place.host)
         .and_then(|host| host.vms.get(&vm.name).copied())
         .unwrap_or_default();
@@ -306,8 +312,8 @@ fn vm(
         rx,
         tx_local_ratio,
         rx_local_ratio,
-        series: traffic::of(seen, &place.host).and_then(|host| host.series.get(&vm.name).cloned()),
-        memory,
+        series,
+        memory: memory.map(|seen| seen.memory),
         memory_bytes: place.facts.memory.get(),
     }
 }

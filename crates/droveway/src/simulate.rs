@@ -57,7 +57,7 @@ pub(crate) fn run(
         plan: plan.clone(),
         physics,
         seed: args.seed,
-        faults: Vec::new(),
+        faults: droveway_sim::changes(&scenario),
         adapting: None,
     };
     let outcome =

@@ -96,3 +96,47 @@ fn names_must_fit_together() {
     check("workingSet: 100MiB", "workingSet: 500MiB", &["three quarters"]);
     check("memory: 512MiB, deadline", "memory: 16MiB, deadline", &["at least 128MiB"]);
 }
+
+/// `GOOD` with this change; the error must say each of `parts`.
+#[track_caller]
+fn check_change(change: &str, parts: &[&str]) {
+    let text = format!("{GOOD}  changes: [ {{ at: 2s, {change} }} ]\n");
+    match document::parse::<ScenarioSpec>(&text, "mixed.yaml") {
+        Ok(scenario) => {
+            assert!(parts.is_empty(), "'{change}' is no error");
+            let what = scenario.spec.changes[0].what().expect("a checked change");
+            let again = super::ScenarioChange::of(scenario.spec.changes[0].at, what);
+            assert_eq!(again, scenario.spec.changes[0]);
+            let yaml = scenario.to_yaml().unwrap();
+            assert_eq!(document::parse::<ScenarioSpec>(&yaml, "again").unwrap(), scenario);
+        }
+        Err(error) => {
+            let error = error.to_string();
+            assert!(!parts.is_empty(), "'{change}': {error}");
+            for part in ["spec.changes[0]"].iter().chain(parts) {
+                assert!(error.contains(part), "'{error}' lacks '{part}'");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_change_tells_one_thing_and_whole() {
+    check_change("reverse: pages", &[]);
+    check_change("traffic: ingest, rate: 10Mbit/s", &[]);
+    check_change("vm: db-1, workingSet: 60MiB, writeRate: 30MiB/s", &[]);
+    check_change("linkRate: 100Mbit/s", &[]);
+    check_change("linkRate: 100Mbit/s, host: beta", &[]);
+    check_change("linkDown: 3s, host: alpha", &[]);
+
+    check_change("host: alpha", &["one change"]);
+    check_change("linkDown: 3s", &["one change"]);
+    check_change("traffic: ingest", &["one change"]);
+    check_change("reverse: pages, linkRate: 100Mbit/s", &["one change"]);
+    check_change("reverse: page", &[".reverse", "did you mean 'pages'?"]);
+    check_change("reverse: cache", &["cannot change so"]);
+    check_change("vm: db-2, workingSet: 1MiB, writeRate: 1MiB/s", &[".vm", "'db-1'"]);
+    check_change("vm: web-1, workingSet: 300MiB, writeRate: 1MiB/s", &["three quarters"]);
+    check_change("linkRate: 100kbit/s", &[".linkRate", "1Mbit/s"]);
+    check_change("linkRate: 100Mbit/s, host: gamma", &[".host", "no host 'gamma'"]);
+}

@@ -46,6 +46,18 @@ pub(crate) fn ask(agent: SocketAddr, request: &str) -> io::Result<Lines<TcpStrea
     Ok(Lines::new(stream))
 }
 
+/// How long a guest may take for what it is asked once: filling a working set of some hundred MiB takes an emulated one seconds.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// Sends a request and gives the first line of the answer.
+pub(crate) fn ask_once(agent: SocketAddr, request: &str) -> io::Result<String> {
+    match ask(agent, request)?.next(ANSWER_MAX)? {
+        Heard::Line(line) => Ok(line),
+        Heard::Nothing => Err(io::ErrorKind::TimedOut.into()),
+        Heard::End => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
 /// Logs the bytes that a VM's memory load writes.
 pub(crate) fn run_load(log: &Path, agent: SocketAddr, stop: &Stop) -> io::Result<()> {
     let meter = Meter::open(log, SAMPLE_INTERVAL)?;

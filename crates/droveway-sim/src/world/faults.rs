@@ -3,7 +3,9 @@
 use super::{Flow, World, timestamp};
 use crate::{Physics, qemu::Emitted};
 use droveway_drive::Side;
-use droveway_fleet::{Bandwidth, Bytes, EndpointId, HostId, RateLimit, VmId};
+use droveway_fleet::{
+    Bandwidth, Bytes, EndpointId, HostId, RateLimit, Scenario, VmId, scenario::WorldChange,
+};
 use droveway_model::world::payload;
 
 /// Something that goes wrong. Seconds from the first move.
@@ -53,6 +55,35 @@ pub enum Fault {
         /// At this rate.
         rate: Bandwidth,
     },
+}
+
+/// What the scenario says will change, and when.
+#[must_use]
+pub fn changes(scenario: &Scenario) -> Vec<(f64, Fault)> {
+    let spec = &scenario.spec;
+    let machines = || {
+        let clients = spec.clients.iter().filter_map(|client| client.name.as_str().parse().ok());
+        spec.hosts.iter().map(|host| host.name.clone()).chain(clients)
+    };
+    let faults = |what| match what {
+        WorldChange::Reverse(application) => vec![Fault::Reverse { application }],
+        WorldChange::Demand { application, rate } => vec![Fault::Demand { application, rate }],
+        WorldChange::Writes { vm, working_set, rate } => {
+            vec![Fault::Writes { vm, working_set, rate }]
+        }
+        WorldChange::LinkRate { host: Some(host), rate } => vec![Fault::PortRate { host, rate }],
+        WorldChange::LinkRate { host: None, rate } => {
+            machines().map(|host| Fault::PortRate { host, rate }).collect()
+        }
+        WorldChange::LinkDown { host, duration } => {
+            vec![Fault::PortDown { host, seconds: duration.duration().as_secs_f64() }]
+        }
+    };
+    let due = spec
+        .changes
+        .iter()
+        .filter_map(|change| Some((change.at.duration().as_secs_f64(), change.what()?)));
+    due.flat_map(|(at, what)| faults(what).into_iter().map(move |fault| (at, fault))).collect()
 }
 
 impl World<'_> {

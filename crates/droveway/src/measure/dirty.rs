@@ -14,8 +14,10 @@
 //! The monitor is held for the question and for the answer, never for the window between: a run that begins meanwhile finds
 //! it free.
 
+use super::phases::Timed;
 use crate::qemu::{self, Probed};
 use droveway_fleet::Instance;
+use droveway_host::features::monotonic_now;
 use droveway_qmp::{DirtyRateMode, DirtyRateStatus, DirtySampling, MigrationStatus, RunState};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -155,7 +157,7 @@ pub(super) struct Subject<'a> {
 /// What was found out, and why it is less than was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Sampled {
-    pub(super) readings: Vec<Reading>,
+    pub(super) readings: Vec<Timed>,
     pub(super) method: String,
     pub(super) remark: Option<String>,
 }
@@ -193,7 +195,7 @@ pub(super) async fn sample(
             break;
         }
         match watch(subject, &mode, window).await {
-            Ok(reading) => sampled.readings.push(reading),
+            Ok(timed) => sampled.readings.push(timed),
             Err(reason) => {
                 sampled.remark = Some(reason);
                 break;
@@ -228,7 +230,7 @@ async fn ready(instance: &Instance) -> Result<droveway_qmp::Client, String> {
 }
 
 /// Watches one window.
-async fn watch(subject: Subject<'_>, mode: &DirtyRateMode, window: f64) -> Result<Reading, String> {
+async fn watch(subject: Subject<'_>, mode: &DirtyRateMode, window: f64) -> Result<Timed, String> {
     let sampling = DirtySampling {
         mode: mode.clone(),
         window: Duration::from_secs_f64(window),
@@ -239,6 +241,7 @@ async fn watch(subject: Subject<'_>, mode: &DirtyRateMode, window: f64) -> Resul
         let started = client.start_dirty_sampling(&sampling).await;
         started.map_err(|error| format!("its QEMU does not measure: {error}"))?;
     }
+    let began = monotonic_now();
     tokio::time::sleep(sampling.window).await;
     let client = monitor(subject.instance).await?;
     for _ in 0..ANSWER_TRIES {
@@ -252,7 +255,8 @@ async fn watch(subject: Subject<'_>, mode: &DirtyRateMode, window: f64) -> Resul
             if pages < 1.0 || answer.mode != *mode {
                 return Err(format!("its QEMU measures by {}, not by {mode}", answer.mode));
             }
-            return Ok(Reading::of(mib, answer.window.as_secs_f64(), pages));
+            let reading = Reading::of(mib, answer.window.as_secs_f64(), pages);
+            return Ok(Timed { began, reading });
         }
         tokio::time::sleep(ANSWER_PAUSE).await;
     }

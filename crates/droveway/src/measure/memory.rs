@@ -3,6 +3,7 @@
 use super::{
     curve,
     dirty::{self, Sampled, Subject, Windows},
+    phases::Timed,
     places::Place,
 };
 use crate::fleet;
@@ -23,13 +24,21 @@ const SEED: u64 = 0x5eed_0fd2_0ea7;
 /// A tenth of a normal distribution lies beyond so many standard errors.
 const TENTH: f64 = 1.2816;
 
+/// What was found out about a VM's memory.
+#[derive(Debug)]
+pub(super) struct MemorySeen {
+    pub(super) memory: MemorySnapshot,
+    /// The windows in which its dirtying was watched.
+    pub(super) windows: Vec<Timed>,
+}
+
 /// Measures these VMs within about the window; what could not be measured is said in `remarks`.
 pub(super) async fn measure(
     fleet: &Fleet,
     places: Vec<&Place<'_>>,
     window: Duration,
     remarks: &mut Vec<String>,
-) -> BTreeMap<VmId, MemorySnapshot> {
+) -> BTreeMap<VmId, MemorySeen> {
     let mut of_host: BTreeMap<&HostId, usize> = BTreeMap::new();
     for place in &places {
         *of_host.entry(&place.host).or_default() += 1;
@@ -68,7 +77,8 @@ pub(super) async fn measure(
         match looked.await {
             Ok(Ok(resident)) => {
                 if let Some(memory) = snapshot(&resident, &sampled, memory_bytes) {
-                    memories.insert(name.clone(), memory);
+                    let windows = sampled.readings;
+                    memories.insert(name.clone(), MemorySeen { memory, windows });
                 }
             }
             Ok(Err(error)) => {
@@ -89,7 +99,8 @@ fn snapshot(
     sampled: &Sampled,
     memory_bytes: u64,
 ) -> Option<MemorySnapshot> {
-    let fitted = curve::fitted(&sampled.readings, memory_bytes as f64)?;
+    let readings: Vec<_> = sampled.readings.iter().map(|timed| timed.reading).collect();
+    let fitted = curve::fitted(&readings, memory_bytes as f64)?;
     let bytes = resident.resident_bytes as f64;
     let send = |zero_ratio: f64| bytes * (1.0 - zero_ratio.clamp(0.0, 1.0));
     let spread = TENTH * resident.zero_ratio_error;

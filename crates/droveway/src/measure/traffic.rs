@@ -65,8 +65,9 @@ pub(super) struct HostSeen {
     pub(super) port: (RateSummary, RateSummary),
     /// Sent and received, payload.
     pub(super) vms: BTreeMap<VmId, (RateSummary, RateSummary)>,
-    /// The same over time, with headers.
+    /// The same over time, with headers; the last step ends at `until`.
     pub(super) series: BTreeMap<VmId, RateSeries>,
+    pub(super) until: Timestamp,
     pub(super) view: HostView,
 }
 
@@ -289,7 +290,8 @@ impl<'a> HostWatch<'a> {
             tx: port.0.mean_bytes_per_second,
             rx: port.1.mean_bytes_per_second,
         };
-        HostSeen { port, vms, series, view }
+        let until = self.samples.last().map_or(Timestamp::ZERO, |(at, _)| *at);
+        HostSeen { port, vms, series, until, view }
     }
 
     /// A rate from a cumulative count, which is made of any links' counters.

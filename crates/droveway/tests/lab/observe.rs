@@ -110,7 +110,7 @@ fn all() -> bool {
 }
 
 /// Runs `measure` and reads what it saved, with the time on the monotonic clock at which its window ended.
-fn measure(lab: &Lab, more: &[&str]) -> Snapshot {
+pub(crate) fn measure(lab: &Lab, more: &[&str]) -> Snapshot {
     let file = lab.path("snapshot.json").display().to_string();
     let arguments = [&["measure", "--save", file.as_str()][..], more].concat();
     // What it keeps for later commands goes with the lab.
@@ -135,7 +135,7 @@ fn tables(lab: &Lab, host: &str) -> String {
 }
 
 /// What an application's log says it did per second within the snapshot's window.
-fn logged_rate(lab: &Lab, name: &str, snapshot: &Snapshot) -> f64 {
+pub(crate) fn logged_rate(lab: &Lab, name: &str, snapshot: &Snapshot) -> f64 {
     let fleet = lab.fleet();
     let application = fleet.spec.applications.iter().find(|a| a.name.as_str() == name);
     let log = &application.unwrap_or_else(|| panic!("no application {name}")).log;
@@ -230,7 +230,7 @@ fn end_name(end: &FlowEnd) -> String {
 }
 
 /// The matrix's rate from one end to another, bytes per second.
-fn measured_rate(snapshot: &Snapshot, from: &str, to: &str) -> f64 {
+pub(crate) fn measured_rate(snapshot: &Snapshot, from: &str, to: &str) -> f64 {
     let between = snapshot.flows.iter().filter(|f| end_name(&f.from) == from);
     between.filter(|f| end_name(&f.to) == to).map(|f| f.bytes_per_second).sum()
 }

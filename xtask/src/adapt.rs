@@ -1,0 +1,429 @@
+//! `cargo xtask adapt`: real runs whose world changes, and real runs with deadlines.
+//!
+//! Each change (`scenarios/adapt`) meets the same gang three ways, in labs of their own: carried out as planned, planned again,
+//! and planned by who knew the change beforehand (from a measurement of the changed world). Deadlines run from a tenth of
+//! slack to three times the shortest time. Takes about three quarters of an hour of a quiet machine.
+
+use crate::{guest_image, prerequisites, run, target_dir, workspace_root};
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// The changes.
+const CHANGES: [&str; 4] = ["reversed", "writer", "halved", "resident"];
+/// The ways to meet one.
+const WAYS: [&str; 3] = ["as planned", "planned again", "who knew it"];
+/// Slack of the runs with deadlines, in percent of the shortest time that is forecast.
+const SLACKS: [u32; 20] =
+    [10, 15, 20, 25, 30, 35, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160, 180, 200, 250, 300];
+/// How a decision begins that changes nothing.
+const STAYS: &str = "go on as planned";
+/// Applications run undisturbed for so long before the first measurement.
+const SETTLE: Duration = Duration::from_secs(3);
+/// How long is measured before each run.
+const MEASURE: &str = "4s";
+
+/// What to run.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct AdaptArgs {
+    /// Install what is missing without asking
+    #[arg(long)]
+    yes: bool,
+    /// Leave the data in docs/data instead of target/adapt
+    #[arg(long)]
+    docs: bool,
+    /// Try this program instead of building one
+    #[arg(long, value_name = "FILE")]
+    droveway: Option<PathBuf>,
+    /// How often each change is met each way
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: u32,
+    /// Only these: changes by their scenario's name, and `deadlines`
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+}
+
+pub(crate) fn run_it(args: &AdaptArgs) -> Result<()> {
+    let root = workspace_root();
+    prerequisites::ensure(args.yes)?;
+    let known = || CHANGES.into_iter().chain(["deadlines"]);
+    if let Some(unknown) = args.only.iter().find(|name| !known().any(|of| of == *name)) {
+        bail!("--only {unknown}: there is {}", known().collect::<Vec<_>>().join(", "));
+    }
+    if args.droveway.is_none() {
+        let build = ["build", "--release", "--locked", "--package", "droveway"];
+        run(Command::new(env!("CARGO")).current_dir(&root).args(build))?;
+    }
+    let image = guest_image(&root)?;
+    let work = target_dir(&root).join("adapt");
+    match fs::remove_dir_all(&work) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("removing {}", work.display())),
+    }
+    fs::create_dir_all(&work)?;
+    let trial = Trial {
+        droveway: args
+            .droveway
+            .clone()
+            .unwrap_or_else(|| target_dir(&root).join("release/droveway")),
+        image,
+        scenarios: root.join("scenarios/adapt"),
+        data: if args.docs { root.join("docs/data") } else { work.clone() },
+        work,
+    };
+    fs::create_dir_all(&trial.data)?;
+    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
+    let began = Instant::now();
+    let changes: Vec<&str> = CHANGES.into_iter().filter(|name| wanted(name)).collect();
+    if !changes.is_empty() {
+        trial.changes(&changes, args.rounds)?;
+    }
+    if wanted("deadlines") {
+        trial.deadlines()?;
+    }
+    println!("It took {:.0} s.", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+struct Trial {
+    droveway: PathBuf,
+    image: PathBuf,
+    scenarios: PathBuf,
+    data: PathBuf,
+    work: PathBuf,
+}
+
+/// What a run's report says of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Figures {
+    seconds: f64,
+    /// Of all traffic, against what it carried before.
+    loss_ratio: f64,
+    /// Plans that took another's place.
+    changes: usize,
+    /// The least margin of one, seconds of the urgency's cost.
+    least_margin: f64,
+    /// The most of them within a minute.
+    changes_per_minute: usize,
+    worst_outage_seconds: f64,
+    cpu_busy_ratio: f64,
+}
+
+impl Trial {
+    /// Round by round, so that a machine that becomes slower does so for all three ways.
+    fn changes(&self, names: &[&str], rounds: u32) -> Result<()> {
+        let mut rows = String::from(
+            "change,round,way,seconds,loss_ratio,changes,least_margin_s,changes_per_minute,worst_outage_s,cpu_busy_ratio\n",
+        );
+        let mut all: Vec<(String, usize, Figures)> = Vec::new();
+        for round in 1..=rounds {
+            for name in names {
+                let known = self.known(name)?;
+                for (way, title) in WAYS.iter().enumerate() {
+                    let got = self.changed(name, round, way, &known)?;
+                    writeln!(
+                        rows,
+                        "{name},{round},{title},{:.2},{:.4},{},{:.2},{},{:.3},{:.3}",
+                        got.seconds,
+                        got.loss_ratio,
+                        got.changes,
+                        got.least_margin,
+                        got.changes_per_minute,
+                        got.worst_outage_seconds,
+                        got.cpu_busy_ratio
+                    )?;
+                    println!("{name}, round {round}, {title}: {got:?}");
+                    all.push(((*name).to_owned(), way, got));
+                    // What was found so far survives an interruption.
+                    fs::write(self.data.join("adapting-lab.csv"), &rows)?;
+                }
+            }
+        }
+        println!(
+            "| what changes | as planned | planned again | who knew it | lost of all traffic | changes a run |"
+        );
+        println!("| --- | --- | --- | --- | --- | --- |");
+        for name in names {
+            let of = |way: usize, figure: fn(&Figures) -> f64| {
+                median(
+                    all.iter()
+                        .filter(|(n, w, _)| n == name && *w == way)
+                        .map(|(_, _, got)| figure(got)),
+                )
+            };
+            let seconds = [0, 1, 2].map(|way| format!("{:.1} s", of(way, |got| got.seconds)));
+            let losses =
+                [0, 1, 2].map(|way| format!("{:.0} %", 100.0 * of(way, |got| got.loss_ratio)));
+            #[expect(clippy::cast_precision_loss, reason = "a few changes")]
+            let changes = of(1, |got| got.changes as f64);
+            println!("| {name} | {} | {} | {changes} |", seconds.join(" | "), losses.join(", "));
+        }
+        Ok(())
+    }
+
+    /// The measurement of the world as it will be.
+    fn known(&self, name: &str) -> Result<String> {
+        let file = self.work.join(format!("{name}-known.json")).display().to_string();
+        self.in_lab(name, || {
+            self.droveway(&["lab", "play", name, "--at-once"])?;
+            std::thread::sleep(SETTLE);
+            let fleet = fleet(name);
+            self.droveway(&["--fleet", &fleet, "measure", "--for", MEASURE, "--save", &file])
+        })?;
+        Ok(file)
+    }
+
+    fn changed(&self, name: &str, round: u32, way: usize, known: &str) -> Result<Figures> {
+        let report = self.work.join(format!("{name}-{round}-{way}"));
+        let (folder, fleet) = (report.display().to_string(), fleet(name));
+        let mut arguments = vec!["--fleet", &fleet, "drain", "alpha", "--to", "beta"];
+        arguments.extend(["--urgency", "high", "--hold-out", "--report", &folder]);
+        arguments.extend(if way == 2 { ["--snapshot", known] } else { ["--measure", MEASURE] });
+        arguments.extend(["--replan", if way == 1 { "on" } else { "off" }]);
+        self.in_lab(name, || {
+            let code = self.watched(&arguments, || {
+                let mut play = self.command(&["lab", "play", name]);
+                play.stdout(Stdio::null()).spawn().context("starting lab play")
+            })?;
+            if !matches!(code, Some(0 | 6)) {
+                bail!("droveway {} ended with {code:?}", arguments.join(" "));
+            }
+            Ok(())
+        })?;
+        figures(&report)
+    }
+
+    /// Runs a drain, and something else from its first stream on.
+    fn watched(
+        &self,
+        arguments: &[&str],
+        begin: impl FnOnce() -> Result<std::process::Child>,
+    ) -> Result<Option<i32>> {
+        println!("> droveway {}", arguments.join(" "));
+        let mut drain =
+            self.command(arguments).stderr(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        let lines = BufReader::new(drain.stderr.take().context("no stderr")?).lines();
+        let (mut begin, mut begun) = (Some(begin), None);
+        for line in lines {
+            let line = line?;
+            println!("{line}");
+            if line.trim_end().ends_with("pre-copy")
+                && let Some(begin) = begin.take()
+            {
+                begun = Some(begin()?);
+            }
+        }
+        let code = drain.wait()?.code();
+        if let Some(mut begun) = begun
+            && !begun.wait()?.success()
+        {
+            bail!("what was to happen beside the drain failed");
+        }
+        Ok(code)
+    }
+
+    /// There and back in one lab, with a deadline that has some slack to the shortest time.
+    fn deadlines(&self) -> Result<()> {
+        let mut rows = String::from(
+            "slack_percent,shortest_s,deadline_s,feasible,met,seconds,loss_ratio,changes,cpu_busy_ratio\n",
+        );
+        let (mut feasible, mut met) = (0, 0);
+        self.in_lab("deadlines", || {
+            let fleet = fleet("deadlines");
+            for (index, slack) in SLACKS.iter().enumerate() {
+                let (from, to) = if index % 2 == 0 { ("alpha", "beta") } else { ("beta", "alpha") };
+                let plan = ["--fleet", &fleet, "-o", "json", "plan", "drain", from, "--to", to];
+                let plan = [&plan[..], &["--urgency", "critical", "--measure", MEASURE]].concat();
+                let output = self.command(&plan).stderr(Stdio::inherit()).output()?;
+                let plan: Value = serde_json::from_slice(&output.stdout).context("a plan")?;
+                let shortest =
+                    plan["forecast"]["totalSeconds"]["p50"].as_f64().context("no forecast")?;
+                let deadline = shortest * (1.0 + f64::from(*slack) / 100.0);
+                let report = self.work.join(format!("deadline-{slack}"));
+                let (folder, text) =
+                    (report.display().to_string(), format!("{:.0}ms", deadline * 1e3));
+                let drain = ["--fleet", &fleet, "drain", from, "--to", to, "--urgency", "low"];
+                let more = ["--deadline", &text, "--hold-out", "--report", &folder];
+                let drain = [&drain[..], &more[..]].concat();
+                println!("> droveway {}", drain.join(" "));
+                let code = self.command(&drain).status()?.code();
+                let line = match code {
+                    Some(3) => {
+                        // What is not begun leaves everything where it is: moved without a deadline instead.
+                        self.droveway(&[
+                            "--fleet",
+                            &fleet,
+                            "drain",
+                            from,
+                            "--to",
+                            to,
+                            "--hold-out",
+                        ])?;
+                        format!("{slack},{shortest:.2},{deadline:.2},false,,,,,")
+                    }
+                    Some(0 | 6) => {
+                        let got = figures(&report)?;
+                        let kept = code == Some(0);
+                        feasible += 1;
+                        met += u32::from(kept);
+                        format!(
+                            "{slack},{shortest:.2},{deadline:.2},true,{kept},{:.2},{:.4},{},{:.3}",
+                            got.seconds, got.loss_ratio, got.changes, got.cpu_busy_ratio
+                        )
+                    }
+                    code => bail!("droveway {} ended with {code:?}", drain.join(" ")),
+                };
+                println!("{line}");
+                writeln!(rows, "{line}")?;
+                fs::write(self.data.join("deadlines-lab.csv"), &rows)?;
+            }
+            Ok(())
+        })?;
+        println!(
+            "Of {} deadlines {feasible} were called feasible, {met} of them met.",
+            SLACKS.len()
+        );
+        print!("{rows}");
+        Ok(())
+    }
+
+    /// Does something in a laboratory of its own, and removes it whatever happened.
+    fn in_lab(&self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.droveway(&["lab", "down", name])?;
+        let scenario = self.scenarios.join(format!("{name}.yaml")).display().to_string();
+        self.droveway(&["lab", "up", &scenario])?;
+        std::thread::sleep(SETTLE);
+        let outcome = work();
+        self.droveway(&["lab", "down", name])?;
+        outcome
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.droveway);
+        command
+            .args(arguments)
+            .env("DROVEWAY_GUEST_IMAGE", &self.image)
+            .env("DROVEWAY_STATE", self.work.join("state"))
+            .env_remove("DROVEWAY_FLEET")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn droveway(&self, arguments: &[&str]) -> Result<()> {
+        println!("> droveway {}", arguments.join(" "));
+        let status = self.command(arguments).status();
+        let status = status.with_context(|| format!("starting {}", self.droveway.display()))?;
+        if !status.success() {
+            bail!("droveway {} ended with {status}", arguments.join(" "));
+        }
+        Ok(())
+    }
+}
+
+/// The fleet file of a laboratory; others may be up on the same machine.
+fn fleet(name: &str) -> String {
+    format!("/run/droveway/labs/{name}/fleet.yaml")
+}
+
+fn figures(report: &Path) -> Result<Figures> {
+    let file = report.join("report.json");
+    let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    read(&serde_json::from_str(&text)?).with_context(|| format!("{}", file.display()))
+}
+
+fn read(report: &Value) -> Result<Figures> {
+    let list = |name: &str| report[name].as_array().cloned().unwrap_or_default();
+    let number = |of: &Value, name: &str| of[name].as_f64();
+    let seconds = number(report, "totalMigrationTimeSeconds").context("no total migration time")?;
+    let (mut lost, mut carried) = (0.0, 0.0);
+    for of in list("applications").iter().filter(|of| of["kind"] != "memory-load") {
+        let (Some(before), Some(bytes)) = (number(of, "before"), number(of, "lostBytes")) else {
+            continue;
+        };
+        lost += bytes;
+        carried += before * seconds;
+    }
+    // Of the whole gang, under way, and not the answer that all is well as it is.
+    let is_change = |decision: &&Value| {
+        let stays = decision["choice"].as_str().is_some_and(|text| text.starts_with(STAYS));
+        decision["vm"].is_null() && number(decision, "margin").is_some() && !stays
+    };
+    let changes: Vec<(f64, f64)> = list("decisions")
+        .iter()
+        .filter(is_change)
+        .map(|decision| {
+            let margin = number(decision, "margin").unwrap_or(0.0);
+            (number(decision, "atSeconds").unwrap_or(0.0), margin)
+        })
+        .collect();
+    let within =
+        |from: f64| changes.iter().filter(|(at, _)| (from..from + 60.0).contains(at)).count();
+    let outages =
+        list("vms").iter().filter_map(|vm| number(vm, "outageSeconds")).fold(0.0, f64::max);
+    Ok(Figures {
+        seconds,
+        loss_ratio: if carried > 0.0 { lost / carried } else { 0.0 },
+        changes: changes.len(),
+        least_margin: changes.iter().map(|(_, margin)| *margin).fold(f64::INFINITY, f64::min),
+        changes_per_minute: changes.iter().map(|(at, _)| within(*at)).max().unwrap_or(0),
+        worst_outage_seconds: outages,
+        cpu_busy_ratio: number(report, "cpuBusyRatio").unwrap_or(0.0),
+    })
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_change_has_its_scenario() {
+        for name in CHANGES {
+            let file = workspace_root().join(format!("scenarios/adapt/{name}.yaml"));
+            assert!(
+                fs::read_to_string(&file).is_ok_and(|text| text.contains("changes:")),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_report_is_summed_up() {
+        let report = serde_json::json!({
+            "totalMigrationTimeSeconds": 10.0,
+            "cpuBusyRatio": 0.5,
+            "applications": [
+                { "kind": "tcp", "before": 100.0, "lostBytes": 50.0 },
+                { "kind": "tcp", "before": 300.0, "lostBytes": 350.0 },
+                { "kind": "memory-load", "before": 9.0, "lostBytes": 90.0 },
+            ],
+            "vms": [ { "outageSeconds": 0.1 }, { "outageSeconds": 0.4 }, { "outageSeconds": null } ],
+            "decisions": [
+                { "atSeconds": 0.0, "vm": "a", "choice": "hybrid", "margin": 1.0 },
+                { "atSeconds": 1.0, "vm": null, "choice": "go on as planned", "margin": 0.0 },
+                { "atSeconds": 2.0, "vm": null, "choice": "a by post-copy", "margin": 3.0 },
+                { "atSeconds": 70.0, "vm": null, "choice": "two at once", "margin": 2.0 },
+            ],
+        });
+        let got = read(&report).expect("figures");
+        assert!((got.loss_ratio - 0.1).abs() < 1e-12, "{got:?}");
+        assert_eq!((got.changes, got.changes_per_minute), (2, 1));
+        assert!(
+            (got.least_margin - 2.0).abs() < 1e-12
+                && (got.worst_outage_seconds - 0.4).abs() < 1e-12
+        );
+    }
+}
