@@ -8,10 +8,12 @@
 mod adapt;
 mod exposure;
 mod operate;
+mod path;
 
 pub(crate) use adapt::is_unpaced;
 pub use adapt::{ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction};
 pub use operate::OPERATOR;
+pub use path::PathSample;
 
 use crate::{
     action::{Action, ActionError, ActionId, Reply},

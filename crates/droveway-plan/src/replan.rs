@@ -18,11 +18,13 @@
 //! A plan is immutable: a change is a child of a higher generation, with those VMs whose moves have not ended, and it passes
 //! the plan check or is not proposed.
 
+mod path;
 mod present;
 mod situation;
 pub mod traffic;
 mod wishes;
 
+pub use path::Degraded;
 pub use situation::{
     Answer, Change, Dirtied, Expected, Passing, Prospects, Rung, Situation, Standing, Verdict,
     VmStanding,
@@ -117,7 +119,7 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
         && best.schedule == staying.schedule
         && best.rung != Rung::Throttle
         && !present.lifts(&best, base.intent);
-    let founded = at_risk || !present.seen.is_empty();
+    let founded = at_risk || present.is_news;
     let clever = !same && founded && gains_enough(kept.value, price.value, error);
     let task = present.task(present.share);
     let prospects = present.prospects(&task, &present.stay);
@@ -401,6 +403,7 @@ impl Present {
             demands: self.demands.clone(),
             capacity: self.capacity,
             stream_ratio: self.stream_ratio,
+            weighed: self.weighed.clone(),
         }
     }
 

@@ -75,6 +75,8 @@ pub(crate) struct Pair {
     phase: f64,
     /// Requested pages pass the stream, and requests are not held back.
     overtakes: bool,
+    /// What each requested page takes longer on a path that has become worse, seconds.
+    path_seconds: f64,
 }
 
 /// Multiples of it fall as evenly as can be.
@@ -140,6 +142,7 @@ impl Pair {
             chance,
             phase,
             overtakes,
+            path_seconds: 0.0,
         }
     }
 
@@ -150,6 +153,11 @@ impl Pair {
     /// The guest writes to more of its memory from now on.
     pub(crate) fn write_more(&mut self, working_set: f64, rate: f64) {
         self.memory.write_more(working_set, rate);
+    }
+
+    /// Each requested page takes so much longer from now on, seconds.
+    pub(crate) fn set_path(&mut self, seconds: f64) {
+        self.path_seconds = seconds;
     }
 
     /// Whether bytes of memory are on their way.
@@ -212,7 +220,7 @@ impl Pair {
             self.faults += (pages * self.chance[1]) as u64;
         }
         let transfer = self.memory.pending() / self.rate.max(1.0);
-        let fault = constants.fault_seconds + queued;
+        let fault = constants.fault_seconds + queued + self.path_seconds;
         outage_after_switch(transfer, pages, fault, 1.0) * self.chance[1]
             + constants.announce_seconds
     }

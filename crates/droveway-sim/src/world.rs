@@ -12,7 +12,7 @@ use crate::{
     chance::Chance,
     qemu::{Emitted, Pair},
 };
-use adapt::{Looked, adapted};
+use adapt::{Looked, Path, adapted};
 use droveway_drive::{
     Action, ActionError, Decision, FailureClass, GangDriver, Progress, Record, Side,
 };
@@ -170,6 +170,8 @@ struct World<'a> {
     logged_at: f64,
     adapting: Option<Adapting<'a>>,
     looked: Looked,
+    /// What is worse about the path between the hosts.
+    path: Path,
     /// Chance of what is seen: a run that is looked at is the same run.
     look_chance: Chance,
     /// What ports promise has changed.
@@ -272,6 +274,7 @@ impl<'a> World<'a> {
             logged_at: 0.0,
             adapting: simulation.adapting,
             looked: Looked::default(),
+            path: Path::default(),
             look_chance: Chance::new(!simulation.seed),
             changed: false,
             outcome: Outcome {

@@ -187,7 +187,9 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
             _ = tick.tick() => {
                 now = now.max(clock::now());
                 ledger.note_ports(now, run.ports.read(now));
-                paths.sample(now, &mut ledger);
+                for (vm, sample) in paths.sample(now, &mut ledger) {
+                    run.gang.handle_path(now, &vm, sample);
+                }
                 if let Some(seen) = run.watch.as_mut().and_then(|watch| watch.look(now)) {
                     run.gang.handle_traffic(now, seen);
                 }

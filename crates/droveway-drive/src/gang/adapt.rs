@@ -13,7 +13,10 @@
 //! Rates are looked at only over times in which no VM changed its phase, and of VMs that neither stand still nor have just
 //! begun to run elsewhere: what a move does to its own VM's traffic is no news. Estimates of memory come from ends of passes.
 
-use super::GangDriver;
+use super::{
+    GangDriver,
+    path::{PathSample, PathWatch},
+};
 use crate::{
     operator::OperatorRequest,
     record::{Decision, Phase},
@@ -74,6 +77,8 @@ enum Trigger {
     Dirtying { vm: VmId, pass: u32, found: Bytes, forecast: Bytes },
     /// Applications want something else, or the path carries something else.
     Traffic(String),
+    /// Round trips are longer or more has to be sent again, or no longer.
+    Path(String),
     /// A deadline will be missed as things stand.
     Deadline { end: Duration, deadline: Duration },
     /// An operator asked for something.
@@ -99,6 +104,7 @@ impl Trigger {
                 forecast.human()
             ),
             Trigger::Traffic(text) => format!("traffic has changed: {text}"),
+            Trigger::Path(text) => format!("the path has changed: {text}"),
             Trigger::Operator(text) => format!("the operator asked for {text}"),
             Trigger::Deadline { end, deadline } => format!(
                 "the end is expected after {}, the deadline is {}",
@@ -157,6 +163,7 @@ pub(super) struct Adapter {
     traffic: Option<Traffic>,
     odd_looks: u32,
     deadline_asked: Option<Timestamp>,
+    path: PathWatch,
 }
 
 impl Adapter {
@@ -181,6 +188,7 @@ impl Adapter {
             traffic: None,
             odd_looks: 0,
             deadline_asked: None,
+            path: PathWatch::default(),
         }
     }
 
@@ -288,6 +296,16 @@ impl GangDriver {
         self.look(now);
     }
 
+    /// Takes what the kernel at the source says of a VM's stream. To be called some times a second for each.
+    pub fn handle_path(&mut self, now: Timestamp, vm: &VmId, sample: PathSample) {
+        let sends = self.drivers.get(vm).is_some_and(crate::vm::VmDriver::uses_port);
+        let Some(adapter) = self.adapter.as_mut().filter(|_| sends) else { return };
+        if let Some(news) = adapter.path.observe(now, vm, sample) {
+            adapter.notice(now, Trigger::Path(news));
+            self.look(now);
+        }
+    }
+
     /// Takes a planner's answer; `None`: nothing is left to decide. One that was not asked for, or comes late, is dropped.
     pub fn handle_answer(&mut self, now: Timestamp, question: u64, answer: Option<Answer>) {
         let Some(adapter) = &mut self.adapter else { return };
@@ -346,7 +364,9 @@ impl GangDriver {
             demands: known.map(|known| known.demands.clone()).unwrap_or_default(),
             capacity: known.map(|known| known.capacity).filter(|capacity| !capacity.is_zero()),
             stream_ratio: known.map_or(0.0, |known| known.stream_ratio),
+            path: adapter.and_then(|adapter| adapter.path.degraded()),
             wishes: self.wishes.clone(),
+            weighed: known.map(|known| known.weighed.clone()).unwrap_or_default(),
         }
     }
 

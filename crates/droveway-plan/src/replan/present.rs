@@ -1,6 +1,8 @@
 //! The world as it is in the middle of a run: what was known before, brought up to date by what the driver saw.
 
-use super::{Base, Passing, Situation, Standing, VmStanding, share_of, traffic};
+use super::{
+    Base, Degraded, Passing, Situation, Standing, VmStanding, Wishes, share_of, traffic,
+};
 use crate::{
     adaptive::{self, GENTLE_SHARE},
     plan::{Direction, Fallback, Move, Plan},
@@ -41,7 +43,11 @@ pub(super) struct Present {
     pub(super) capacity: Bandwidth,
     /// What streams have against what the model would say of what was known before.
     pub(super) stream_ratio: f64,
-    /// What differs from what was known, in words; empty: nothing.
+    /// What is worse about the path, and what operators have asked for.
+    pub(super) weighed: (Option<Degraded>, Wishes),
+    /// Something differs from what the plan in force was weighed with.
+    pub(super) is_news: bool,
+    /// What differs from what was known before the run, in words; empty: nothing.
     pub(super) seen: String,
 }
 
@@ -63,7 +69,7 @@ impl Present {
         let mut world = base.known.world.clone();
         world.gang.constants = base.known.calibration.constants;
         let (source, target) = (world.host(&plan.source)?, world.host(&plan.target)?);
-        let mut said = situation.wishes.text();
+        let mut said = Vec::new();
         // First what can be told from before, then what the ports say beside it.
         let nominal = base.facts.port_rate.tcp_payload();
         let known = bandwidth(world.gang.ports[source].tx.min(world.gang.ports[target].rx));
@@ -84,6 +90,8 @@ impl Present {
                 (port.tx, port.rx) = (port.tx.min(narrow), port.rx.min(narrow));
             }
         }
+        world.gang.constants.fault_seconds +=
+            situation.path.as_ref().map_or(0.0, Degraded::fault_seconds);
         let mut wanted = demands(&world, capacity);
         for (vm, demand) in &situation.demands {
             let Some(before) = wanted.get(vm).copied() else { continue };
@@ -179,6 +187,8 @@ impl Present {
             demands: wanted,
             capacity,
             stream_ratio: 1.0,
+            weighed: (situation.path, situation.wishes.clone()),
+            is_news: false,
             seen: String::new(),
         };
         present.slow_streams(situation.stream_ratio);
@@ -190,6 +200,11 @@ impl Present {
             let percent = 100.0 * present.stream_ratio;
             said.push(format!("streams have {percent:.0} % of what was expected"));
         }
+        // What the plan in force was weighed with already is no reason to weigh it again.
+        let weighed = situation.weighed == present.weighed;
+        present.is_news = !said.is_empty() || !weighed;
+        said.extend(present.weighed.0.map(|path| path.to_string()));
+        said.extend(present.weighed.1.text());
         present.seen = said.join(", ");
         Some(present)
     }

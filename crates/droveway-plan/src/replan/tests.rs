@@ -79,7 +79,9 @@ impl Case {
             demands: BTreeMap::new(),
             capacity: None,
             stream_ratio: 0.0,
+            path: None,
             wishes: Wishes::default(),
+            weighed: (None, Wishes::default()),
         }
     }
 
