@@ -3,12 +3,13 @@
 //! All VMs are prepared first, so that no fixed cost falls between two moves; then a sliding window of
 //! [`Plan::concurrency`] streams uses the port: the next VM in the plan's order starts in the same instant in which one
 //! leaves it. A move whose start is [`StartRule::AfterEnd`] waits for that VM alone. A VM that fails or is rolled back leaves the others untouched.
-//! Never are more VMs exposed at once than the plan allows: [`exposure`].
+//! Never are more VMs exposed at once than the plan allows: [`exposure`]. Switchovers do not coincide: [`stagger`].
 
 mod adapt;
 mod exposure;
 mod operate;
 mod path;
+mod stagger;
 
 pub(crate) use adapt::is_unpaced;
 pub use adapt::{ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction};
@@ -51,6 +52,8 @@ pub struct GangDriver {
     bears: BTreeMap<VmId, Duration>,
     /// What plans say of background streams after a switch, apart from an operator's ceiling.
     background: BTreeMap<VmId, RateLimit>,
+    /// Whose stream goes before the others.
+    first: Option<VmId>,
     /// Drained by the shell after each input, so as many as one input leads to.
     actions: VecDeque<GangAction>,
     decisions: VecDeque<Decision>,
@@ -84,6 +87,7 @@ impl GangDriver {
             adapter: None,
             wishes: Wishes::default(),
             bears: BTreeMap::new(),
+            first: None,
             actions: VecDeque::new(),
             decisions: VecDeque::new(),
         })
@@ -160,6 +164,7 @@ impl GangDriver {
             }
             // One after the other: each may take the room of the next.
             self.keep_exposure(now);
+            self.keep_apart(now);
         }
         self.admit(now);
         self.look(now);
@@ -224,7 +229,8 @@ impl GangDriver {
         let begin = waits.then_some(self.begins_at);
         let looks = self.adapter.as_ref().and_then(|adapter| adapter.due(self.is_measured()));
         let looks = looks.filter(|_| self.has_begun && !self.cancelled);
-        self.drivers.values().filter_map(VmDriver::poll_timeout).chain(begin).chain(looks).min()
+        let own = self.drivers.values().filter_map(VmDriver::poll_timeout);
+        own.chain(begin).chain(looks).chain(self.apart_due()).min()
     }
 
     /// The drivers, by VM.
@@ -278,8 +284,11 @@ impl GangDriver {
 
     fn admit(&mut self, now: Timestamp) {
         self.keep_exposure(now);
+        self.keep_apart(now);
         self.admit_due(now);
         self.keep_exposure(now);
+        self.keep_apart(now);
+        self.give_way(now);
         let holds = self.turn.as_ref().and_then(|vm| self.drivers.get(vm));
         if self.plan.turns.is_some() && holds.is_none_or(|driver| driver.phase() != Phase::PreCopy)
         {

@@ -195,8 +195,12 @@ pub struct VmDriver {
     postcopy_asked: bool,
     /// Post-copy must not begin now: too many other VMs are exposed.
     postcopy_held: bool,
+    /// Nor while another VM is being switched.
+    switch_held: bool,
     /// It would have begun.
     postcopy_due: bool,
+    /// When the switch was asked for.
+    postcopy_asked_at: Option<Timestamp>,
     /// The state was, or may have been, split: never undone from here on.
     postcopied: bool,
     stopped_at: Option<Timestamp>,
@@ -246,7 +250,9 @@ impl VmDriver {
             started: false,
             postcopy_asked: false,
             postcopy_held: false,
+            switch_held: false,
             postcopy_due: false,
+            postcopy_asked_at: None,
             postcopied: false,
             stopped_at: None,
             resumed_at: None,
@@ -387,7 +393,7 @@ impl VmDriver {
                 Err(RequestDenied::PostcopyForbidden)
             }
             (Request::SwitchToPostcopy, State::PreCopy) => {
-                self.ask_postcopy();
+                self.ask_postcopy(now);
                 Ok(())
             }
             (Request::SwitchToPostcopy, State::PostCopy | State::Switchover) => Ok(()),
@@ -538,11 +544,12 @@ impl VmDriver {
         self.record(now, RecordKind::Warning(text.into()));
     }
 
-    fn ask_postcopy(&mut self) {
-        if self.postcopy_held {
+    fn ask_postcopy(&mut self, now: Timestamp) {
+        if self.postcopy_held || self.switch_held {
             self.postcopy_due = true;
         } else if !self.postcopy_asked {
             self.postcopy_asked = true;
+            self.postcopy_asked_at = Some(now);
             self.act(Action::StartPostcopy);
         }
     }

@@ -48,6 +48,8 @@ const PROCESS_END_SECONDS: f64 = 0.012;
 const ANSWER_LIMIT: f64 = 3.0;
 /// Against an elastic flow in a FIFO port's full queue a stream gets about a tenth (measured).
 const FIFO_STREAM_WEIGHT: f64 = 0.12;
+/// A stream that the others give way to has nearly all that they had.
+const FIRST_WEIGHT: f64 = 100.0;
 /// Shorter silences than this count as none, as with the laboratory's probes.
 const SILENCE_MIN: f64 = 0.03;
 
@@ -172,6 +174,8 @@ struct World<'a> {
     looked: Looked,
     /// What is worse about the path between the hosts.
     path: Path,
+    /// Whose stream goes before the others, where sockets can be told so.
+    first: Option<VmId>,
     /// Chance of what is seen: a run that is looked at is the same run.
     look_chance: Chance,
     /// What ports promise has changed.
@@ -275,6 +279,7 @@ impl<'a> World<'a> {
             adapting: simulation.adapting,
             looked: Looked::default(),
             path: Path::default(),
+            first: None,
             look_chance: Chance::new(!simulation.seed),
             changed: false,
             outcome: Outcome {
@@ -722,8 +727,9 @@ impl<'a> World<'a> {
                 continue;
             }
             self.senders.push(index);
+            let first = self.first.as_ref() == Some(&vm.name);
             self.claims.push(Claim {
-                weight: self.stream_weight,
+                weight: self.stream_weight * if first { FIRST_WEIGHT } else { 1.0 },
                 demand: pair.ceiling(),
                 class: Class::Migration,
                 crosses: Crosses::of(&[2 * self.source, 2 * self.target + 1]),

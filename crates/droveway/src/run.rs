@@ -117,7 +117,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
             display.record(&vm, &record, &ledger);
             ledger.note(&vm, record, &run.gang);
         }
-        adapt(&mut run, &mut ledger, display, &sender);
+        adapt(&mut run, &mut ledger, display, tuner.as_mut(), &sender);
         if changed {
             run.lock.publish(&ledger.active_run(&run.run_id, run.gang.plan()));
         }
@@ -213,12 +213,23 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
 }
 
 /// Does what the gang as a whole wants done, and tells what was decided.
-fn adapt(run: &mut Run, ledger: &mut Ledger, display: &Display, inbox: &mpsc::Sender<Input>) {
+fn adapt(
+    run: &mut Run,
+    ledger: &mut Ledger,
+    display: &Display,
+    mut tuner: Option<&mut Tuner>,
+    inbox: &mpsc::Sender<Input>,
+) {
     while let Some(action) = run.gang.poll_gang_action() {
         match action {
             GangAction::Replan(situation) => {
                 if let Some(replanner) = &run.replanner {
                     Replanner::ask(replanner, situation, inbox.clone());
+                }
+            }
+            GangAction::GiveWay { to } => {
+                if let Some(tuner) = tuner.as_deref_mut() {
+                    tuner.give_way(to);
                 }
             }
             GangAction::Reserve(_) => {

@@ -122,6 +122,11 @@ pub enum GangAction {
     Replan(Box<Situation>),
     /// Both ports hold this for the moves from now on.
     Reserve(Vec<Reservation>),
+    /// The stream of that VM, which stands still, goes before the others from now on; `None`: all are equal again.
+    GiveWay {
+        /// Whose.
+        to: Option<VmId>,
+    },
 }
 
 /// How a gang adapts.

@@ -1,5 +1,6 @@
 mod adapt;
 mod operate;
+mod stagger;
 
 use super::*;
 use crate::{

@@ -102,7 +102,7 @@ impl VmDriver {
             }
             Step::PostCopy if self.may_postcopy() => {
                 self.decide(now, reason, inputs, "switch to post-copy", None);
-                self.ask_postcopy();
+                self.ask_postcopy(now);
             }
             Step::PostCopy => {
                 self.warn(now, "the rule asked for post-copy, which the plan forbids");

@@ -144,7 +144,7 @@ impl VmDriver {
                     let inputs = format!("{} left", self.progress.remaining.human());
                     let (choice, other) = ("switch to post-copy", Some("go on with pre-copy"));
                     self.decide(now, "the plan was changed".to_owned(), inputs, choice, other);
-                    self.ask_postcopy();
+                    self.ask_postcopy(now);
                 }
             }
             State::PreCopy

@@ -171,6 +171,18 @@ impl World<'_> {
                     }
                     self.changed = true;
                 }
+                // Sockets are told; where they are not tuned nobody can be.
+                GangAction::GiveWay { to } if self.gang.plan().tuning => {
+                    for vm in &mut self.vms {
+                        let first = to.as_ref() == Some(&vm.name);
+                        if let Some(pair) = &mut vm.pair {
+                            pair.go_first(first, self.now);
+                        }
+                    }
+                    self.first = to;
+                    self.changed = true;
+                }
+                GangAction::GiveWay { .. } => {}
             }
         }
         while let Some(decision) = self.gang.poll_decision() {
