@@ -1,8 +1,6 @@
 //! The world as it is in the middle of a run: what was known before, brought up to date by what the driver saw.
 
-use super::{
-    Base, Degraded, Passing, Situation, Standing, VmStanding, Wishes, share_of, traffic,
-};
+use super::{Base, Degraded, Passing, Situation, Standing, VmStanding, Wishes, share_of, traffic};
 use crate::{
     adaptive::{self, GENTLE_SHARE},
     plan::{Direction, Fallback, Move, Plan},
