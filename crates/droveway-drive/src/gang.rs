@@ -3,25 +3,32 @@
 //! All VMs are prepared first, so that no fixed cost falls between two moves; then a sliding window of
 //! [`Plan::concurrency`] streams uses the port: the next VM in the plan's order starts in the same instant in which one
 //! leaves it. A move whose start is [`StartRule::AfterEnd`] waits for that VM alone. A VM that fails or is rolled back leaves the others untouched.
-//! Never are more VMs exposed at once than the plan allows: [`exposure`].
-
-mod exposure;
+//! Never are more VMs exposed at once than the plan allows: [`exposure`]. Switchovers do not coincide: [`stagger`].
 
 mod adapt;
+mod exposure;
+mod operate;
+mod path;
+mod stagger;
 
 pub(crate) use adapt::is_unpaced;
 pub use adapt::{ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction};
+pub use operate::OPERATOR;
+pub use path::PathSample;
 
 use crate::{
     action::{Action, ActionError, ActionId, Reply},
     input::{QemuEvent, Side},
-    record::{Outcome, Phase, Record},
+    record::{Decision, Outcome, Phase, Record},
     vm::{Request, RequestDenied, VmDriver},
 };
 use adapt::Adapter;
 use droveway_fleet::{RateLimit, Technique, Timestamp, VmId};
-use droveway_plan::{Plan, StartRule, Violation, check::contradictions};
-use std::collections::BTreeMap;
+use droveway_plan::{Plan, StartRule, Violation, check::contradictions, replan::Wishes};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 /// One plan's driver.
 #[derive(Debug)]
@@ -32,11 +39,24 @@ pub struct GangDriver {
     cancelled: bool,
     /// Whose turn it is, where streams take turns.
     turn: Option<VmId>,
+    /// Deadlines count from it.
+    started_at: Timestamp,
     /// Nobody starts before.
     begins_at: Timestamp,
     has_begun: bool,
     /// What it notices changes by, if it adapts.
     adapter: Option<Adapter>,
+    /// What an operator has asked for since the run began.
+    wishes: Wishes,
+    /// What VMs bear of downtime, whatever is asked for the gang.
+    bears: BTreeMap<VmId, Duration>,
+    /// What plans say of background streams after a switch, apart from an operator's ceiling.
+    background: BTreeMap<VmId, RateLimit>,
+    /// Whose stream goes before the others.
+    first: Option<VmId>,
+    /// Drained by the shell after each input, so as many as one input leads to.
+    actions: VecDeque<GangAction>,
+    decisions: VecDeque<Decision>,
 }
 
 impl GangDriver {
@@ -55,14 +75,21 @@ impl GangDriver {
         };
         let drivers = plan.moves.iter().map(driver).collect();
         Ok(GangDriver {
+            background: GangDriver::planned_background(&plan),
             plan,
             drivers,
             started: false,
             cancelled: false,
             turn: None,
+            started_at: Timestamp::ZERO,
             begins_at: Timestamp::ZERO,
             has_begun: false,
             adapter: None,
+            wishes: Wishes::default(),
+            bears: BTreeMap::new(),
+            first: None,
+            actions: VecDeque::new(),
+            decisions: VecDeque::new(),
         })
     }
 
@@ -91,7 +118,7 @@ impl GangDriver {
 
     /// Starts the plan's first moves.
     pub fn start(&mut self, now: Timestamp) {
-        self.started = true;
+        (self.started, self.started_at) = (true, now);
         let wait = self.plan.start_after.map(droveway_fleet::TimeSpan::duration);
         self.begins_at = now + wait.unwrap_or_default();
         if let Some(adapter) = &mut self.adapter {
@@ -137,6 +164,7 @@ impl GangDriver {
             }
             // One after the other: each may take the room of the next.
             self.keep_exposure(now);
+            self.keep_apart(now);
         }
         self.admit(now);
         self.look(now);
@@ -177,6 +205,16 @@ impl GangDriver {
         })
     }
 
+    /// The next thing that the gang as a whole wants done, if any.
+    pub fn poll_gang_action(&mut self) -> Option<GangAction> {
+        self.actions.pop_front()
+    }
+
+    /// The next decision about the gang to tell, if any.
+    pub fn poll_decision(&mut self) -> Option<Decision> {
+        self.decisions.pop_front()
+    }
+
     /// The next thing to tell, if any. In order for each VM.
     pub fn poll_record(&mut self) -> Option<(VmId, Record)> {
         self.drivers
@@ -191,7 +229,8 @@ impl GangDriver {
         let begin = waits.then_some(self.begins_at);
         let looks = self.adapter.as_ref().and_then(|adapter| adapter.due(self.is_measured()));
         let looks = looks.filter(|_| self.has_begun && !self.cancelled);
-        self.drivers.values().filter_map(VmDriver::poll_timeout).chain(begin).chain(looks).min()
+        let own = self.drivers.values().filter_map(VmDriver::poll_timeout);
+        own.chain(begin).chain(looks).chain(self.apart_due()).min()
     }
 
     /// The drivers, by VM.
@@ -245,8 +284,11 @@ impl GangDriver {
 
     fn admit(&mut self, now: Timestamp) {
         self.keep_exposure(now);
+        self.keep_apart(now);
         self.admit_due(now);
         self.keep_exposure(now);
+        self.keep_apart(now);
+        self.give_way(now);
         let holds = self.turn.as_ref().and_then(|vm| self.drivers.get(vm));
         if self.plan.turns.is_some() && holds.is_none_or(|driver| driver.phase() != Phase::PreCopy)
         {

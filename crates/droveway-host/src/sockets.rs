@@ -79,6 +79,14 @@ impl ForeignSocket {
         self.set(libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &bytes.to_ne_bytes())
     }
 
+    /// Sets only the class that its packets go to from now on.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn prioritize(&self, class: u32) -> io::Result<()> {
+        self.set(libc::SOL_SOCKET, libc::SO_PRIORITY, &class.to_ne_bytes())
+    }
+
     /// Whether small segments leave at once.
     ///
     /// # Errors

@@ -75,6 +75,12 @@ pub(crate) struct Pair {
     phase: f64,
     /// Requested pages pass the stream, and requests are not held back.
     overtakes: bool,
+    /// What the port carries, what the stream had of it when its VM stopped, and how long its state takes so.
+    port: f64,
+    share_at_switch: f64,
+    state_seconds: f64,
+    /// What each requested page takes longer on a path that has become worse, seconds.
+    path_seconds: f64,
 }
 
 /// Multiples of it fall as evenly as can be.
@@ -140,6 +146,10 @@ impl Pair {
             chance,
             phase,
             overtakes,
+            port: 0.0,
+            share_at_switch: 0.0,
+            state_seconds: 0.0,
+            path_seconds: 0.0,
         }
     }
 
@@ -150,6 +160,20 @@ impl Pair {
     /// The guest writes to more of its memory from now on.
     pub(crate) fn write_more(&mut self, working_set: f64, rate: f64) {
         self.memory.write_more(working_set, rate);
+    }
+
+    /// The other streams give way to this one: what it has to send while the VM stands still comes at the port's rate.
+    pub(crate) fn go_first(&mut self, first: bool, now: f64) {
+        let share = self.share_at_switch;
+        if first && self.stage == Stage::Switch && self.port > share && self.until > now {
+            let left = self.state_seconds.min(self.until - now);
+            self.until -= left * (1.0 - share / self.port);
+        }
+    }
+
+    /// Each requested page takes so much longer from now on, seconds.
+    pub(crate) fn set_path(&mut self, seconds: f64) {
+        self.path_seconds = seconds;
     }
 
     /// Whether bytes of memory are on their way.
@@ -189,6 +213,7 @@ impl Pair {
     pub(crate) fn granted(&mut self, rate: f64, port: f64, physics: &Physics, now: f64) {
         let wire = rate * physics.constants.efficiency * self.chance[0];
         self.rate = if wire > 0.0 { 1.0 / (1.0 / wire + self.scan_per_byte) } else { 0.0 };
+        self.port = port;
         if self.stage == Stage::PostCopy && self.silent_until.is_some_and(f64::is_infinite) {
             let silence = self.silence(port, physics);
             self.be_silent_until(now + silence, now);
@@ -217,7 +242,7 @@ impl Pair {
             self.faults += (pages * self.chance[1]) as u64;
         }
         let transfer = self.memory.pending() / self.rate.max(1.0);
-        let fault = constants.fault_seconds + queued;
+        let fault = constants.fault_seconds + queued + self.path_seconds;
         outage_after_switch(transfer, pages, fault, 1.0) * self.chance[1]
             + constants.announce_seconds
     }
@@ -313,9 +338,10 @@ impl Pair {
                 self.stage = Stage::Switch;
                 // The state comes behind what the sockets still hold.
                 let first = physics.state_bytes + constants.socket_bytes;
-                self.until = now
-                    + constants.postcopy_switch_seconds * self.chance[1]
-                    + first / self.rate.max(1.0);
+                self.share_at_switch = self.rate.max(1.0);
+                self.state_seconds = first / self.share_at_switch;
+                self.until =
+                    now + constants.postcopy_switch_seconds * self.chance[1] + self.state_seconds;
                 true
             }
             Stage::Pass if self.memory.pending() <= self.leaves(physics) + rounding => {

@@ -12,7 +12,7 @@ use crate::{
     chance::Chance,
     qemu::{Emitted, Pair},
 };
-use adapt::{Looked, adapted};
+use adapt::{Looked, Path, adapted};
 use droveway_drive::{
     Action, ActionError, Decision, FailureClass, GangDriver, Progress, Record, Side,
 };
@@ -48,6 +48,8 @@ const PROCESS_END_SECONDS: f64 = 0.012;
 const ANSWER_LIMIT: f64 = 3.0;
 /// Against an elastic flow in a FIFO port's full queue a stream gets about a tenth (measured).
 const FIFO_STREAM_WEIGHT: f64 = 0.12;
+/// A stream that the others give way to has nearly all that they had.
+const FIRST_WEIGHT: f64 = 100.0;
 /// Shorter silences than this count as none, as with the laboratory's probes.
 const SILENCE_MIN: f64 = 0.03;
 
@@ -170,6 +172,10 @@ struct World<'a> {
     logged_at: f64,
     adapting: Option<Adapting<'a>>,
     looked: Looked,
+    /// What is worse about the path between the hosts.
+    path: Path,
+    /// Whose stream goes before the others, where sockets can be told so.
+    first: Option<VmId>,
     /// Chance of what is seen: a run that is looked at is the same run.
     look_chance: Chance,
     /// What ports promise has changed.
@@ -272,6 +278,8 @@ impl<'a> World<'a> {
             logged_at: 0.0,
             adapting: simulation.adapting,
             looked: Looked::default(),
+            path: Path::default(),
+            first: None,
             look_chance: Chance::new(!simulation.seed),
             changed: false,
             outcome: Outcome {
@@ -724,8 +732,9 @@ impl<'a> World<'a> {
                 continue;
             }
             self.senders.push(index);
+            let first = self.first.as_ref() == Some(&vm.name);
             self.claims.push(Claim {
-                weight: self.stream_weight,
+                weight: self.stream_weight * if first { FIRST_WEIGHT } else { 1.0 },
                 demand: pair.ceiling(),
                 class: Class::Migration,
                 crosses: Crosses::of(&[2 * self.source, 2 * self.target + 1]),

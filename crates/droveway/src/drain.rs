@@ -493,16 +493,32 @@ impl<'a> Job<'a> {
         };
         let mut gang = GangDriver::new(plan.clone(), &was_running).map_err(wrong)?;
         let replanner = again.map(|knowledge| {
-            let (intent, fleet) = (self.intent.clone(), self.fleet.clone());
-            Arc::new(Replanner { intent, facts: facts.clone(), knowledge, fleet })
+            let intent = self.intent.clone();
+            Arc::new(Replanner { intent, facts: facts.clone(), knowledge })
         });
         if let Some(replanner) = &replanner {
             gang = replanner.adapted(gang, self.request.args.observe_only);
         }
         let watch =
             replanner.as_ref().and_then(|_| Watch::open([source, target], &pairs, self.fleet));
-        let run =
-            Run { gang, replanner, watch, pairs, ports, lock, run_id: run_id.clone(), network };
+        let bears = facts.vms.iter().filter_map(|it| Some((it.vm.clone(), it.max_downtime?)));
+        let gang = gang.bearing(bears.collect());
+        // Nobody asks yet: a control socket will hold the other end.
+        let (_operators, requests) = run::requests();
+        let fleet = Arc::new(self.fleet.clone());
+        let run_id_of = run_id.clone();
+        let run = Run {
+            gang,
+            replanner,
+            watch,
+            pairs,
+            ports,
+            lock,
+            run_id: run_id_of,
+            network,
+            requests,
+            fleet,
+        };
         let mut display = Display::new(&self.intent.vms);
         let started_at = jiff::Timestamp::now().to_string();
         let ledger = run::carry_out(run, &mut display).await;
@@ -518,17 +534,19 @@ impl<'a> Job<'a> {
         if let How::Given { given, .. } = &self.how {
             decided.push(given.decision());
         }
+        let (intent, fleet) = asked::amended(&self.intent, self.fleet, &ledger.wishes);
         let context = report::Context {
-            fleet: self.fleet,
+            fleet: &fleet,
             plan: &plan,
-            intent: &self.intent,
+            intent: &intent,
             decided: &decided,
             checked: &checked,
             run_id: &run_id,
             started_at,
             asked_at,
             ended_at: clock::now(),
-            downtime_limit_asked: plan.max_downtime.is_some(),
+            downtime_limit_asked: plan.max_downtime.is_some()
+                || ledger.wishes.downtime.contains_key(&None),
             capacity,
         };
         let mut report = report::build(&context, &ledger);

@@ -19,13 +19,16 @@ pub(crate) use perform::Pair;
 pub(crate) use sampler::{PortReading, Ports};
 
 use crate::{clock, fleet::RunLock, network::Network};
-use droveway_drive::{ActionError, ActionId, GangAction, GangDriver, QemuEvent, Reply, Side};
-use droveway_fleet::{Timestamp, VmId};
+use droveway_drive::{
+    Accepted, ActionError, ActionId, GangAction, GangDriver, OperatorRequest, QemuEvent, Refusal,
+    Reply, Side,
+};
+use droveway_fleet::{Fleet, Timestamp, VmId};
 use droveway_plan::replan::Answer;
 use droveway_qmp::{Notice, Subscription};
 use ledger::Blocked;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tuning::{Tuned, Tuner, Which};
 
 /// Inputs that wait for the loop: some hundred VMs' events at once; senders wait beyond it.
@@ -44,6 +47,18 @@ enum Input {
     Answer { question: u64, answer: Option<Box<Answer>> },
 }
 
+/// An operator's request, and where its answer goes. Who does not wait for the answer may drop the other end.
+pub(crate) type Asked = (OperatorRequest, oneshot::Sender<Result<Accepted, Refusal>>);
+
+/// Requests that wait for the loop, which takes one at a time and answers at once: a handful of operators; senders wait
+/// beyond it.
+const REQUESTS_MAX: usize = 16;
+
+/// A way for operators' requests into a run. The run goes on without if every sender is dropped.
+pub(crate) fn requests() -> (mpsc::Sender<Asked>, mpsc::Receiver<Asked>) {
+    mpsc::channel(REQUESTS_MAX)
+}
+
 /// Everything a run needs.
 #[derive(Debug)]
 pub(crate) struct Run {
@@ -58,6 +73,10 @@ pub(crate) struct Run {
     pub(crate) replanner: Option<Arc<Replanner>>,
     /// What ports and VMs carry, if somebody plans by it.
     pub(crate) watch: Option<Watch>,
+    /// What operators ask for meanwhile.
+    pub(crate) requests: mpsc::Receiver<Asked>,
+    /// Whose memory of plans it is.
+    pub(crate) fleet: Arc<Fleet>,
 }
 
 /// Carries the plan out. Returns what happened; every attempt has ended then.
@@ -81,7 +100,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut now = clock::now();
     run.gang.prepare(now);
-    let mut started = false;
+    let (mut started, mut is_open) = (false, true);
     loop {
         while let Some((vm, id, mut action)) = run.gang.poll_action() {
             if let (Some(tuner), Some(pair)) = (&mut tuner, run.pairs.get(&vm)) {
@@ -98,7 +117,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
             display.record(&vm, &record, &ledger);
             ledger.note(&vm, record, &run.gang);
         }
-        adapt(&mut run, &mut ledger, display, &sender);
+        adapt(&mut run, &mut ledger, display, tuner.as_mut(), &sender);
         if changed {
             run.lock.publish(&ledger.active_run(&run.run_id, run.gang.plan()));
         }
@@ -150,6 +169,15 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
                 now = now.max(clock::now());
                 run.gang.handle_timeout(now);
             }
+            asked = run.requests.recv(), if is_open => match asked {
+                Some((request, answer)) => {
+                    now = now.max(clock::now());
+                    let taken = operate(&mut run, &mut ledger, now, &request);
+                    // Whoever asked may have gone.
+                    let _ = answer.send(taken);
+                }
+                None => is_open = false,
+            },
             () = interrupts.next() => {
                 now = now.max(clock::now());
                 let past_return = run.gang.cancel(now);
@@ -159,7 +187,9 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
             _ = tick.tick() => {
                 now = now.max(clock::now());
                 ledger.note_ports(now, run.ports.read(now));
-                paths.sample(now, &mut ledger);
+                for (vm, sample) in paths.sample(now, &mut ledger) {
+                    run.gang.handle_path(now, &vm, sample);
+                }
                 if let Some(seen) = run.watch.as_mut().and_then(|watch| watch.look(now)) {
                     run.gang.handle_traffic(now, seen);
                 }
@@ -170,6 +200,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
             }
         }
     }
+    ledger.wishes = run.gang.wishes().clone();
     ledger.end(clock::now(), run.ports.read(clock::now()));
     if let Some(network) = run.network.take() {
         ledger.reservations = network.reservations();
@@ -182,12 +213,23 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
 }
 
 /// Does what the gang as a whole wants done, and tells what was decided.
-fn adapt(run: &mut Run, ledger: &mut Ledger, display: &Display, inbox: &mpsc::Sender<Input>) {
+fn adapt(
+    run: &mut Run,
+    ledger: &mut Ledger,
+    display: &Display,
+    mut tuner: Option<&mut Tuner>,
+    inbox: &mpsc::Sender<Input>,
+) {
     while let Some(action) = run.gang.poll_gang_action() {
         match action {
             GangAction::Replan(situation) => {
                 if let Some(replanner) = &run.replanner {
                     Replanner::ask(replanner, situation, inbox.clone());
+                }
+            }
+            GangAction::GiveWay { to } => {
+                if let Some(tuner) = tuner.as_deref_mut() {
+                    tuner.give_way(to);
                 }
             }
             GangAction::Reserve(_) => {
@@ -205,12 +247,27 @@ fn adapt(run: &mut Run, ledger: &mut Ledger, display: &Display, inbox: &mpsc::Se
     }
 }
 
+/// Takes an operator's request, or refuses it.
+fn operate(
+    run: &mut Run,
+    ledger: &mut Ledger,
+    now: Timestamp,
+    request: &OperatorRequest,
+) -> Result<Accepted, Refusal> {
+    let before = run.gang.plan().generation;
+    let taken = run.gang.operate(now, request);
+    if run.gang.plan().generation > before {
+        adapt::remember(&run.fleet, run.gang.plan());
+    }
+    ledger.cancelled |= taken.is_ok() && matches!(request, OperatorRequest::Cancel { vm: None });
+    taken
+}
+
 fn take_answer(run: &mut Run, now: Timestamp, question: u64, answer: Option<Box<Answer>>) {
     let before = run.gang.plan().generation;
     run.gang.handle_answer(now, question, answer.map(|answer| *answer));
-    if let Some(replanner) = run.replanner.as_ref().filter(|_| run.gang.plan().generation > before)
-    {
-        Replanner::remember(replanner, run.gang.plan());
+    if run.gang.plan().generation > before {
+        adapt::remember(&run.fleet, run.gang.plan());
     }
 }
 

@@ -7,15 +7,26 @@ impl VmDriver {
     /// Holds the switch back, or lets it happen; one that has become due meanwhile happens at once.
     pub(crate) fn hold_postcopy(&mut self, now: Timestamp, hold: bool) {
         self.postcopy_held = hold;
-        if !hold && std::mem::take(&mut self.postcopy_due) && self.may_still_split() {
+        self.catch_up_switch(now, "another VM's memory is together again");
+    }
+
+    /// The same while another VM is being switched.
+    pub(crate) fn hold_switch(&mut self, now: Timestamp, hold: bool) {
+        self.switch_held = hold;
+        self.catch_up_switch(now, "another VM is through its switchover, or has had its time");
+    }
+
+    fn catch_up_switch(&mut self, now: Timestamp, why: &str) {
+        let held = self.postcopy_held || self.switch_held;
+        if !held && std::mem::take(&mut self.postcopy_due) && self.may_still_split() {
             self.decide(
                 now,
-                "another VM's memory is together again".to_owned(),
+                why.to_owned(),
                 "the switch has been due".to_owned(),
                 "switch to post-copy",
                 None,
             );
-            self.ask_postcopy();
+            self.ask_postcopy(now);
         }
     }
 
@@ -35,6 +46,24 @@ impl VmDriver {
     /// Whether its switch is due and held back.
     pub(crate) fn waits_to_split(&self) -> bool {
         self.postcopy_due && self.may_still_split()
+    }
+
+    /// Whether its switch is due and only another VM's is in its way.
+    pub(crate) fn waits_for_another(&self) -> bool {
+        self.switch_held && !self.postcopy_held && self.waits_to_split()
+    }
+
+    /// Since when it is being switched, or stands still; `None`: it is not, or runs at the target.
+    pub(crate) fn switching_since(&self) -> Option<Timestamp> {
+        let moves = matches!(self.state, State::PreCopy | State::Switchover | State::PostCopy);
+        let since = self.postcopy_asked_at.or(self.stopped_at);
+        since.filter(|_| moves && self.resumed_at.is_none())
+    }
+
+    /// Since when it stands still for its switchover.
+    pub(crate) fn stands_still_since(&self) -> Option<Timestamp> {
+        let moves = matches!(self.state, State::PreCopy | State::Switchover | State::PostCopy);
+        self.stopped_at.filter(|_| moves && self.resumed_at.is_none())
     }
 
     /// Whether nothing more is to be decided about its switch.

@@ -310,7 +310,7 @@ impl VmDriver {
                 "switch to post-copy",
                 Some("another pass"),
             );
-            self.ask_postcopy();
+            self.ask_postcopy(now);
         } else if passes_done >= self.plan.max_passes && !self.has_decided_to_split() {
             self.give_up_converging(now, passes_done);
             return;
@@ -329,7 +329,7 @@ impl VmDriver {
         match self.plan.fallback {
             Fallback::PostCopy => {
                 self.decide(now, reason, inputs, "switch to post-copy", Some("abort"));
-                self.ask_postcopy();
+                self.ask_postcopy(now);
             }
             Fallback::Abort => {
                 self.decide(now, reason.clone(), inputs, "abort, stay at the source", None);
@@ -411,7 +411,7 @@ impl VmDriver {
                 "switch to post-copy",
                 Some("another pass"),
             );
-            self.ask_postcopy();
+            self.ask_postcopy(now);
         }
     }
 
@@ -506,12 +506,13 @@ impl VmDriver {
             (Action::Listen, Reply::Listening(uri)) => {
                 if matches!(self.state, State::Preparing { .. }) {
                     self.enter(now, State::Ready { uri });
+                    self.catch_up(now);
                 }
             }
             (Action::Migrate { .. }, _)
                 if self.plan.technique == Technique::PostCopy && self.state == State::PreCopy =>
             {
-                self.ask_postcopy();
+                self.ask_postcopy(now);
             }
             (Action::DestroyTarget, _) => self.target.gone = true,
             (Action::DestroySource, _) => self.source.gone = true,
@@ -552,7 +553,7 @@ impl VmDriver {
                 }
             }
             Action::StartPostcopy => {
-                self.postcopy_asked = false;
+                (self.postcopy_asked, self.postcopy_asked_at) = (false, None);
                 if self.state == State::PreCopy {
                     let text = format!("the switch to post-copy was refused: {error}");
                     self.warn(now, text);
@@ -608,6 +609,7 @@ impl VmDriver {
             self.record(now, RecordKind::Stopped);
         }
         self.enter(now, State::PostCopy);
+        self.catch_up(now);
         self.next_sample = Some(now + SAMPLE_PERIOD);
     }
 

@@ -179,6 +179,24 @@ fn a_cancel_rolls_back_before_post_copy_and_is_refused_after() {
     assert_eq!(world.outcome(), Some(Outcome::Completed));
 }
 
+/// A rule that raises the limit by itself stays below what the operator asked for, and so does its rate.
+#[test]
+fn rules_keep_to_what_an_operator_asked_for() {
+    let mut plan = step(Technique::PreCopy, Fallback::Abort);
+    plan.ladder = Some(Ladder::Clark(Clark::on("941Mbit/s".parse().unwrap())));
+    let mut world = World::new(plan, 7, 1.2, vec![(300, Fault::SetLimits(60, 40))]);
+    world.run();
+    world.check_end().unwrap();
+    let rates = |kind: &RecordKind| {
+        matches!(kind, RecordKind::Decided { choice, .. }
+            if choice.starts_with("stream at") && choice != "stream at 60Mbit/s")
+    };
+    assert!(!world.has_since(Timestamp::from_millis(300), rates));
+    assert!(world.has(
+        |kind| matches!(kind, RecordKind::Decided { choice, .. } if choice == "stream at 60Mbit/s")
+    ));
+}
+
 #[test]
 fn a_broken_post_copy_recovers_when_the_link_returns() {
     let world =
@@ -216,6 +234,7 @@ fn any_fault() -> impl Strategy<Value = (u64, Fault)> {
         Just(Fault::LinkDown(10_000_000)),
         Just(Fault::Cancel),
         Just(Fault::SwitchToPostcopy),
+        (20_u64..900, 1_u64..900).prop_map(|(mbit, ms)| Fault::SetLimits(mbit, ms)),
         (1_u64..30_000).prop_map(Fault::MuteReplies),
     ];
     (0_u64..4_000, fault)

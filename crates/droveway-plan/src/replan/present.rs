@@ -1,6 +1,6 @@
 //! The world as it is in the middle of a run: what was known before, brought up to date by what the driver saw.
 
-use super::{Base, Passing, Situation, Standing, VmStanding, share_of, traffic};
+use super::{Base, Degraded, Passing, Situation, Standing, VmStanding, Wishes, share_of, traffic};
 use crate::{
     adaptive::{self, GENTLE_SHARE},
     plan::{Direction, Fallback, Move, Plan},
@@ -24,6 +24,8 @@ pub(super) struct Present {
     pub(super) movers: Vec<Mover>,
     /// Their names.
     pub(super) names: Vec<VmId>,
+    /// An operator has set the ceiling of its stream.
+    pub(super) set: Vec<bool>,
     /// How many passes of each have ended.
     pub(super) passes: Vec<u32>,
     /// What the plan in force does with them.
@@ -39,7 +41,11 @@ pub(super) struct Present {
     pub(super) capacity: Bandwidth,
     /// What streams have against what the model would say of what was known before.
     pub(super) stream_ratio: f64,
-    /// What differs from what was known, in words; empty: nothing.
+    /// What is worse about the path, and what operators have asked for.
+    pub(super) weighed: (Option<Degraded>, Wishes),
+    /// Something differs from what the plan in force was weighed with.
+    pub(super) is_news: bool,
+    /// What differs from what was known before the run, in words; empty: nothing.
     pub(super) seen: String,
 }
 
@@ -82,6 +88,8 @@ impl Present {
                 (port.tx, port.rx) = (port.tx.min(narrow), port.rx.min(narrow));
             }
         }
+        world.gang.constants.fault_seconds +=
+            situation.path.as_ref().map_or(0.0, Degraded::fault_seconds);
         let mut wanted = demands(&world, capacity);
         for (vm, demand) in &situation.demands {
             let Some(before) = wanted.get(vm).copied() else { continue };
@@ -158,6 +166,7 @@ impl Present {
             });
         }
         let names = rest.moves.iter().map(|step| step.vm.clone()).collect();
+        let set = rest.moves.iter().map(|step| situation.wishes.bandwidth_of(&step.vm).is_some());
         let mut gang = std::mem::take(&mut task.gang);
         gang.constants = world.gang.constants;
         world.gang = gang;
@@ -166,6 +175,7 @@ impl Present {
             world,
             movers,
             names,
+            set: set.collect(),
             passes,
             stay,
             frame: task,
@@ -175,6 +185,8 @@ impl Present {
             demands: wanted,
             capacity,
             stream_ratio: 1.0,
+            weighed: (situation.path, situation.wishes.clone()),
+            is_news: false,
             seen: String::new(),
         };
         present.slow_streams(situation.stream_ratio);
@@ -186,6 +198,11 @@ impl Present {
             let percent = 100.0 * present.stream_ratio;
             said.push(format!("streams have {percent:.0} % of what was expected"));
         }
+        // What the plan in force was weighed with already is no reason to weigh it again.
+        let weighed = situation.weighed == present.weighed;
+        present.is_news = !said.is_empty() || !weighed;
+        said.extend(present.weighed.0.map(|path| path.to_string()));
+        said.extend(present.weighed.1.text());
         present.seen = said.join(", ");
         Some(present)
     }

@@ -1,7 +1,11 @@
 //! What a driver tells a planner in the middle of a run, and what it is answered: plain data, so that whoever carries it
 //! (a simulated world, a task of the shell) needs to understand nothing of it.
 
-use super::traffic::{Demand, Traffic};
+use super::{
+    path::Degraded,
+    traffic::{Demand, Traffic},
+    wishes::Wishes,
+};
 use crate::plan::Plan;
 use droveway_fleet::{Bandwidth, Bytes, DirtyCurve, VmId};
 use std::{collections::BTreeMap, time::Duration};
@@ -28,6 +32,12 @@ pub struct Situation {
     pub capacity: Option<Bandwidth>,
     /// What streams had then, against what the model said.
     pub stream_ratio: f64,
+    /// What is worse about the path than when the run began.
+    pub path: Option<Degraded>,
+    /// What an operator has asked for since the run began.
+    pub wishes: Wishes,
+    /// What of both the plan in force was weighed with already.
+    pub weighed: (Option<Degraded>, Wishes),
 }
 
 /// How one VM's move stands.
@@ -105,6 +115,8 @@ pub struct Prospects {
     pub capacity: Bandwidth,
     /// What streams have against what the model would say of what was known before the run; zero: nothing is known.
     pub stream_ratio: f64,
+    /// What is worse about the path, as it is planned with, and what operators have asked for.
+    pub weighed: (Option<Degraded>, Wishes),
 }
 
 /// What is to be expected of one move. Times count from the start of the run.

@@ -79,6 +79,9 @@ impl Case {
             demands: BTreeMap::new(),
             capacity: None,
             stream_ratio: 0.0,
+            path: None,
+            wishes: Wishes::default(),
+            weighed: (None, Wishes::default()),
         }
     }
 
@@ -179,6 +182,35 @@ fn a_deadline_at_risk_is_climbed_for_by_the_gentlest_step() {
     assert!(answer.reason.contains("post-copy keeps the deadline"));
     intent.deadline = Some(droveway_fleet::TimeSpan::from_secs(3));
     assert_eq!(asked(&intent).rung, Rung::Infeasible);
+}
+
+/// Streams that are held back for the applications' sake are let go where an operator makes the move urgent, but not one whose
+/// ceiling the operator has set.
+#[test]
+fn an_operator_s_urgency_lets_streams_go_and_an_operator_s_ceiling_stays() {
+    let mut case = Case::of(&SENDERS);
+    case.intent.urgency = Urgency::Low;
+    let slow = RateLimit::At(Bandwidth::from_bits_per_second(60_000_000));
+    case.plan.urgency = Urgency::Low;
+    for step in &mut case.plan.moves {
+        (step.technique, step.bandwidth) = (Technique::PreCopy, slow);
+    }
+    let names: Vec<_> = case.facts.vms.iter().map(|fact| fact.vm.clone()).collect();
+    case.intent.techniques = names.into_iter().map(|vm| (vm, Technique::PreCopy)).collect();
+    let calm = replan(&case.base(), &case.situation()).unwrap();
+    assert_eq!(calm.verdict, Verdict::Stay, "{calm:?}");
+    let mut urgent = case.situation();
+    urgent.wishes.urgency = Some(Urgency::Critical);
+    let held = case.plan.moves[1].vm.clone();
+    urgent.wishes.set_bandwidth(Some(held.clone()), slow);
+    let answer = replan(&case.base(), &urgent).unwrap();
+    let Verdict::Change(change) = &answer.verdict else { panic!("{answer:?}") };
+    case.check(&change.plan);
+    for step in &change.plan.moves {
+        let expected = if step.vm == held { slow } else { RateLimit::Unlimited };
+        assert_eq!(step.bandwidth, expected, "{}", step.vm);
+    }
+    assert!(answer.inputs.contains("urgency critical was asked for"), "{}", answer.inputs);
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! A run that adapts: what it sees of ports and VMs, the planner that answers it, and what it changes at the ports.
 
 use super::{End, Input, World, promised, timestamp};
-use droveway_drive::{Adaptation, GangAction, GangDriver};
+use droveway_drive::{Adaptation, GangAction, GangDriver, PathSample};
 use droveway_fleet::{Bandwidth, VmId};
 use droveway_plan::replan::{
     Base, prospects, replan,
     traffic::{Rates, Traffic},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Between two looks at ports and VMs, seconds.
 const LOOK_SECONDS: f64 = 0.5;
@@ -23,6 +23,52 @@ pub struct Adapting<'a> {
     pub latency: f64,
     /// Everything is decided and nothing changed.
     pub observe_only: bool,
+}
+
+/// Round trips under a stream's own load, seconds (measured).
+const ROUND_TRIP_SECONDS: f64 = 0.004;
+/// What a segment carries.
+const SEGMENT_BYTES: f64 = 1_448.0;
+/// What is lost at the end of what is sent is sent again after this at the earliest (Linux), seconds.
+const SENT_AGAIN_SECONDS: f64 = 0.2;
+
+/// What is worse about the path between the hosts than at the start.
+#[derive(Debug, Default)]
+pub(super) struct Path {
+    round_trip: f64,
+    sent_again: f64,
+    /// Segments of each VM so far, and those sent again.
+    counted: BTreeMap<VmId, [f64; 2]>,
+}
+
+impl Path {
+    pub(super) fn set(&mut self, round_trip: f64, sent_again: f64) {
+        (self.round_trip, self.sent_again) = (round_trip, sent_again);
+    }
+
+    /// What each page that a guest waits for takes longer.
+    pub(super) fn fault_seconds(&self) -> f64 {
+        self.round_trip + self.sent_again * SENT_AGAIN_SECONDS
+    }
+
+    /// What the kernel would say of a connection that has carried so many bytes more.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counts, not negative and far below 2^53"
+    )]
+    fn sample(&mut self, vm: &VmId, bytes: f64, chance: f64) -> PathSample {
+        let [segments, sent_again] = self.counted.entry(vm.clone()).or_default();
+        let more = bytes / SEGMENT_BYTES;
+        *segments += more;
+        *sent_again += more * self.sent_again;
+        let round_trip = (ROUND_TRIP_SECONDS + self.round_trip) * chance;
+        PathSample {
+            round_trip: Duration::from_secs_f64(round_trip.max(0.0)),
+            segments: *segments as u64,
+            sent_again: *sent_again as u64,
+        }
+    }
 }
 
 /// What was carried when it was looked last.
@@ -93,7 +139,19 @@ impl World<'_> {
             .map(|(vm, [tx, rx])| (vm, Rates { tx: rate(tx), rx: rate(rx) }))
             .collect();
         let seen = Traffic { ports, vms, ..Traffic::default() };
+        self.look_at_path(seconds);
         self.gang.handle_traffic(timestamp(self.now), seen);
+    }
+
+    /// Tells the driver what the kernel says of the streams' connections.
+    fn look_at_path(&mut self, seconds: f64) {
+        for sender in self.senders.clone() {
+            let vm = self.vms[sender].name.clone();
+            let rate = self.vms[sender].pair.as_ref().map_or(0.0, |pair| pair.rate);
+            let chance = (LOOK_NOISE * self.look_chance.normal()).exp();
+            let sample = self.path.sample(&vm, rate * seconds, chance);
+            self.gang.handle_path(timestamp(self.now), &vm, sample);
+        }
     }
 
     /// Does what the gang as a whole wants done.
@@ -113,6 +171,18 @@ impl World<'_> {
                     }
                     self.changed = true;
                 }
+                // Sockets are told; where they are not tuned nobody can be.
+                GangAction::GiveWay { to } if self.gang.plan().tuning => {
+                    for vm in &mut self.vms {
+                        let first = to.as_ref() == Some(&vm.name);
+                        if let Some(pair) = &mut vm.pair {
+                            pair.go_first(first, self.now);
+                        }
+                    }
+                    self.first = to;
+                    self.changed = true;
+                }
+                GangAction::GiveWay { .. } => {}
             }
         }
         while let Some(decision) = self.gang.poll_decision() {

@@ -46,6 +46,13 @@ pub enum Fault {
         /// Its name.
         application: EndpointId,
     },
+    /// Round trips between the hosts last so much longer, and so much has to be sent again, from now on.
+    Path {
+        /// Seconds.
+        round_trip: f64,
+        /// The share of segments.
+        sent_again: f64,
+    },
     /// A VM writes to more of its memory from now on.
     Writes {
         /// The VM.
@@ -135,6 +142,12 @@ impl World<'_> {
                 Fault::Reverse { application } => {
                     if let Some(flow) = self.flow_of(&application) {
                         (flow.from, flow.to) = (flow.to, flow.from);
+                    }
+                }
+                Fault::Path { round_trip, sent_again } => {
+                    self.path.set(round_trip, sent_again);
+                    for pair in self.vms.iter_mut().filter_map(|vm| vm.pair.as_mut()) {
+                        pair.set_path(self.path.fault_seconds());
                     }
                 }
                 Fault::Writes { vm, working_set, rate } => {

@@ -8,7 +8,7 @@ use droveway_fleet::{
     report::{Divergence, Reservation},
 };
 use droveway_host::features::{MachineCpu, OwnUsage, own_usage};
-use droveway_plan::Plan;
+use droveway_plan::{Plan, replan::Wishes};
 use std::{collections::BTreeMap, time::Duration};
 
 /// How long a VM's vCPUs waited for pages.
@@ -75,6 +75,8 @@ pub(crate) struct Ledger {
     pub(crate) vms: BTreeMap<VmId, VmLedger>,
     pub(crate) ports: Vec<PortReading>,
     pub(crate) cancelled: bool,
+    /// What operators asked for meanwhile.
+    pub(crate) wishes: Wishes,
     /// What is to be told of the run as a whole.
     pub(crate) remarks: Vec<String>,
     /// What was decided about the gang as a whole while it ran.
@@ -97,6 +99,7 @@ impl Ledger {
             vms: plan.moves.iter().map(|step| (step.vm.clone(), VmLedger::default())).collect(),
             ports: Vec::new(),
             cancelled: false,
+            wishes: Wishes::default(),
             remarks: Vec::new(),
             decisions: Vec::new(),
             reservations: Vec::new(),

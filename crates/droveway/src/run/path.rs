@@ -5,7 +5,7 @@
 //! and QEMU's count runs ahead by what the send buffer holds.
 
 use super::{Ledger, perform::Pair};
-use droveway_drive::Action;
+use droveway_drive::{Action, PathSample};
 use droveway_fleet::{
     Timestamp, VmId,
     report::{PathReport, RttReport},
@@ -51,8 +51,14 @@ impl Paths {
         self.watched.insert(vm.clone(), Watched { netns, port, found: false });
     }
 
-    /// Looks at every connection that is there. One question a migration, which the kernel answers from its tables.
-    pub(super) fn sample(&mut self, now: Timestamp, ledger: &mut Ledger) {
+    /// Looks at every connection that is there, and tells what each stream's is like. One question a migration, which the
+    /// kernel answers from its tables.
+    pub(super) fn sample(
+        &mut self,
+        now: Timestamp,
+        ledger: &mut Ledger,
+    ) -> Vec<(VmId, PathSample)> {
+        let mut seen = Vec::new();
         let views = &mut self.views;
         self.watched.retain(|vm, watched| {
             let Some(Some(view)) = views.get_mut(&watched.netns) else { return false };
@@ -71,9 +77,23 @@ impl Paths {
             if let Some(entry) = ledger.vms.get_mut(vm) {
                 entry.path.observe(now, &connections);
             }
+            seen.extend(stream(&connections).map(|stream| {
+                let sample = PathSample {
+                    round_trip: stream.info.rtt,
+                    segments: stream.info.data_segments_sent,
+                    sent_again: stream.info.segments_retransmitted,
+                };
+                (vm.clone(), sample)
+            }));
             true
         });
+        seen
     }
+}
+
+/// The stream; beside it there may be post-copy's connection for requested pages.
+fn stream(connections: &[Connection]) -> Option<&Connection> {
+    connections.iter().max_by_key(|one| one.info.bytes_acked)
 }
 
 /// What the samples of one move's connections come to.
@@ -104,8 +124,7 @@ impl Default for PathLog {
 
 impl PathLog {
     fn observe(&mut self, at: Timestamp, connections: &[Connection]) {
-        // The stream; beside it there may be post-copy's connection for requested pages.
-        if let Some(stream) = connections.iter().max_by_key(|one| one.info.bytes_acked) {
+        if let Some(stream) = stream(connections) {
             let milliseconds = stream.info.rtt.as_secs_f64() * 1e3;
             self.round_trips_ms.observe(milliseconds);
             self.round_trip_ms_max = self.round_trip_ms_max.max(milliseconds);

@@ -18,7 +18,11 @@ mod search;
 use super::{Input, perform::Pair};
 use droveway_drive::{Action, MigrationStatus, QemuEvent, Side};
 use droveway_fleet::{Bandwidth, Bytes, RateLimit, VmId};
-use droveway_host::{sockets::SocketFinder, tcp_info::Connection};
+use droveway_host::{
+    shaping::{STREAM, URGENT},
+    sockets::SocketFinder,
+    tcp_info::Connection,
+};
 use droveway_plan::{Move, Plan};
 use droveway_qmp::MigrationParameters;
 use search::Search;
@@ -66,6 +70,13 @@ impl SourceEnd {
         self.connection.local.port()
     }
 
+    fn prioritize(&self, class: u32) {
+        let set = self.finder.take(self.number, &self.connection);
+        if let Err(error) = set.and_then(|it| it.prioritize(class)) {
+            tracing::debug!("a stream's class stays: {error}");
+        }
+    }
+
     /// True if the kernel keeps the limit from now on.
     fn pace(&self, limit: RateLimit) -> bool {
         let paced = self.finder.take(self.number, &self.connection).and_then(|it| it.pace(limit));
@@ -88,11 +99,17 @@ const UNSENT_LEAST: Bytes = Bytes::new(64 << 10);
 const FETCH_RATIO: f64 = 0.25;
 const FETCH_BYTES: Bytes = Bytes::new(4 << 20);
 
+/// What other streams may take of their rate while a VM stands still, on ports without classes: enough that they do not stall, and
+/// little beside a whole port.
+const GIVES_WAY_RATIO: f64 = 0.1;
+
 /// How much of a VM's stream may be where: its ceilings before and after a switch to post-copy, and what may wait unsent.
 #[derive(Debug, Clone, Copy)]
 struct Ceilings {
     stream: RateLimit,
     fetching: Bandwidth,
+    /// While another VM stands still.
+    giving_way: Bandwidth,
     background: RateLimit,
     unsent_max: u32,
 }
@@ -103,6 +120,7 @@ impl Ceilings {
         Ceilings {
             stream: step.bandwidth,
             fetching: step.switchover_bandwidth.scaled(FETCH_RATIO),
+            giving_way: step.switchover_bandwidth.scaled(GIVES_WAY_RATIO),
             background: step.postcopy_bandwidth,
             unsent_max: u32::try_from(unsent.get()).unwrap_or(u32::MAX),
         }
@@ -144,6 +162,8 @@ pub(super) struct Tuner {
     inbox: mpsc::Sender<Input>,
     ceilings: BTreeMap<VmId, Ceilings>,
     migrations: BTreeMap<VmId, Migration>,
+    /// Whose stream goes before the others.
+    first: Option<VmId>,
 }
 
 /// What is known of one migration's connections.
@@ -161,7 +181,13 @@ struct Migration {
 impl Tuner {
     pub(super) fn new(plan: &Plan, classes: bool, inbox: mpsc::Sender<Input>) -> Self {
         let ceilings = plan.moves.iter().map(|step| (step.vm.clone(), Ceilings::of(step)));
-        Tuner { classes, inbox, ceilings: ceilings.collect(), migrations: BTreeMap::new() }
+        Tuner {
+            classes,
+            inbox,
+            ceilings: ceilings.collect(),
+            migrations: BTreeMap::new(),
+            first: None,
+        }
     }
 
     /// Sets the stream's pace to what it is to be now. True if the kernel keeps it.
@@ -170,8 +196,31 @@ impl Tuner {
         else {
             return false;
         };
-        let limit = ceilings.at(migration.stage);
+        let mut limit = ceilings.at(migration.stage);
+        let gives_way = !self.classes && self.first.as_ref().is_some_and(|first| first != vm);
+        if gives_way && migration.stage != Stage::Stopped && !ceilings.giving_way.is_zero() {
+            limit = limit.at_most(RateLimit::At(ceilings.giving_way));
+        }
         migration.stream.as_ref().is_some_and(|stream| stream.pace(limit))
+    }
+
+    /// The stream of that VM goes before the others from now on: by its class where the ports have classes, else by the others'
+    /// paces. QEMU's own ceilings take 0.1 to 0.2 s to bind, which is longer than it lasts: streams that were not found stay as
+    /// they are.
+    pub(super) fn give_way(&mut self, to: Option<VmId>) {
+        let before = std::mem::replace(&mut self.first, to);
+        if self.classes {
+            for (vm, class) in [(before.as_ref(), STREAM), (self.first.as_ref(), URGENT)] {
+                let stream = vm.and_then(|vm| self.migrations.get(vm)?.stream.as_ref());
+                if let Some(stream) = stream {
+                    stream.prioritize(class);
+                }
+            }
+            return;
+        }
+        for vm in self.migrations.keys() {
+            self.pace(vm);
+        }
     }
 
     fn reach(&mut self, vm: &VmId, stage: Stage) {

@@ -17,6 +17,8 @@ pub(super) enum Fault {
     LinkDown(u64),
     Cancel,
     SwitchToPostcopy,
+    /// An operator sets a ceiling, Mbit/s, and a downtime, ms.
+    SetLimits(u64, u64),
     /// Replies get lost for so many milliseconds.
     MuteReplies(u64),
 }
@@ -128,6 +130,10 @@ impl World {
         self.records.iter().any(|record| wanted(&record.kind))
     }
 
+    pub(super) fn has_since(&self, at: Timestamp, wanted: impl Fn(&RecordKind) -> bool) -> bool {
+        self.records.iter().any(|record| record.at > at && wanted(&record.kind))
+    }
+
     pub(super) fn check_end(&self) -> Result<(), String> {
         if let Some(violation) = &self.violation {
             return Err(violation.clone());
@@ -195,6 +201,18 @@ impl World {
                 }
                 Fault::SwitchToPostcopy => {
                     let _ = self.driver.request(self.now, Request::SwitchToPostcopy);
+                }
+                Fault::SetLimits(mbit, ms) => {
+                    let limit = RateLimit::At(Bandwidth::from_bits_per_second(mbit * 1_000_000));
+                    let downtime = Duration::from_millis(ms);
+                    let step = Move {
+                        bandwidth: limit,
+                        postcopy_bandwidth: limit,
+                        downtime_limit: downtime,
+                        ..self.driver.plan().clone()
+                    };
+                    let asked = (Some(limit), Some(downtime));
+                    self.driver.revise_within(self.now, &step, asked);
                 }
             }
         }

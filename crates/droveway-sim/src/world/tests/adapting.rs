@@ -228,6 +228,36 @@ fn a_port_that_becomes_slower_is_noticed() {
     compare("both ports become slower", &before, &after, &faults);
 }
 
+/// Where each page that a post-copied guest waits for takes a long round trip, those that wait go another way.
+#[test]
+fn a_path_that_becomes_long_is_noticed() {
+    let quiet = "rate: 1Mbit/s";
+    let study = Study::of(directed(true, 90, quiet), Urgency::Medium, None).two_at_once();
+    let plan = study.plan();
+    let faults = [(3.0, Fault::Path { round_trip: 0.03, sent_again: 0.01 })];
+    let (mut silences, mut times) = ([const { Vec::new() }; 2], [const { Vec::new() }; 2]);
+    for seed in SEEDS {
+        let runs = [None, Some(false)].map(|how| study.run(&plan, &faults, seed, how));
+        check_decisions(&runs[1]);
+        let told = |decision: &&Decision| decision.reason.contains("the path has changed");
+        let said: Vec<_> = runs[1].decisions.iter().filter(told).collect();
+        assert_eq!(said.len(), 1, "once, and not again: {:#?}", runs[1].decisions);
+        for (index, run) in runs.iter().enumerate() {
+            silences[index].push(silence(run));
+            times[index].push(took(run));
+        }
+        if seed == SEEDS.start {
+            println!("  {}: {} ({})", said[0].reason, said[0].choice, said[0].inputs);
+        }
+    }
+    let [off, on] = silences.map(|of| mean(&of));
+    let [off_time, on_time] = times.map(|of| mean(&of));
+    println!(
+        "the path becomes long: silences {off:.1} s as planned, {on:.1} s planned again; {off_time:.1} and {on_time:.1} s in all"
+    );
+    assert!(on < 0.7 * off, "{on} s, as planned {off} s");
+}
+
 /// Where nothing changes nothing is changed.
 #[test]
 fn a_steady_world_is_left_alone() {

@@ -11,6 +11,7 @@ fn rate_of(mbit: u64) -> Bandwidth {
 const CEILINGS: Ceilings = Ceilings {
     stream: RateLimit::Unlimited,
     fetching: Bandwidth::from_bits_per_second(50_000_000),
+    giving_way: Bandwidth::from_bits_per_second(20_000_000),
     background: RateLimit::Unlimited,
     unsent_max: 0,
 };
@@ -44,6 +45,7 @@ fn tuner() -> (Tuner, VmId) {
         inbox,
         ceilings: BTreeMap::from([(vm.clone(), ceilings)]),
         migrations: BTreeMap::new(),
+        first: None,
     };
     tuner.begin(&vm, "tcp:10.8.0.2:49152", false);
     (tuner, vm)
