@@ -327,6 +327,12 @@ impl GangDriver {
         self.adapter.as_mut()?.decisions.pop_front()
     }
 
+    /// What is to be expected of the plan in force, if this gang adapts.
+    #[must_use]
+    pub fn prospects(&self) -> Option<&Prospects> {
+        self.adapter.as_ref().map(|adapter| &adapter.adaptation.prospects)
+    }
+
     /// What a planner would be told now.
     #[must_use]
     pub fn situation(&self, now: Timestamp) -> Situation {
