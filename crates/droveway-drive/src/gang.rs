@@ -5,23 +5,27 @@
 //! leaves it. A move whose start is [`StartRule::AfterEnd`] waits for that VM alone. A VM that fails or is rolled back leaves the others untouched.
 //! Never are more VMs exposed at once than the plan allows: [`exposure`].
 
-mod exposure;
-
 mod adapt;
+mod exposure;
+mod operate;
 
 pub(crate) use adapt::is_unpaced;
 pub use adapt::{ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction};
+pub use operate::OPERATOR;
 
 use crate::{
     action::{Action, ActionError, ActionId, Reply},
     input::{QemuEvent, Side},
-    record::{Outcome, Phase, Record},
+    record::{Decision, Outcome, Phase, Record},
     vm::{Request, RequestDenied, VmDriver},
 };
 use adapt::Adapter;
 use droveway_fleet::{RateLimit, Technique, Timestamp, VmId};
-use droveway_plan::{Plan, StartRule, Violation, check::contradictions};
-use std::collections::BTreeMap;
+use droveway_plan::{Plan, StartRule, Violation, check::contradictions, replan::Wishes};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 /// One plan's driver.
 #[derive(Debug)]
@@ -32,11 +36,22 @@ pub struct GangDriver {
     cancelled: bool,
     /// Whose turn it is, where streams take turns.
     turn: Option<VmId>,
+    /// Deadlines count from it.
+    started_at: Timestamp,
     /// Nobody starts before.
     begins_at: Timestamp,
     has_begun: bool,
     /// What it notices changes by, if it adapts.
     adapter: Option<Adapter>,
+    /// What an operator has asked for since the run began.
+    wishes: Wishes,
+    /// What VMs bear of downtime, whatever is asked for the gang.
+    bears: BTreeMap<VmId, Duration>,
+    /// What plans say of background streams after a switch, apart from an operator's ceiling.
+    background: BTreeMap<VmId, RateLimit>,
+    /// Drained by the shell after each input, so as many as one input leads to.
+    actions: VecDeque<GangAction>,
+    decisions: VecDeque<Decision>,
 }
 
 impl GangDriver {
@@ -55,14 +70,20 @@ impl GangDriver {
         };
         let drivers = plan.moves.iter().map(driver).collect();
         Ok(GangDriver {
+            background: GangDriver::planned_background(&plan),
             plan,
             drivers,
             started: false,
             cancelled: false,
             turn: None,
+            started_at: Timestamp::ZERO,
             begins_at: Timestamp::ZERO,
             has_begun: false,
             adapter: None,
+            wishes: Wishes::default(),
+            bears: BTreeMap::new(),
+            actions: VecDeque::new(),
+            decisions: VecDeque::new(),
         })
     }
 
@@ -91,7 +112,7 @@ impl GangDriver {
 
     /// Starts the plan's first moves.
     pub fn start(&mut self, now: Timestamp) {
-        self.started = true;
+        (self.started, self.started_at) = (true, now);
         let wait = self.plan.start_after.map(droveway_fleet::TimeSpan::duration);
         self.begins_at = now + wait.unwrap_or_default();
         if let Some(adapter) = &mut self.adapter {
@@ -175,6 +196,16 @@ impl GangDriver {
         self.drivers.iter_mut().find_map(|(vm, driver)| {
             driver.poll_action().map(|(id, action)| (vm.clone(), id, action))
         })
+    }
+
+    /// The next thing that the gang as a whole wants done, if any.
+    pub fn poll_gang_action(&mut self) -> Option<GangAction> {
+        self.actions.pop_front()
+    }
+
+    /// The next decision about the gang to tell, if any.
+    pub fn poll_decision(&mut self) -> Option<Decision> {
+        self.decisions.pop_front()
     }
 
     /// The next thing to tell, if any. In order for each VM.

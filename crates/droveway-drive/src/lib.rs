@@ -6,9 +6,9 @@
 //!
 //! The contract of inputs and outputs:
 //! - `handle_*` takes what happened; it never blocks and never fails because of the world. `now` never goes backwards.
-//! - `request` takes what an operator wants; it is decided at once, from state alone.
+//! - `request` (one VM) and `operate` (the run) take what an operator wants; it is decided at once, from state alone.
 //! - `poll_action` and `poll_record` are drained until `None`; `poll_timeout` says when to call `handle_timeout`.
-//! - A gang that adapts also takes `handle_traffic` and `handle_answer`, and gives `poll_gang_action` and `poll_decision`.
+//! - A gang also gives `poll_gang_action` and `poll_decision`; one that adapts takes `handle_traffic` and `handle_answer`.
 //! - Each action has an id; the shell answers each exactly once, in any order, or never: every wait has a bound.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -16,11 +16,15 @@
 mod action;
 mod gang;
 mod input;
+mod operator;
 mod record;
 mod vm;
 
 pub use action::{Action, ActionError, ActionId, FailureClass, Limits, Reply};
-pub use gang::{ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction, GangDriver};
+pub use gang::{
+    ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction, GangDriver, OPERATOR,
+};
 pub use input::{MigrationSample, MigrationStatus, QemuEvent, RunState, Side};
+pub use operator::{Accepted, OperatorRequest, Refusal};
 pub use record::{Decision, Outcome, Phase, Progress, Record, RecordKind};
 pub use vm::{Request, RequestDenied, TRANSITIONS, VmDriver};

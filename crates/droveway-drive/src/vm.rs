@@ -89,7 +89,7 @@ const RECOVERY_BACKOFF_MAX: Duration = Duration::from_secs(4);
 /// Tries to renew post-copy's path before an operator is asked: about a minute and a half in all.
 const RECOVERY_ATTEMPTS_MAX: u32 = 12;
 /// QEMU's own upper bound of `downtime-limit`: with it every remainder is small enough, and QEMU stops the VM at once.
-const DOWNTIME_LIMIT_MAX: Duration = Duration::from_secs(2000);
+pub(crate) const DOWNTIME_LIMIT_MAX: Duration = Duration::from_secs(2000);
 /// The switchover bandwidth follows the measured rate only when that is off by more than this share: each change is a
 /// command to QEMU. With 30 % VMs stood still for up to 420 ms where 300 ms were asked for (four at once, 8.4 MB/s each
 /// instead of the planned 11.8).
@@ -210,6 +210,13 @@ pub struct VmDriver {
     stepper: Option<Stepper>,
     /// Both QEMUs were prepared for post-copy: fixed once the target listens.
     postcopy_prepared: bool,
+    /// What an operator has asked for: whatever rules or turns say later is bounded by it.
+    asked_bandwidth: Option<RateLimit>,
+    asked_downtime: Option<Duration>,
+    /// The downtime limit that the source was given last.
+    told_downtime: Duration,
+    /// Its plan was changed while it could not be told; it is as soon as it can.
+    revised_early: bool,
     /// The source is being told what another plan says; it does not start before.
     revised_at: Option<Timestamp>,
     /// When the pass that is under way began, how long the last one lasted, and what it found.
@@ -251,6 +258,10 @@ impl VmDriver {
             switchover_bandwidth,
             stepper,
             postcopy_prepared: false,
+            asked_bandwidth: None,
+            asked_downtime: None,
+            told_downtime: Duration::ZERO,
+            revised_early: false,
             revised_at: None,
             pass_began: Timestamp::ZERO,
             last_pass_time: Duration::ZERO,
@@ -292,7 +303,8 @@ impl VmDriver {
     /// Sets the ceiling of the pre-copy stream; nothing happens unless it runs.
     pub fn set_bandwidth(&mut self, limit: RateLimit) {
         if self.state == State::PreCopy && !self.postcopy_asked {
-            self.act(Action::SetBandwidth(limit));
+            let most = self.asked_bandwidth.unwrap_or(RateLimit::Unlimited);
+            self.act(Action::SetBandwidth(limit.at_most(most)));
         }
     }
 
@@ -429,10 +441,18 @@ impl VmDriver {
     /// True from the start until the VM's stream has ended: the time in which it uses the port.
     #[must_use]
     pub fn uses_port(&self) -> bool {
-        !matches!(
-            self.phase(),
-            Phase::Pending | Phase::Preparing | Phase::Ready | Phase::Settling | Phase::Ended
-        )
+        match self.phase() {
+            Phase::Pending | Phase::Preparing | Phase::Ready | Phase::Settling | Phase::Ended => {
+                false
+            }
+            // What never began is undone without a byte.
+            Phase::RollingBack => self.started,
+            Phase::PreCopy
+            | Phase::Switchover
+            | Phase::PostCopy
+            | Phase::PostCopyPaused
+            | Phase::Recovering => true,
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -440,7 +460,7 @@ impl VmDriver {
             bandwidth: self.plan.bandwidth,
             postcopy_bandwidth: self.plan.postcopy_bandwidth,
             switchover_bandwidth: self.switchover_bandwidth,
-            downtime: Self::first_limit(&self.plan),
+            downtime: self.first_limit(&self.plan),
         }
     }
 
@@ -463,6 +483,11 @@ impl VmDriver {
     }
 
     fn act(&mut self, action: Action) {
+        if let Action::SetDowntimeLimit(downtime)
+        | Action::Configure { limits: Limits { downtime, .. }, .. } = action
+        {
+            self.told_downtime = downtime;
+        }
         let id = ActionId(self.next_id);
         self.next_id += 1;
         self.pending.insert(id, action.clone());

@@ -76,6 +76,9 @@ pub struct Plan {
     pub moves: Vec<Move>,
 }
 
+/// Between a plan's id and the generation of its child.
+const GENERATION: &str = ".g";
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 const fn is_false(value: &bool) -> bool {
     !*value
@@ -124,6 +127,15 @@ impl Plan {
             start_after: None,
             moves,
         }
+    }
+
+    /// One that replaces it and differs in nothing yet but its id and its generation.
+    #[must_use]
+    pub fn child(&self) -> Plan {
+        let generation = self.generation + 1;
+        let root = self.id.split(GENERATION).next().unwrap_or(&self.id);
+        let id = format!("{root}{GENERATION}{generation}");
+        Plan { generation, parent: Some(self.id.clone()), id, ..self.clone() }
     }
 
     /// The move of that VM.

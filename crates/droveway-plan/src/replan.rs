@@ -21,11 +21,13 @@
 mod present;
 mod situation;
 pub mod traffic;
+mod wishes;
 
 pub use situation::{
     Answer, Change, Dirtied, Expected, Passing, Prospects, Rung, Situation, Standing, Verdict,
     VmStanding,
 };
+pub use wishes::Wishes;
 
 use crate::{
     adaptive::{
@@ -37,7 +39,7 @@ use crate::{
     plan::{Move, Plan, StartRule},
     policy::GangFacts,
     reserve::{LOW_MOST, SHARES, promised, reservations},
-    search::{Cost, Judge, Schedule, Task, moves, search_near},
+    search::{Cost, Judge, Mover, Schedule, Task, moves, search_near},
 };
 use droveway_fleet::{Intent, RateLimit, Technique, Urgency};
 use droveway_model::{
@@ -83,6 +85,8 @@ pub fn may_follow(plan: &Plan) -> bool {
 /// What is to be expected of the plan in force.
 #[must_use]
 pub fn prospects(base: &Base<'_>, situation: &Situation) -> Prospects {
+    let (intent, facts) = amended(base, situation);
+    let base = &Base { intent: &intent, facts: &facts, ..*base };
     let Some(present) = Present::of(base, situation) else { return Prospects::default() };
     present.prospects(&present.task(present.share), &present.stay)
 }
@@ -90,6 +94,8 @@ pub fn prospects(base: &Base<'_>, situation: &Situation) -> Prospects {
 /// Whether to go on as planned, or how else; `None` if nothing is left to decide.
 #[must_use]
 pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
+    let (intent, facts) = amended(base, situation);
+    let base = &Base { intent: &intent, facts: &facts, ..*base };
     let present = Present::of(base, situation)?;
     let staying =
         Candidate { share: present.share, rung: Rung::Calm, schedule: present.stay.clone() };
@@ -157,7 +163,7 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
     }
     let mut then = present.task(best.share);
     if present.lifts(&best, base.intent) {
-        let_go(&mut then);
+        present.let_go(&mut then);
     }
     let expected = present.prospects(&then, &best.schedule);
     Some(Answer {
@@ -169,11 +175,11 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
     })
 }
 
-/// Streams take what the ports give them.
-fn let_go(task: &mut Task) {
-    for mover in &mut task.movers {
-        mover.step.bandwidth = f64::INFINITY;
-    }
+/// What is asked for now.
+fn amended(base: &Base<'_>, situation: &Situation) -> (Intent, GangFacts) {
+    let (mut intent, mut facts) = (base.intent.clone(), base.facts.clone());
+    situation.wishes.amend(&mut intent, &mut facts);
+    (intent, facts)
 }
 
 /// Something that could be done.
@@ -216,7 +222,7 @@ impl<'a> Weighed<'a> {
     fn task(&self, share: Option<f64>, rung: Rung) -> Task {
         let mut task = self.present.task(share);
         if rung.lifts_ceilings() && self.base.intent.bandwidth == RateLimit::Unlimited {
-            let_go(&mut task);
+            self.present.let_go(&mut task);
         }
         let throttled = rung == Rung::Throttle;
         if throttled {
@@ -300,7 +306,12 @@ impl<'a> Weighed<'a> {
     /// No deadline is at risk: whatever is best.
     fn calm(&self) -> Option<Candidate> {
         let near = self.present.shares_near(self.base.intent);
-        self.best_of(&near, Rung::Calm).map(|(_, candidate)| candidate)
+        let calm = self.best_of(&near, Rung::Calm);
+        // Streams are held back for the applications' sake where the move is of low urgency only.
+        let hasty = self.base.intent.urgency > Urgency::Low && self.present.holds_back();
+        let hasty = hasty.then(|| self.best_of(&near, Rung::PostCopy)).flatten();
+        let best = calm.into_iter().chain(hasty).min_by(|a, b| a.0.value.total_cmp(&b.0.value));
+        best.map(|(_, candidate)| candidate)
     }
 
     /// The gentlest step that keeps the deadlines; the best of all if none does.
@@ -395,9 +406,20 @@ impl Present {
 
     /// Whether it lets streams go that are held back, and the operator did not ask for that.
     fn lifts(&self, best: &Candidate, intent: &Intent) -> bool {
-        best.rung.lifts_ceilings()
-            && intent.bandwidth == RateLimit::Unlimited
-            && self.movers.iter().any(|mover| mover.step.bandwidth.is_finite())
+        best.rung.lifts_ceilings() && intent.bandwidth == RateLimit::Unlimited && self.holds_back()
+    }
+
+    /// Whether a stream is held back that no operator has set a ceiling for.
+    fn holds_back(&self) -> bool {
+        let own = |(mover, set): (&Mover, &bool)| mover.step.bandwidth.is_finite() && !set;
+        self.movers.iter().zip(&self.set).any(own)
+    }
+
+    /// Streams take what the ports give them.
+    fn let_go(&self, task: &mut Task) {
+        for (mover, _) in task.movers.iter_mut().zip(&self.set).filter(|(_, set)| !**set) {
+            mover.step.bandwidth = f64::INFINITY;
+        }
     }
 
     /// The child of the plan in force that does this.
@@ -420,7 +442,7 @@ impl Present {
                 }
             }
             step.switchover_bandwidth = switchover;
-            if self.lifts(best, base.intent) {
+            if self.lifts(best, base.intent) && !self.set[*index] {
                 step.bandwidth = RateLimit::Unlimited;
             }
             let waits = matches!(task.movers[*index].step.start, Start::InWindow(_));
@@ -432,14 +454,10 @@ impl Present {
         let order = &best.schedule.order;
         let first = order.iter().filter(begun);
         let rest = order.iter().filter(|index| !begun(index));
-        let mut plan = parent.clone();
+        let mut plan = parent.child();
         plan.moves = first.chain(rest).filter_map(step).collect();
         plan.concurrency = concurrency;
         plan.start_after = None;
-        plan.generation = parent.generation + 1;
-        plan.parent = Some(parent.id.clone());
-        let root = parent.id.split(GENERATION).next().unwrap_or(&parent.id);
-        plan.id = format!("{root}{GENERATION}{}", plan.generation);
         if let Some(share) = best.share.filter(|_| best.share != self.share) {
             plan.reservations = reservations(base.intent, base.facts.port_rate.scaled(share));
         }
@@ -486,9 +504,6 @@ impl Present {
         if all.is_empty() { "go on as planned".to_owned() } else { all.join("; ") }
     }
 }
-
-/// Between a plan's id and the generation of its child.
-const GENERATION: &str = ".g";
 
 /// The share of the ports that a plan holds for its moves.
 fn share_of(plan: &Plan, base: &Base<'_>) -> Option<f64> {

@@ -5,7 +5,7 @@ mod asked;
 use crate::{
     choice::{by_default, chosen, found_policy, measured_by_default},
     cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output, PlanArgs, PlanCommand, Replans},
-    clock,
+    clock, control,
     exit::{Exit, Failure},
     fleet::{self, RunLock},
     given::{self, Given},
@@ -17,7 +17,7 @@ use crate::{
     qemu::{self, Qemu},
     render, report,
     run::{
-        self, Display, Finished, Journal, Pair, Ports, Replanner, Run, Watch,
+        self, Display, Expectations, Finished, Journal, Pair, Ports, Replanner, Run, Watch,
         journal::{self, Shelf},
     },
     show::{self, Shown, Subject, Wait, rows},
@@ -500,8 +500,8 @@ impl<'a> Job<'a> {
         };
         let mut gang = GangDriver::new(plan.clone(), &was_running).map_err(wrong)?;
         let replanner = again.map(|knowledge| {
-            let (intent, fleet) = (self.intent.clone(), self.fleet.clone());
-            Arc::new(Replanner { intent, facts: facts.clone(), knowledge, fleet })
+            let intent = self.intent.clone();
+            Arc::new(Replanner { intent, facts: facts.clone(), knowledge })
         });
         if let Some(replanner) = &replanner {
             gang = replanner.adapted(gang, self.request.args.observe_only);
@@ -509,6 +509,15 @@ impl<'a> Job<'a> {
         let watch =
             replanner.as_ref().and_then(|_| Watch::open([source, target], &pairs, self.fleet));
         let journal = self.journal(shelf, &plan, &pairs, &checked)?;
+        let bears = facts.vms.iter().filter_map(|it| Some((it.vm.clone(), it.max_downtime?)));
+        let gang = gang.bearing(bears.collect());
+        let (operators, requests) = run::requests();
+        let (view, seen) = tokio::sync::watch::channel(None);
+        let _control = control::Server::start(self.fleet, operators, seen).inspect_err(|error| {
+            eprintln!("warning: this run cannot be watched or steered from elsewhere: {error}");
+        });
+        let expected = self.expected(&plan, outlook.as_ref());
+        let fleet = Arc::new(self.fleet.clone());
         let run = Run {
             gang,
             replanner,
@@ -519,6 +528,10 @@ impl<'a> Job<'a> {
             run_id: run_id.clone(),
             network,
             journal,
+            requests,
+            fleet,
+            expected,
+            view,
         };
         let mut display = Display::new(&self.intent.vms);
         let started_at = jiff::Timestamp::now().to_string();
@@ -535,17 +548,19 @@ impl<'a> Job<'a> {
         if let How::Given { given, .. } = &self.how {
             decided.push(given.decision());
         }
+        let (intent, fleet) = asked::amended(&self.intent, self.fleet, &ledger.wishes);
         let context = report::Context {
-            fleet: self.fleet,
+            fleet: &fleet,
             plan: &plan,
-            intent: &self.intent,
+            intent: &intent,
             decided: &decided,
             checked: &checked,
             run_id: &run_id,
             started_at,
             asked_at,
             ended_at: clock::now(),
-            downtime_limit_asked: plan.max_downtime.is_some(),
+            downtime_limit_asked: plan.max_downtime.is_some()
+                || ledger.wishes.downtime.contains_key(&None),
             capacity,
         };
         let mut report = report::build(&context, &ledger);
@@ -567,6 +582,20 @@ impl<'a> Job<'a> {
             self.print(&report, &folder)?;
         }
         Ok(report::exit_of(&report))
+    }
+
+    /// What is known beforehand of the run's course.
+    fn expected(&self, plan: &Plan, outlook: Option<&Outlook>) -> Expectations {
+        let second = std::time::Duration::from_secs_f64;
+        let ends = outlook.into_iter().flat_map(|outlook| {
+            let ends = outlook.forecast.moves.iter();
+            let end = |it: &droveway_model::forecast::MoveForecast| {
+                second((it.start_seconds + it.duration_seconds.p50).max(0.0))
+            };
+            plan.moves.iter().map(|step| step.vm.clone()).zip(ends.map(end))
+        });
+        let deadlines = self.facts.iter().filter_map(|it| Some((it.vm.clone(), it.deadline?)));
+        Expectations { ends: ends.collect(), deadlines: deadlines.collect() }
     }
 
     /// The run's journal, with what is known before anything is done to a VM.

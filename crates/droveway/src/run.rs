@@ -12,6 +12,7 @@ mod perform;
 mod sampler;
 mod translate;
 mod tuning;
+mod view;
 
 pub(crate) use adapt::{Replanner, Watch};
 pub(crate) use display::Display;
@@ -19,18 +20,20 @@ pub(crate) use journal::Journal;
 pub(crate) use ledger::{Ledger, VmLedger};
 pub(crate) use perform::Pair;
 pub(crate) use sampler::{PortReading, Ports};
+pub(crate) use view::{Expectations, View};
 
 use crate::{clock, fleet::RunLock, network::Network};
 use droveway_drive::{
-    Action, ActionError, ActionId, GangAction, GangDriver, QemuEvent, Reply, Side,
+    Accepted, Action, ActionError, ActionId, GangAction, GangDriver, OperatorRequest, QemuEvent,
+    Refusal, Reply, Side,
 };
-use droveway_fleet::{Timestamp, VmId};
+use droveway_fleet::{Fleet, Timestamp, VmId};
 use droveway_plan::replan::Answer;
 use droveway_qmp::{Notice, Subscription};
 use droveway_store::{Entry, NetworkChange};
 use ledger::Blocked;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tuning::{Tuned, Tuner, Which};
 
 /// Inputs that wait for the loop: some hundred VMs' events at once; senders wait beyond it.
@@ -49,6 +52,18 @@ enum Input {
     Answer { question: u64, answer: Option<Box<Answer>> },
 }
 
+/// An operator's request, and where its answer goes. Who does not wait for the answer may drop the other end.
+pub(crate) type Asked = (OperatorRequest, oneshot::Sender<Result<Accepted, Refusal>>);
+
+/// Requests that wait for the loop, which takes one at a time and answers at once: a handful of operators; senders wait
+/// beyond it.
+const REQUESTS_MAX: usize = 16;
+
+/// A way for operators' requests into a run. The run goes on without if every sender is dropped.
+pub(crate) fn requests() -> (mpsc::Sender<Asked>, mpsc::Receiver<Asked>) {
+    mpsc::channel(REQUESTS_MAX)
+}
+
 /// Everything a run needs.
 #[derive(Debug)]
 pub(crate) struct Run {
@@ -65,6 +80,14 @@ pub(crate) struct Run {
     pub(crate) watch: Option<Watch>,
     /// Where it is written down.
     pub(crate) journal: Journal,
+    /// What operators ask for meanwhile.
+    pub(crate) requests: mpsc::Receiver<Asked>,
+    /// Whose memory of plans it is.
+    pub(crate) fleet: Arc<Fleet>,
+    /// What is known beforehand of its course.
+    pub(crate) expected: Expectations,
+    /// How it stands, for whoever looks from outside.
+    pub(crate) view: tokio::sync::watch::Sender<Option<View>>,
 }
 
 /// A run that is over.
@@ -99,7 +122,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut now = clock::now();
     run.gang.prepare(now);
-    let mut started = false;
+    let (mut started, mut is_open) = (false, true);
     loop {
         let mut actions = Vec::new();
         while let Some((vm, id, mut action)) = run.gang.poll_action() {
@@ -132,6 +155,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
             perform::spawn(&run.pairs, vm, id, action, sender.clone());
         }
         if changed {
+            run.view.send_replace(Some(run.view_now(&ledger, now)));
             run.lock.publish(&ledger.active_run(&run.run_id, run.gang.plan()));
         }
         if !started && run.gang.is_prepared() {
@@ -186,6 +210,15 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
                 now = now.max(clock::now());
                 run.gang.handle_timeout(now);
             }
+            asked = run.requests.recv(), if is_open => match asked {
+                Some((request, answer)) => {
+                    now = now.max(clock::now());
+                    let taken = operate(&mut run, &mut ledger, now, &request);
+                    // Whoever asked may have gone.
+                    let _ = answer.send(taken);
+                }
+                None => is_open = false,
+            },
             () = interrupts.next() => {
                 now = now.max(clock::now());
                 let past_return = run.gang.cancel(now);
@@ -204,9 +237,11 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
                     ledger.diverged(display, found);
                 }
                 display.paint(&run.gang, &ledger, now);
+                run.view.send_replace(Some(run.view_now(&ledger, now)));
             }
         }
     }
+    ledger.wishes = run.gang.wishes().clone();
     ledger.end(clock::now(), run.ports.read(clock::now()));
     if let Some(network) = run.network.take() {
         ledger.reservations = network.reservations();
@@ -262,12 +297,33 @@ fn adapt(run: &mut Run, ledger: &mut Ledger, display: &Display, inbox: &mpsc::Se
     }
 }
 
+/// Takes an operator's request, or refuses it.
+fn operate(
+    run: &mut Run,
+    ledger: &mut Ledger,
+    now: Timestamp,
+    request: &OperatorRequest,
+) -> Result<Accepted, Refusal> {
+    let before = run.gang.plan().generation;
+    let taken = run.gang.operate(now, request);
+    if run.gang.plan().generation > before {
+        adapt::remember(&run.fleet, run.gang.plan());
+    }
+    let answer = match &taken {
+        Ok(accepted) => accepted.choice.clone(),
+        Err(refusal) => refusal.to_string(),
+    };
+    let (request_text, accepted) = (request.to_string(), taken.is_ok());
+    run.journal.push(now, Entry::Operator { request: request_text, accepted, answer });
+    ledger.cancelled |= taken.is_ok() && matches!(request, OperatorRequest::Cancel { vm: None });
+    taken
+}
+
 fn take_answer(run: &mut Run, now: Timestamp, question: u64, answer: Option<Box<Answer>>) {
     let before = run.gang.plan().generation;
     run.gang.handle_answer(now, question, answer.map(|answer| *answer));
-    if let Some(replanner) = run.replanner.as_ref().filter(|_| run.gang.plan().generation > before)
-    {
-        Replanner::remember(replanner, run.gang.plan());
+    if run.gang.plan().generation > before {
+        adapt::remember(&run.fleet, run.gang.plan());
     }
 }
 

@@ -3,66 +3,65 @@
 use crate::{
     cli::{self, Output},
     exit::{Exit, Failure},
-    fleet,
+    control, fleet,
     qemu::{self, Probed},
+    runs,
 };
-use droveway_fleet::{Fleet, FleetVm};
+use droveway_fleet::{
+    Bandwidth, Bytes, Fleet, FleetVm,
+    document::API_VERSION,
+    status::{InstanceStatus, KIND, RunStatus, Status, VmStatus},
+};
 use droveway_qmp::{MigrationStatus, RunState};
-use serde::Serialize;
 use std::path::Path;
-
-/// A fleet's state.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Status {
-    fleet: String,
-    active_run: Option<String>,
-    vms: Vec<VmStatus>,
-}
-
-/// A VM's state.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct VmStatus {
-    name: String,
-    host: Option<String>,
-    state: String,
-    /// What each QEMU of the VM says; empty while a run holds their monitors.
-    instances: Vec<InstanceStatus>,
-}
-
-/// What one QEMU says.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct InstanceStatus {
-    host: String,
-    run_state: String,
-    migration: String,
-}
 
 pub(crate) fn run(fleet: Option<&Path>, output: Output) -> Result<Exit, Failure> {
     let fleet = fleet::load(fleet)?;
-    let mut run = fleet::active_run(&fleet);
-    let mut vms_now = vms(&fleet, run.as_ref())?;
-    if run.is_none() {
-        // A run that began while we asked holds the monitors since: its word is newer than our "no answer".
-        run = fleet::active_run(&fleet);
-        if run.is_some() {
-            vms_now = vms(&fleet, run.as_ref())?;
-        }
-    }
-    let status = Status {
-        fleet: fleet.metadata.name.to_string(),
-        vms: vms_now,
-        active_run: run.map(|run| run.run_id),
-    };
+    let status = status(&fleet)?;
     if output == Output::Table {
         print_table(&status);
     } else {
         cli::print_data(&status, output)?;
     }
+    if let Some(run) = &status.unfinished_run {
+        eprintln!(
+            "hint: the controller of {run} was killed; `droveway adopt` takes over what it left"
+        );
+    }
     let lost = status.vms.iter().any(|vm| vm.state == "needs-recovery" || vm.state == "two-copies");
     Ok(if lost { Exit::NeedsRecovery } else { Exit::Done })
+}
+
+/// A fleet's state, as far as it can be learned.
+pub(crate) fn status(fleet: &Fleet) -> Result<Status, Failure> {
+    let mut run = fleet::active_run(fleet);
+    let mut vms_now = vms(fleet, run.as_ref())?;
+    if run.is_none() {
+        // A run that began while we asked holds the monitors since: its word is newer than our "no answer".
+        run = fleet::active_run(fleet);
+        if run.is_some() {
+            vms_now = vms(fleet, run.as_ref())?;
+        }
+    }
+    let view = run.as_ref().and_then(|_| control::view(fleet));
+    let mut told: Option<RunStatus> = None;
+    if let Some(view) = view {
+        for vm in view.vms {
+            if let Some(known) = vms_now.iter_mut().find(|known| known.name == vm.name) {
+                *known = vm;
+            }
+        }
+        told = Some(view.run);
+    }
+    Ok(Status {
+        api_version: API_VERSION.to_owned(),
+        kind: KIND.to_owned(),
+        fleet: fleet.metadata.name.to_string(),
+        unfinished_run: if run.is_none() { runs::unfinished(fleet) } else { None },
+        active_run: run.map(|run| run.run_id),
+        run: told,
+        vms: vms_now,
+    })
 }
 
 /// The VMs of an active run as the run tells, whose monitors it holds; the others as their QEMUs say.
@@ -78,7 +77,7 @@ fn vms(fleet: &Fleet, run: Option<&fleet::ActiveRun>) -> Result<Vec<VmStatus>, F
                 name: told.name.clone(),
                 host: Some(told.host.clone()),
                 state: told.state.clone(),
-                instances: Vec::new(),
+                ..VmStatus::default()
             },
             None => ask(vm).await,
         }
@@ -133,9 +132,8 @@ async fn ask_once(vm: &FleetVm) -> VmStatus {
             // What the silent one would say could change the answer.
             return VmStatus {
                 name: vm.name.to_string(),
-                host: None,
                 state: "no-answer".to_owned(),
-                instances: Vec::new(),
+                ..VmStatus::default()
             };
         };
         words.push(word);
@@ -153,6 +151,7 @@ async fn ask_once(vm: &FleetVm) -> VmStatus {
                 migration: word.migration.to_string(),
             })
             .collect(),
+        ..VmStatus::default()
     }
 }
 
@@ -210,12 +209,15 @@ fn print_table(status: &Status) {
         Some(run) => println!("fleet {}: {run} is active", status.fleet),
         None => println!("fleet {}: no run is active", status.fleet),
     }
+    if let Some(run) = &status.run {
+        println!("{}", run_line(run));
+    }
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header([
         "VM",
         "host",
         "state",
-        "what its QEMUs say",
+        if status.run.is_some() { "how its move stands" } else { "what its QEMUs say" },
     ]);
     for vm in &status.vms {
         let words: Vec<_> = vm
@@ -226,14 +228,46 @@ fn print_table(status: &Status) {
                 migration => format!("{}: {} ({migration})", i.host, i.run_state),
             })
             .collect();
+        let last = if vm.phase.is_some() { move_line(vm) } else { words.join(", ") };
         table.add_row([
             vm.name.as_str(),
             vm.host.as_deref().unwrap_or("-"),
             vm.state.as_str(),
-            &words.join(", "),
+            &last,
         ]);
     }
     println!("{table}");
+}
+
+/// A run, in a line.
+fn run_line(run: &RunStatus) -> String {
+    let mut parts = vec![format!("{} {} to {}", run.verb, run.source, run.target)];
+    parts.push(format!("policy {}", run.policy));
+    match run.elapsed_seconds {
+        Some(elapsed) => parts.push(format!("{elapsed:.1} s")),
+        None => parts.push("preparing".to_owned()),
+    }
+    parts.extend(run.forecast_end_seconds.map(|end| format!("forecast {end:.1} s")));
+    parts.extend(run.deadline_slack_seconds.map(|slack| format!("slack {slack:+.1} s")));
+    if run.cancelled {
+        parts.push("interrupted".to_owned());
+    }
+    parts.extend(run.journal_trouble.clone());
+    parts.join(", ")
+}
+
+/// How a VM's move stands, in a line.
+fn move_line(vm: &VmStatus) -> String {
+    let rate = |bits| Bandwidth::from_bits_per_second(bits).human();
+    let mut parts = Vec::new();
+    parts.extend(vm.technique.clone());
+    parts.extend(vm.pass.map(|pass| format!("pass {pass}")));
+    parts.extend(vm.remaining_bytes.map(|left| format!("{} left", Bytes::new(left).human())));
+    parts.extend(vm.rate_bits_per_second.filter(|bits| *bits > 0).map(rate));
+    parts.extend(vm.forecast_end_seconds.map(|end| format!("ends at {end:.1} s")));
+    parts.extend(vm.deadline_slack_seconds.map(|slack| format!("slack {slack:+.1} s")));
+    parts.extend(vm.reason.clone());
+    parts.join(", ")
 }
 
 #[cfg(test)]

@@ -14,7 +14,10 @@
 //! begun to run elsewhere: what a move does to its own VM's traffic is no news. Estimates of memory come from ends of passes.
 
 use super::GangDriver;
-use crate::record::{Decision, Phase};
+use crate::{
+    operator::OperatorRequest,
+    record::{Decision, Phase},
+};
 use droveway_fleet::{Bandwidth, Bytes, RateLimit, Timestamp, VmId};
 use droveway_plan::{
     Plan, Reservation, StartRule,
@@ -73,6 +76,8 @@ enum Trigger {
     Traffic(String),
     /// A deadline will be missed as things stand.
     Deadline { end: Duration, deadline: Duration },
+    /// An operator asked for something.
+    Operator(String),
 }
 
 impl Trigger {
@@ -94,6 +99,7 @@ impl Trigger {
                 forecast.human()
             ),
             Trigger::Traffic(text) => format!("traffic has changed: {text}"),
+            Trigger::Operator(text) => format!("the operator asked for {text}"),
             Trigger::Deadline { end, deadline } => format!(
                 "the end is expected after {}, the deadline is {}",
                 seconds(end),
@@ -135,8 +141,8 @@ pub(super) struct Adapter {
     last_asked: Option<Timestamp>,
     next_question: u64,
     adopted: VecDeque<Timestamp>,
-    pub(super) actions: VecDeque<GangAction>,
-    pub(super) decisions: VecDeque<Decision>,
+    /// The last question was an operator's: its answer is no oscillation.
+    by_operator: bool,
     /// Those whose end was noticed.
     ended: BTreeSet<VmId>,
     /// Passes that were compared, and those that were found overdue.
@@ -164,8 +170,7 @@ impl Adapter {
             last_asked: None,
             next_question: 0,
             adopted: VecDeque::new(),
-            actions: VecDeque::new(),
-            decisions: VecDeque::new(),
+            by_operator: false,
             ended: BTreeSet::new(),
             compared: BTreeSet::new(),
             overdue: BTreeSet::new(),
@@ -201,24 +206,24 @@ impl Adapter {
         self.pending.get_or_insert((trigger, now));
     }
 
-    fn record(&mut self, now: Timestamp, answer: &Answer, choice: String, adopted: bool) {
-        self.decisions.push_back(Decision {
-            at: now,
-            vm: None,
-            reason: answer.reason.clone(),
-            inputs: answer.inputs.clone(),
-            choice,
-            runner_up: answer.runner_up.clone(),
-            margin: Some(answer.margin),
-            adopted,
-        });
-    }
-
     fn changes_within_a_minute(&mut self, now: Timestamp) -> usize {
         while self.adopted.front().is_some_and(|at| *at + MINUTE <= now) {
             self.adopted.pop_front();
         }
         self.adopted.len()
+    }
+}
+
+fn decision(now: Timestamp, answer: &Answer, choice: String, adopted: bool) -> Decision {
+    Decision {
+        at: now,
+        vm: None,
+        reason: answer.reason.clone(),
+        inputs: answer.inputs.clone(),
+        choice,
+        runner_up: answer.runner_up.clone(),
+        margin: Some(answer.margin),
+        adopted,
     }
 }
 
@@ -293,15 +298,15 @@ impl GangDriver {
         let Some(answer) = answer.filter(|answer| answer.question == question) else { return };
         adapter.adaptation.prospects = answer.prospects.clone();
         let Verdict::Change(change) = &answer.verdict else {
-            let choice = answer.choice.clone();
-            adapter.record(now, &answer, choice, false);
+            self.decisions.push_back(decision(now, &answer, answer.choice.clone(), false));
             return;
         };
         let refusal = if self.cancelled {
             Some("the run was cancelled".to_owned())
         } else if adapter.adaptation.observe_only {
             Some("observed only".to_owned())
-        } else if adapter.changes_within_a_minute(now) >= CHANGES_PER_MINUTE {
+        } else if !adapter.by_operator && adapter.changes_within_a_minute(now) >= CHANGES_PER_MINUTE
+        {
             Some(format!("{CHANGES_PER_MINUTE} changes within a minute are enough"))
         } else {
             self.refusal(&change.plan)
@@ -309,22 +314,14 @@ impl GangDriver {
         let Some(adapter) = &mut self.adapter else { return };
         if let Some(text) = refusal {
             let choice = format!("go on as planned ({text}), not: {}", answer.choice);
-            adapter.record(now, &answer, choice, false);
+            self.decisions.push_back(decision(now, &answer, choice, false));
             return;
         }
-        adapter.adopted.push_back(now);
-        adapter.record(now, &answer, answer.choice.clone(), true);
+        if !adapter.by_operator {
+            adapter.adopted.push_back(now);
+        }
+        self.decisions.push_back(decision(now, &answer, answer.choice.clone(), true));
         self.adopt(now, change);
-    }
-
-    /// The next thing that the gang as a whole wants done, if any.
-    pub fn poll_gang_action(&mut self) -> Option<GangAction> {
-        self.adapter.as_mut()?.actions.pop_front()
-    }
-
-    /// The next decision to tell, if any.
-    pub fn poll_decision(&mut self) -> Option<Decision> {
-        self.adapter.as_mut()?.decisions.pop_front()
     }
 
     /// What is to be expected of the plan in force, if this gang adapts.
@@ -355,6 +352,7 @@ impl GangDriver {
             demands: known.map(|known| known.demands.clone()).unwrap_or_default(),
             capacity: known.map(|known| known.capacity).filter(|capacity| !capacity.is_zero()),
             stream_ratio: known.map_or(0.0, |known| known.stream_ratio),
+            wishes: self.wishes.clone(),
         }
     }
 
@@ -457,6 +455,7 @@ impl GangDriver {
                 continue;
             }
             let own = adapter.adaptation.deadlines.get(vm).copied();
+            let own = self.wishes.deadline_of(vm).unwrap_or(own);
             let Some(deadline) = [own, common].into_iter().flatten().min() else { continue };
             let end = expected.end.max(elapsed);
             let late = end.saturating_sub(deadline);
@@ -495,8 +494,31 @@ impl GangDriver {
         (adapter.asked, adapter.last_asked) = (Some((adapter.next_question, now)), Some(now));
         let situation = self.situation(now);
         let Some(adapter) = &mut self.adapter else { return };
-        adapter.pending = None;
-        adapter.actions.push_back(GangAction::Replan(Box::new(situation)));
+        let asked = adapter.pending.take();
+        adapter.by_operator = matches!(asked, Some((Trigger::Operator(_), _)));
+        self.actions.push_back(GangAction::Replan(Box::new(situation)));
+    }
+
+    /// An operator has changed the plan in force: what is asked about the one before is void. True if a planner will be asked.
+    pub(super) fn notice_operator(&mut self, now: Timestamp, request: &OperatorRequest) -> bool {
+        let Some(adapter) = self.adapter.as_mut().filter(|_| !self.cancelled) else { return false };
+        adapter.asked = None;
+        adapter.deadline_asked = None;
+        adapter.pending = Some((Trigger::Operator(request.to_string()), now));
+        true
+    }
+
+    /// What the plan in force is expected to take, from the start of the run, if that is known.
+    pub(super) fn forecast_end(&self) -> Option<Duration> {
+        let end = self.adapter.as_ref().map(|adapter| adapter.adaptation.prospects.end);
+        end.filter(|end| !end.is_zero())
+    }
+
+    /// What the ports are to do follows the plan in force, where they are shaped.
+    pub(super) fn tell_ports(&mut self) {
+        if !self.plan.reservations.is_empty() {
+            self.actions.push_back(GangAction::Reserve(self.plan.reservations.clone()));
+        }
     }
 
     /// Why a plan cannot follow the one in force; `None`: it can.
@@ -531,21 +553,22 @@ impl GangDriver {
 
     /// Takes a child up; it was found to fit.
     fn adopt(&mut self, now: Timestamp, change: &Change) {
-        for step in &change.plan.moves {
+        let mut plan = change.plan.clone();
+        self.keep_wishes(&mut plan);
+        for step in &plan.moves {
             if let Some(driver) = self.drivers.get_mut(&step.vm) {
                 driver.revise(now, step);
             }
             // One after the other: each may take the room of the next.
             self.keep_exposure(now);
         }
-        let reserves = change.plan.reservations != self.plan.reservations;
-        self.plan = change.plan.clone();
+        let reserves = plan.reservations != self.plan.reservations;
+        self.plan = plan;
         if let Some(adapter) = &mut self.adapter {
             adapter.adaptation.prospects = change.prospects.clone();
-            if reserves {
-                let held = self.plan.reservations.clone();
-                adapter.actions.push_back(GangAction::Reserve(held));
-            }
+        }
+        if reserves {
+            self.tell_ports();
         }
         self.admit(now);
     }

@@ -1,4 +1,5 @@
 mod adapt;
+mod operate;
 
 use super::*;
 use crate::{
@@ -139,27 +140,53 @@ impl Answers {
             if self.gang.is_over() {
                 return;
             }
-            self.now = self.now + Duration::from_secs(1);
-            let moving: Vec<VmId> = self
-                .gang
-                .drivers()
-                .filter(|(_, driver)| matches!(driver.phase(), Phase::PreCopy | Phase::PostCopy))
-                .map(|(vm, _)| vm.clone())
-                .collect();
-            for vm in moving {
-                let left = self.steps_left.get_mut(&vm).unwrap();
-                *left -= 1;
-                if *left == 0 {
-                    self.arrive(&vm);
-                } else {
-                    let passes = self.gang.driver(&vm).unwrap().progress().pass.max(1);
-                    let pass = QemuEvent::Pass(passes + 1);
-                    self.gang.handle_event(self.now, &vm, Side::Source, pass);
-                }
-            }
-            self.gang.handle_timeout(self.now);
+            self.step();
         }
         panic!("the gang never ended");
+    }
+
+    /// A second passes.
+    fn step(&mut self) {
+        self.now = self.now + Duration::from_secs(1);
+        let moving: Vec<VmId> = self
+            .gang
+            .drivers()
+            .filter(|(_, driver)| matches!(driver.phase(), Phase::PreCopy | Phase::PostCopy))
+            .map(|(vm, _)| vm.clone())
+            .collect();
+        for vm in moving {
+            let left = self.steps_left.get_mut(&vm).unwrap();
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.arrive(&vm);
+            } else {
+                let passes = self.gang.driver(&vm).unwrap().progress().pass.max(1);
+                let pass = QemuEvent::Pass(passes + 1);
+                self.gang.handle_event(self.now, &vm, Side::Source, pass);
+            }
+        }
+        self.gang.handle_timeout(self.now);
+    }
+
+    /// Time passes until that VM's attempt has ended.
+    fn settle(&mut self, vm: &VmId) {
+        const ROUNDS_MAX: usize = 100;
+        for _ in 0..ROUNDS_MAX {
+            self.drain();
+            if self.gang.driver(vm).is_some_and(|driver| driver.outcome().is_some()) {
+                return;
+            }
+            self.now = self.now + Duration::from_millis(100);
+            self.gang.handle_timeout(self.now);
+        }
+        panic!("{vm} never ended");
+    }
+
+    /// Hands in the requests that are due in this second.
+    fn ask(&mut self, requests: &mut Vec<(u64, crate::operator::OperatorRequest)>, second: u64) {
+        for (_, request) in requests.extract_if(.., |(at, _)| *at <= second) {
+            let _ = self.gang.operate(self.now, &request);
+        }
     }
 
     fn arrive(&mut self, vm: &VmId) {

@@ -30,11 +30,12 @@ impl Stepper {
 
 impl VmDriver {
     /// The downtime limit to begin with.
-    pub(super) fn first_limit(plan: &Move) -> Duration {
+    pub(super) fn first_limit(&self, plan: &Move) -> Duration {
         if plan.technique == droveway_fleet::Technique::StopAndCopy {
             return DOWNTIME_LIMIT_MAX;
         }
-        plan.first_downtime_limit()
+        let first = plan.first_downtime_limit();
+        self.asked_downtime.map_or(first, |most| first.min(most))
     }
 
     /// The longest time between two looks: the driver's own, or the rule's if that is shorter.
@@ -84,14 +85,16 @@ impl VmDriver {
         let reason = format!("the rule of policy's ladder at {:.1} s", seen.elapsed_seconds);
         match step {
             Step::DowntimeLimit(limit) => {
+                let limit = self.asked_downtime.map_or(limit, |most| limit.min(most));
                 let choice = format!("downtime limit {} ms", limit.as_millis());
                 self.decide(now, reason, inputs, &choice, None);
                 self.act(Action::SetDowntimeLimit(limit));
             }
             Step::Bandwidth(rate) => {
-                let choice = format!("stream at {}", rate.human());
-                self.decide(now, reason, inputs, &choice, None);
-                self.act(Action::SetBandwidth(RateLimit::At(rate)));
+                let most = self.asked_bandwidth.unwrap_or(RateLimit::Unlimited);
+                let limit = RateLimit::At(rate).at_most(most);
+                self.decide(now, reason, inputs, &format!("stream at {limit}"), None);
+                self.act(Action::SetBandwidth(limit));
             }
             Step::ForceStop => {
                 self.decide(now, reason, inputs, "stop the VM and send the rest", None);

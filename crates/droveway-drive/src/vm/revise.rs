@@ -7,7 +7,7 @@ use super::{Duration, Outcome, Phase, State, Timestamp, VmDriver};
 use crate::action::{Action, Limits};
 use crate::gang::is_unpaced;
 use crate::input::Side;
-use droveway_fleet::{Bytes, Technique};
+use droveway_fleet::{Bytes, RateLimit, Technique};
 use droveway_plan::{
     Fallback, Move,
     replan::{Dirtied, Passing, Standing},
@@ -104,46 +104,69 @@ impl VmDriver {
 
     /// Follows another plan from now on, as far as its state still allows.
     pub(crate) fn revise(&mut self, now: Timestamp, step: &Move) {
+        self.revise_within(now, step, (self.asked_bandwidth, self.asked_downtime));
+    }
+
+    /// The same, with what an operator asks for: whatever rules and turns say later is bounded by it.
+    pub(crate) fn revise_within(
+        &mut self,
+        now: Timestamp,
+        step: &Move,
+        asked: (Option<RateLimit>, Option<Duration>),
+    ) {
+        let before = self.limits();
+        (self.asked_bandwidth, self.asked_downtime) = asked;
+        if matches!(self.state, State::Pending | State::Preparing { .. }) {
+            // Its QEMUs are configured with what it was; how it may go was fixed with that.
+            let Move { technique, fallback, throttle, ladder, .. } = self.plan.clone();
+            self.revised_early |= self.state != State::Pending;
+            self.plan = Move { technique, fallback, throttle, ladder, ..step.clone() };
+            return;
+        }
         if !self.accepts(step) {
             return;
         }
         match self.state {
             State::Ready { .. } => {
-                let before = (self.limits(), self.plan.throttle);
+                let before = (before, self.plan.throttle);
                 self.plan = step.clone();
                 self.switchover_bandwidth = step.switchover_bandwidth;
                 let limits = self.limits();
                 if before != (limits, step.throttle) {
                     self.revised_at = Some(now);
-                    let (postcopy, throttle) = (self.postcopy_prepared, step.throttle);
-                    let side = Side::Source;
-                    self.act(Action::Configure { side, postcopy, throttle, limits });
+                    self.configure_source();
                 }
             }
             State::PreCopy if !self.has_decided_to_split() && self.stopped_at.is_none() => {
-                self.revise_running(step);
-                if step.technique == Technique::PostCopy {
+                let switches = self.plan.technique != Technique::PostCopy;
+                self.revise_running(step, before.downtime);
+                if switches && step.technique == Technique::PostCopy {
                     let inputs = format!("{} left", self.progress.remaining.human());
                     let (choice, other) = ("switch to post-copy", Some("go on with pre-copy"));
                     self.decide(now, "the plan was changed".to_owned(), inputs, choice, other);
                     self.ask_postcopy();
                 }
             }
-            State::PreCopy | State::PostCopy => {
+            State::PreCopy
+            | State::PostCopy
+            | State::PostCopyPaused { .. }
+            | State::Recovering { .. } => {
                 self.set_postcopy_ceiling(step);
+            }
+            // The source's main loop is inside the stream and would not answer.
+            State::Switchover => {
+                self.revised_early |= step.postcopy_bandwidth != self.plan.postcopy_bandwidth;
+                self.plan.postcopy_bandwidth = step.postcopy_bandwidth;
             }
             State::Pending
             | State::Preparing { .. }
-            | State::Switchover
-            | State::PostCopyPaused { .. }
-            | State::Recovering { .. }
             | State::Settling { .. }
             | State::RollingBack { .. }
             | State::Ended { .. } => {}
         }
     }
 
-    fn revise_running(&mut self, step: &Move) {
+    fn revise_running(&mut self, step: &Move, downtime_before: Duration) {
         self.set_postcopy_ceiling(step);
         let before = std::mem::replace(&mut self.plan, step.clone());
         // Whether QEMU slows the guest down was fixed when the stream began.
@@ -151,8 +174,12 @@ impl VmDriver {
         if step.bandwidth != before.bandwidth {
             self.act(Action::SetBandwidth(step.bandwidth));
         }
-        let limit = step.first_downtime_limit();
-        if limit != before.first_downtime_limit() {
+        // A rule sets it by itself as the passes go.
+        let limit = match (&step.ladder, self.asked_downtime) {
+            (Some(_), asked) => asked.filter(|most| *most < self.told_downtime),
+            (None, _) => Some(self.first_limit(step)).filter(|limit| *limit != downtime_before),
+        };
+        if let Some(limit) = limit {
             self.act(Action::SetDowntimeLimit(limit));
         }
         // A stream that is not paced has its switchover's rate follow what it gets; the plan's is only the most.
@@ -168,6 +195,57 @@ impl VmDriver {
             self.plan.postcopy_bandwidth = step.postcopy_bandwidth;
             self.act(Action::SetPostcopyBandwidth(step.postcopy_bandwidth));
         }
+    }
+
+    /// Tells the source what was changed when it could not be told.
+    pub(super) fn catch_up(&mut self, now: Timestamp) {
+        if !std::mem::take(&mut self.revised_early) {
+            return;
+        }
+        match self.state {
+            State::Ready { .. } => {
+                self.revised_at = Some(now);
+                self.configure_source();
+            }
+            State::PostCopy => {
+                self.act(Action::SetPostcopyBandwidth(self.plan.postcopy_bandwidth));
+            }
+            _ => {}
+        }
+    }
+
+    fn configure_source(&mut self) {
+        let (postcopy, throttle) = (self.postcopy_prepared, self.plan.throttle);
+        let (side, limits) = (Side::Source, self.limits());
+        self.act(Action::Configure { side, postcopy, throttle, limits });
+    }
+
+    /// True while a limit of its downtime has a meaning.
+    pub(crate) fn may_be_limited(&self) -> bool {
+        let before = matches!(
+            self.state,
+            State::Pending | State::Preparing { .. } | State::Ready { .. } | State::PreCopy
+        );
+        before && self.stopped_at.is_none() && !self.postcopy_asked
+    }
+
+    /// True while a cancel would be obeyed.
+    pub(crate) fn may_return(&self) -> bool {
+        let before = matches!(
+            self.state,
+            State::Pending | State::Preparing { .. } | State::Ready { .. } | State::PreCopy
+        );
+        before && self.stopped_at.is_none() && !self.postcopy_asked
+    }
+
+    /// True if its switch was asked for, also one that is held back.
+    pub(crate) fn is_asked_to_split(&self) -> bool {
+        self.has_decided_to_split() || self.postcopied
+    }
+
+    /// True while it stands still.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state == State::Switchover || self.state == State::PreCopy && self.stopped_at.is_some()
     }
 
     /// True if it could start in this instant: nothing that has to be set before is still under way.

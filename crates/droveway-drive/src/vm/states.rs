@@ -506,6 +506,7 @@ impl VmDriver {
             (Action::Listen, Reply::Listening(uri)) => {
                 if matches!(self.state, State::Preparing { .. }) {
                     self.enter(now, State::Ready { uri });
+                    self.catch_up(now);
                 }
             }
             (Action::Migrate { .. }, _)
@@ -608,6 +609,7 @@ impl VmDriver {
             self.record(now, RecordKind::Stopped);
         }
         self.enter(now, State::PostCopy);
+        self.catch_up(now);
         self.next_sample = Some(now + SAMPLE_PERIOD);
     }
 

@@ -185,6 +185,16 @@ impl RateLimit {
             RateLimit::At(rate) => Some(rate),
         }
     }
+
+    /// The lower of both ceilings.
+    #[must_use]
+    pub fn at_most(self, other: RateLimit) -> RateLimit {
+        match (self.bandwidth(), other.bandwidth()) {
+            (Some(one), Some(two)) => RateLimit::At(one.min(two)),
+            (Some(rate), None) | (None, Some(rate)) => RateLimit::At(rate),
+            (None, None) => RateLimit::Unlimited,
+        }
+    }
 }
 
 impl fmt::Display for RateLimit {

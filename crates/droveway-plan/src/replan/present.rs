@@ -24,6 +24,8 @@ pub(super) struct Present {
     pub(super) movers: Vec<Mover>,
     /// Their names.
     pub(super) names: Vec<VmId>,
+    /// An operator has set the ceiling of its stream.
+    pub(super) set: Vec<bool>,
     /// How many passes of each have ended.
     pub(super) passes: Vec<u32>,
     /// What the plan in force does with them.
@@ -61,7 +63,7 @@ impl Present {
         let mut world = base.known.world.clone();
         world.gang.constants = base.known.calibration.constants;
         let (source, target) = (world.host(&plan.source)?, world.host(&plan.target)?);
-        let mut said = Vec::new();
+        let mut said = situation.wishes.text();
         // First what can be told from before, then what the ports say beside it.
         let nominal = base.facts.port_rate.tcp_payload();
         let known = bandwidth(world.gang.ports[source].tx.min(world.gang.ports[target].rx));
@@ -158,6 +160,7 @@ impl Present {
             });
         }
         let names = rest.moves.iter().map(|step| step.vm.clone()).collect();
+        let set = rest.moves.iter().map(|step| situation.wishes.bandwidth_of(&step.vm).is_some());
         let mut gang = std::mem::take(&mut task.gang);
         gang.constants = world.gang.constants;
         world.gang = gang;
@@ -166,6 +169,7 @@ impl Present {
             world,
             movers,
             names,
+            set: set.collect(),
             passes,
             stay,
             frame: task,

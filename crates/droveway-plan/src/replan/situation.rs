@@ -1,7 +1,10 @@
 //! What a driver tells a planner in the middle of a run, and what it is answered: plain data, so that whoever carries it
 //! (a simulated world, a task of the shell) needs to understand nothing of it.
 
-use super::traffic::{Demand, Traffic};
+use super::{
+    traffic::{Demand, Traffic},
+    wishes::Wishes,
+};
 use crate::plan::Plan;
 use droveway_fleet::{Bandwidth, Bytes, DirtyCurve, VmId};
 use std::{collections::BTreeMap, time::Duration};
@@ -28,6 +31,8 @@ pub struct Situation {
     pub capacity: Option<Bandwidth>,
     /// What streams had then, against what the model said.
     pub stream_ratio: f64,
+    /// What an operator has asked for since the run began.
+    pub wishes: Wishes,
 }
 
 /// How one VM's move stands.

@@ -79,6 +79,7 @@ impl Case {
             demands: BTreeMap::new(),
             capacity: None,
             stream_ratio: 0.0,
+            wishes: Wishes::default(),
         }
     }
 

@@ -11,6 +11,7 @@ use droveway_plan::{
     adaptive::Verdict,
     check::{Violation, check},
     policy,
+    replan::Wishes,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -146,4 +147,19 @@ pub(crate) fn decisions(notes: &[Note], reasoning: Option<&Reasoning>) -> Vec<De
         })
     });
     noted.chain(reasoned).collect()
+}
+
+/// What was asked for in the end: a run is judged by what operators asked for while it was under way.
+pub(super) fn amended(intent: &Intent, fleet: &Fleet, wishes: &Wishes) -> (Intent, Fleet) {
+    let (mut intent, mut fleet) = (intent.clone(), fleet.clone());
+    wishes.amend_intent(&mut intent);
+    for vm in &mut fleet.spec.vms {
+        if let Some(deadline) = wishes.deadline_of(&vm.name) {
+            vm.deadline = deadline.map(TimeSpan::from);
+        }
+        if let Some(limit) = wishes.downtime.get(&Some(vm.name.clone())) {
+            vm.max_downtime = Some(TimeSpan::from(*limit));
+        }
+    }
+    (intent, fleet)
 }

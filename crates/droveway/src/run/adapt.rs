@@ -37,7 +37,6 @@ pub(crate) struct Replanner {
     pub(crate) intent: Intent,
     pub(crate) facts: GangFacts,
     pub(crate) knowledge: Knowledge,
-    pub(crate) fleet: Fleet,
 }
 
 impl Replanner {
@@ -66,20 +65,16 @@ impl Replanner {
             let _ = inbox.blocking_send(Input::Answer { question, answer });
         });
     }
+}
 
-    /// Remembers that this plan has replaced the one before. A run is not stopped for want of a memory.
-    pub(super) fn remember(this: &Arc<Self>, plan: &Plan) {
-        let (this, plan) = (Arc::clone(this), plan.clone());
-        tokio::task::spawn_blocking(move || {
-            if let Err(failure) = lineage::remember(&this.fleet, &plan) {
-                tracing::warn!(
-                    "that plan {} is in force is not kept: {:#}",
-                    plan.id,
-                    failure.error
-                );
-            }
-        });
-    }
+/// Remembers that this plan has replaced the one before. A run is not stopped for want of a memory.
+pub(super) fn remember(fleet: &Arc<Fleet>, plan: &Plan) {
+    let (fleet, plan) = (Arc::clone(fleet), plan.clone());
+    tokio::task::spawn_blocking(move || {
+        if let Err(failure) = lineage::remember(&fleet, &plan) {
+            tracing::warn!("that plan {} is in force is not kept: {:#}", plan.id, failure.error);
+        }
+    });
 }
 
 /// The counters of one host.

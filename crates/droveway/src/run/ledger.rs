@@ -8,7 +8,7 @@ use droveway_fleet::{
     report::{Divergence, Reservation},
 };
 use droveway_host::features::{MachineCpu, OwnUsage, own_usage};
-use droveway_plan::Plan;
+use droveway_plan::{Plan, replan::Wishes};
 use std::{collections::BTreeMap, time::Duration};
 
 /// How long a VM's vCPUs waited for pages.
@@ -67,6 +67,18 @@ impl VmLedger {
     pub(crate) fn split_at(&self) -> Option<Timestamp> {
         self.first(|kind| *kind == RecordKind::Entered(Phase::PostCopy))
     }
+
+    /// Whether it runs at the target, and its state in a word.
+    pub(crate) fn told(&self) -> (bool, &'static str) {
+        let moved = self.resumed_at().is_some() && self.outcome != Some(Outcome::RolledBack);
+        let state = match self.outcome {
+            None => self.phase.unwrap_or(Phase::Pending).name(),
+            Some(Outcome::Lost) => "lost",
+            Some(Outcome::NeedsRecovery) => "needs-recovery",
+            Some(_) => "running",
+        };
+        (moved, state)
+    }
 }
 
 /// What happened in a run.
@@ -75,6 +87,8 @@ pub(crate) struct Ledger {
     pub(crate) vms: BTreeMap<VmId, VmLedger>,
     pub(crate) ports: Vec<PortReading>,
     pub(crate) cancelled: bool,
+    /// What operators asked for meanwhile.
+    pub(crate) wishes: Wishes,
     /// What is to be told of the run as a whole.
     pub(crate) remarks: Vec<String>,
     /// What was decided about the gang as a whole while it ran.
@@ -97,6 +111,7 @@ impl Ledger {
             vms: plan.moves.iter().map(|step| (step.vm.clone(), VmLedger::default())).collect(),
             ports: Vec::new(),
             cancelled: false,
+            wishes: Wishes::default(),
             remarks: Vec::new(),
             decisions: Vec::new(),
             reservations: Vec::new(),
@@ -185,15 +200,8 @@ impl Ledger {
     /// The run as `status` shows it to others.
     pub(crate) fn active_run(&self, run_id: &str, plan: &Plan) -> ActiveRun {
         let vm = |(name, entry): (&VmId, &VmLedger)| {
-            let phase = entry.phase.unwrap_or(Phase::Pending);
-            let moved = entry.resumed_at().is_some() && entry.outcome != Some(Outcome::RolledBack);
+            let (moved, state) = entry.told();
             let host = if moved { &plan.target } else { &plan.source };
-            let state = match entry.outcome {
-                None => phase.name(),
-                Some(Outcome::Lost) => "lost",
-                Some(Outcome::NeedsRecovery) => "needs-recovery",
-                Some(_) => "running",
-            };
             ActiveVm { name: name.to_string(), host: host.to_string(), state: state.to_owned() }
         };
         ActiveRun {

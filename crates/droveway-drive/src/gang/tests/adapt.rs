@@ -3,7 +3,7 @@
 use super::*;
 use droveway_plan::replan::{Answer, Change, Prospects, Rung, Verdict};
 
-fn answer(question: u64, plan: Plan) -> Answer {
+pub(super) fn answer(question: u64, plan: Plan) -> Answer {
     let change = Change { plan, prospects: Prospects::default() };
     Answer {
         question,
