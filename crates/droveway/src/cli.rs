@@ -64,6 +64,8 @@ pub(crate) enum Command {
     Runs,
     /// Where every VM is, asked of the QEMUs themselves, and how the run under way stands
     Status,
+    /// The run under way, live, in the whole terminal; a line for each thing that happens where there is none
+    Watch,
     /// Change a limit of the run under way: bandwidth, max-downtime, deadline or urgency
     Set(SetArgs),
     /// Leave a VM of the run under way at the source, or all that still can stay

@@ -29,6 +29,7 @@ mod show;
 mod simulate;
 mod state;
 mod status;
+mod watch;
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -97,6 +98,7 @@ fn run_command(cli: Cli) -> Result<Exit, Failure> {
         Command::Measure(args) => measure::run(&args, fleet, cli.output),
         Command::Simulate(args) => simulate::run(&args, calibration, cli.output),
         Command::Status => status::run(fleet, cli.output),
+        Command::Watch => watch::run(fleet),
         Command::RestoreNetwork => network::restore(fleet),
         Command::Policies => {
             cli::print_policies(cli.output);

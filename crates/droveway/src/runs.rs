@@ -110,9 +110,13 @@ pub(crate) fn list(fleet: Option<&Path>, output: Output) -> Result<Exit, Failure
         return Ok(Exit::Done);
     }
     let mut table = comfy_table::Table::new();
-    table
-        .load_style(comfy_table::presets::NOTHING)
-        .set_header(["run", "started", "what", "policy", "how it ended"]);
+    table.load_style(comfy_table::presets::NOTHING).set_header([
+        "run",
+        "started",
+        "what",
+        "policy",
+        "how it ended",
+    ]);
     for row in rows {
         let what = format!("{} {} to {}", row.verb, row.source, row.target);
         table.add_row([row.id, local(&row.started_at), what, row.policy, row.state]);

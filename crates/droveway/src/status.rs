@@ -2,8 +2,9 @@
 
 use crate::{
     cli::{self, Output},
+    control,
     exit::{Exit, Failure},
-    control, fleet,
+    fleet,
     qemu::{self, Probed},
     runs,
 };
@@ -303,5 +304,90 @@ mod tests {
         let (one, two) = (word("a", R::Running, M::Failed), word("b", R::Running, M::Completed));
         check(&[one, two], Some("a"), "two-copies");
         check(&[word("a", R::Paused, M::Idle)], Some("a"), "paused");
+    }
+
+    fn busy() -> Status {
+        use droveway_fleet::status::{ClassStatus, DecisionStatus, PortStatus};
+        let run = RunStatus {
+            id: "run-1".to_owned(),
+            pid: 7,
+            verb: "drain".to_owned(),
+            source: "alpha".to_owned(),
+            target: "beta".to_owned(),
+            policy: "adaptive".to_owned(),
+            elapsed_seconds: Some(2.5),
+            forecast_end_seconds: Some(9.0),
+            deadline_seconds: Some(8.0),
+            deadline_slack_seconds: Some(-1.0),
+            journal_trouble: Some("the disk is full".to_owned()),
+            ports: vec![PortStatus {
+                host: "alpha".to_owned(),
+                direction: "tx".to_owned(),
+                capacity_bits_per_second: 1_000_000_000,
+                bits_per_second: 940_000_000,
+                classes: vec![ClassStatus {
+                    class: "migration".to_owned(),
+                    bits_per_second: 600_000_000,
+                    promised_bits_per_second: Some(600_000_000),
+                }],
+            }],
+            decisions: vec![DecisionStatus {
+                at_seconds: 1.0,
+                vm: Some("web".to_owned()),
+                text: "switch to post-copy".to_owned(),
+            }],
+            ..RunStatus::default()
+        };
+        let vm = VmStatus {
+            name: "web".to_owned(),
+            host: Some("alpha".to_owned()),
+            state: "pre-copy".to_owned(),
+            phase: Some("pre-copy".to_owned()),
+            technique: Some("hybrid".to_owned()),
+            pass: Some(2),
+            total_bytes: Some(1 << 29),
+            remaining_bytes: Some(1 << 20),
+            rate_bits_per_second: Some(600_000_000),
+            deadline_slack_seconds: Some(0.5),
+            ..VmStatus::default()
+        };
+        Status {
+            api_version: API_VERSION.to_owned(),
+            kind: KIND.to_owned(),
+            fleet: "f".to_owned(),
+            active_run: Some("run-1".to_owned()),
+            unfinished_run: None,
+            run: Some(run),
+            vms: vec![vm],
+        }
+    }
+
+    #[test]
+    fn a_status_is_what_its_schema_says_and_reads_back() {
+        let schema = droveway_fleet::schema::of("status").unwrap();
+        let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let idle = Status { active_run: None, run: None, ..busy() };
+        for status in [busy(), idle] {
+            let value = serde_json::to_value(&status).unwrap();
+            let wrong: Vec<_> = validator.iter_errors(&value).map(|it| it.to_string()).collect();
+            assert!(wrong.is_empty(), "{wrong:?}");
+            assert_eq!(serde_json::from_value::<Status>(value).unwrap(), status);
+        }
+        let mut broken = serde_json::to_value(busy()).unwrap();
+        broken["vms"][0]["pass"] = "two".into();
+        assert!(!validator.is_valid(&broken), "it would accept anything");
+    }
+
+    #[test]
+    fn a_run_and_its_moves_are_told_in_a_line_each() {
+        let status = busy();
+        let line = run_line(status.run.as_ref().unwrap());
+        assert_eq!(
+            line,
+            "drain alpha to beta, policy adaptive, 2.5 s, forecast 9.0 s, slack -1.0 s, the disk is full"
+        );
+        let line = move_line(&status.vms[0]);
+        assert_eq!(line, "hybrid, pass 2, 1.00 MiB left, 600 Mbit/s, slack +0.5 s");
     }
 }

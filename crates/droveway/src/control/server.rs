@@ -128,8 +128,15 @@ async fn serve(stream: UnixStream, desk: Desk) {
         let is_whole = line.ends_with(b"\n");
         let answer = if is_whole {
             answer(&line, &desk).await
+        } else if line.is_empty() {
+            return;
         } else {
-            Answer::refused(true, format!("a request has at most {REQUEST_BYTES_MAX} bytes, and ends with a line feed"))
+            Answer::refused(
+                true,
+                format!(
+                    "a request has at most {REQUEST_BYTES_MAX} bytes, and ends with a line feed"
+                ),
+            )
         };
         // What follows a request that is too long is no request.
         if !write(&mut stream, &answer).await || !is_whole {

@@ -87,9 +87,8 @@ impl Run {
         let moves = progress.total > Bytes::ZERO;
         let (runs_at_target, state) = told.unwrap_or((false, phase.name()));
         let host = if runs_at_target { &plan.target } else { &plan.source };
-        let downtime = entry.and_then(|entry| {
-            Some(entry.resumed_at()?.since(entry.stopped_at()?).as_secs_f64())
-        });
+        let downtime = entry
+            .and_then(|entry| Some(entry.resumed_at()?.since(entry.stopped_at()?).as_secs_f64()));
         let streams = matches!(phase, Phase::PreCopy | Phase::Switchover | Phase::PostCopy);
         VmStatus {
             name: vm.to_string(),
@@ -119,13 +118,7 @@ impl Run {
 
     /// When a VM's move is expected to end, from the start of the run: what the planner expects, else what was forecast, else
     /// what is left at the rate of now.
-    fn ends(
-        &self,
-        vm: &VmId,
-        driver: &VmDriver,
-        ledger: &Ledger,
-        now: Timestamp,
-    ) -> Option<f64> {
+    fn ends(&self, vm: &VmId, driver: &VmDriver, ledger: &Ledger, now: Timestamp) -> Option<f64> {
         let began = ledger.began_at?;
         if let Some(ended) = ledger.vms.get(vm).and_then(super::VmLedger::ended_at) {
             return Some(ended.since(began).as_secs_f64());
