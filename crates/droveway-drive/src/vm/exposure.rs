@@ -10,7 +10,7 @@ impl VmDriver {
         if !hold && std::mem::take(&mut self.postcopy_due) && self.may_still_split() {
             self.decide(
                 now,
-                "another VM's memory is together again".to_owned(),
+                "there is room for another VM whose memory is split".to_owned(),
                 "the switch has been due".to_owned(),
                 "switch to post-copy",
                 None,
