@@ -66,6 +66,8 @@ pub(crate) enum Command {
     Status,
     /// The run under way, live, in the whole terminal; a line for each thing that happens where there is none
     Watch,
+    /// Take over what a killed controller left, and bring it to its end
+    Adopt(AdoptArgs),
     /// Change a limit of the run under way: bandwidth, max-downtime, deadline or urgency
     Set(SetArgs),
     /// Leave a VM of the run under way at the source, or all that still can stay
@@ -285,6 +287,13 @@ pub(crate) struct ReportArgs {
     /// Write every forecast and its outcome
     #[arg(long, value_name = "FILE.csv", requires = "calibration")]
     pub(crate) csv: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// The folder of report.json, report.md and timeline.svg [default: droveway-report/RUN]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

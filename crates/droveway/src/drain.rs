@@ -3,6 +3,7 @@
 mod asked;
 
 use crate::{
+    adopt,
     choice::{by_default, chosen, found_policy, measured_by_default},
     cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output, PlanArgs, PlanCommand, Replans},
     clock, control,
@@ -23,7 +24,8 @@ use crate::{
     show::{self, Shown, Subject, Wait, rows},
 };
 pub(crate) use asked::{decisions, ordered};
-use asked::{infeasible, intent, of_their_groups, vm_facts, warnings};
+pub(crate) use asked::vm_facts;
+use asked::{infeasible, intent, of_their_groups, warnings};
 use droveway_drive::GangDriver;
 use droveway_fleet::{Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, VmId};
 use droveway_plan::{
@@ -194,11 +196,16 @@ fn execute(
         .build()
         .map_err(anyhow::Error::from)?;
     let mut lock = RunLock::acquire(fleet)?;
+    let mut shelf = if args.dry_run { None } else { Some(Shelf::open(fleet)?) };
+    if let Some(it) = shelf.take() {
+        // What a killed controller left comes to its end first.
+        let (held, it) = runtime.block_on(adopt::before_a_run(fleet, lock, it))?;
+        (lock, shelf) = (held, Some(it));
+    }
     if network::put_back_left(fleet)? {
         eprintln!("note: the ports that an earlier run left changed are as they were");
     }
     let run_id = format!("run-{}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
-    let shelf = if args.dry_run { None } else { Some(Shelf::open(fleet)?) };
     let run_id = shelf.as_ref().map_or(Ok(run_id.clone()), |shelf| shelf.free_id(run_id))?;
     lock.publish(&fleet::ActiveRun::preparing(&run_id));
     runtime.block_on(async {

@@ -2,6 +2,7 @@
 //!
 //! `main` parses and prints; everything else is in the modules. Data goes to stdout, talk to stderr.
 
+mod adopt;
 mod calibrate;
 mod choice;
 mod cli;
@@ -98,6 +99,7 @@ fn run_command(cli: Cli) -> Result<Exit, Failure> {
         Command::Measure(args) => measure::run(&args, fleet, cli.output),
         Command::Simulate(args) => simulate::run(&args, calibration, cli.output),
         Command::Status => status::run(fleet, cli.output),
+        Command::Adopt(args) => adopt::run(fleet, args.report.as_deref()),
         Command::Watch => watch::run(fleet),
         Command::RestoreNetwork => network::restore(fleet),
         Command::Policies => {

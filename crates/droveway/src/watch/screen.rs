@@ -278,7 +278,7 @@ fn columns() -> Vec<Column> {
                 vm.downtime_seconds.map_or("-".to_owned(), |it| format!("{:.0}", it * 1000.0))
             })
         },
-        text("", 40, true, |vm| vm.reason.clone().unwrap_or_default()),
+        text("", 57, true, |vm| vm.reason.clone().unwrap_or_default()),
     ]
 }
 
