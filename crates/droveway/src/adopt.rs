@@ -13,10 +13,7 @@ use crate::{
     preflight::{self, Checked},
     qemu::{self, Probed, Qemu},
     render, report,
-    run::{
-        self, Display, Expectations, Finished, Pair, Ports, Run,
-        journal::Shelf,
-    },
+    run::{self, Display, Expectations, Finished, Pair, Ports, Run, journal::Shelf},
 };
 use droveway_drive::{
     Action, GangDriver, Inherited, MigrationSample, Record, Seen, Told, VmDriver,
@@ -212,8 +209,10 @@ async fn take_over(
 
 fn host<'a>(fleet: &'a Fleet, name: &HostId) -> Result<&'a Host, Failure> {
     fleet.spec.host(name.as_str()).ok_or_else(|| {
-        Failure::usage(format!("the run that was left concerns host '{name}', which the fleet lacks"))
-            .hint("use the fleet file that it was started with")
+        Failure::usage(format!(
+            "the run that was left concerns host '{name}', which the fleet lacks"
+        ))
+        .hint("use the fleet file that it was started with")
     })
 }
 
@@ -418,7 +417,10 @@ mod tests {
         let asked = inherited(&known, idle(), waits());
         assert_eq!(asked.migrate, Told::Perhaps);
         assert!(asked.is_unstarted(), "it was about to be told, and was not");
-        assert!(!inherited(&known, there(MigrationStatus::Active, Vcpus::Running), waits()).is_unstarted());
+        assert!(
+            !inherited(&known, there(MigrationStatus::Active, Vcpus::Running), waits())
+                .is_unstarted()
+        );
         known.open.clear();
         assert!(!inherited(&known, idle(), waits()).is_unstarted());
     }

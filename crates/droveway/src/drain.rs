@@ -23,8 +23,8 @@ use crate::{
     },
     show::{self, Shown, Subject, Wait, rows},
 };
-pub(crate) use asked::{decisions, ordered};
 pub(crate) use asked::vm_facts;
+pub(crate) use asked::{decisions, ordered};
 use asked::{infeasible, intent, of_their_groups, warnings};
 use droveway_drive::GangDriver;
 use droveway_fleet::{Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, VmId};

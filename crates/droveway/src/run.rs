@@ -19,8 +19,8 @@ pub(crate) use display::Display;
 pub(crate) use journal::Journal;
 pub(crate) use ledger::{Ledger, VmLedger};
 pub(crate) use perform::Pair;
-pub(crate) use translate::sample;
 pub(crate) use sampler::{PortReading, Ports};
+pub(crate) use translate::sample;
 pub(crate) use view::{Expectations, View};
 
 use crate::{clock, fleet::RunLock, network::Network};
