@@ -80,7 +80,7 @@ fn a_run_is_watched_and_steered_from_another_terminal() {
     valid(&status);
     assert_eq!(status["run"]["source"], "alpha", "{status}");
     assert_eq!(status["run"]["ports"].as_array().map(Vec::len), Some(4), "{status}");
-    ask(&["set", "cache", "bandwidth", "40Mbit/s"], 0, "40Mbit/s");
+    ask(&["set", "cache", "bandwidth", "40Mbit/s"], 0, "streams at 5MB/s at most");
     ask(&["set", "cache", "bandwidth", "fast"], 2, "");
     ask(&["set", "cache", "urgency", "high"], 2, "--all");
     ask(&["set", "cahe", "bandwidth", "40Mbit/s"], 2, "did you mean 'cache'?");
