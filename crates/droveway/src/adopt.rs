@@ -2,7 +2,8 @@
 //!
 //! QEMU goes on by itself. Both QEMUs of every VM whose move has not ended are read, the target first; what they say is put
 //! beside what the journal says was meant, and drivers are made that go on from there. Nothing that moves is begun anew. A VM
-//! whose migration was never begun gets a fresh target and moves as planned.
+//! whose migration was never begun gets a fresh target and moves as planned, but only where somebody asks for just that
+//! (`droveway adopt`) and the machine was not booted since: whoever begins another run says himself which VMs shall move.
 
 use crate::{
     clock, control,
@@ -45,7 +46,13 @@ pub(crate) fn run(fleet: Option<&Path>, folder: Option<&Path>) -> Result<Exit, F
         eprintln!("no run of fleet '{}' was left unfinished", fleet.metadata.name);
         return Ok(Exit::Done);
     };
-    runtime()?.block_on(take_over(&fleet, lock, shelf, &left, folder)).map(|(exit, _)| exit)
+    let rest = if left.header.boot_id == droveway_host::features::boot_id() {
+        Rest::Moves
+    } else {
+        Rest::Stays
+    };
+    let taken = take_over(&fleet, lock, shelf, &left, rest, folder);
+    runtime()?.block_on(taken).map(|(exit, _)| exit)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
@@ -64,7 +71,7 @@ pub(crate) async fn before_a_run(
     shelf: Shelf,
 ) -> Result<(RunLock, Shelf), Failure> {
     let Some(left) = shelf.unfinished()? else { return Ok((lock, shelf)) };
-    let (exit, lock) = take_over(fleet, lock, shelf, &left, None).await?;
+    let (exit, lock) = take_over(fleet, lock, shelf, &left, Rest::Stays, None).await?;
     if exit == Exit::NeedsRecovery {
         return Err(Failure::says(
             Exit::NeedsRecovery,
@@ -73,6 +80,13 @@ pub(crate) async fn before_a_run(
         .hint("`droveway status` and its report tell which; nothing else was started"));
     }
     Ok((lock, Shelf::open(fleet)?))
+}
+
+/// What becomes of VMs whose migration was never begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Moves,
+    Stays,
 }
 
 /// What came of looking at one VM.
@@ -91,6 +105,7 @@ async fn take_over(
     mut lock: RunLock,
     shelf: Shelf,
     left: &JournalledRun,
+    rest: Rest,
     folder: Option<&Path>,
 ) -> Result<(Exit, RunLock), Failure> {
     let state = left.state();
@@ -123,7 +138,7 @@ async fn take_over(
     let mut checked = BTreeMap::new();
     for step in &plan.moves {
         let known = state.vms.get(&step.vm).cloned().unwrap_or_default();
-        match look(fleet, step, &known, [source, target], &next_port).await? {
+        match look(fleet, step, &known, [source, target], &next_port, rest).await? {
             Found::Over => over.push(step.vm.clone()),
             Found::Goes(driver, pair, facts) => {
                 adopted.push(*driver);
@@ -152,8 +167,7 @@ async fn take_over(
         eprintln!("warning: this run cannot be watched or steered from elsewhere: {error}");
     });
     let facts: Vec<_> = fleet.spec.vms.iter().map(vm_facts).collect();
-    let deadlines = facts.iter().filter_map(|it| Some((it.vm.clone(), it.deadline?)));
-    let expected = Expectations { ends: BTreeMap::new(), deadlines: deadlines.collect() };
+    let expected = Expectations::of(&plan, None, &facts);
     let ports = Ports::open(&[source, target]);
     let capacity = ports.capacity.clone();
     let asked_at = clock::now();
@@ -262,6 +276,7 @@ async fn look(
     known: &VmState,
     [source, target]: [&Host; 2],
     next_port: &Arc<AtomicU32>,
+    rest: Rest,
 ) -> Result<Found, Failure> {
     if known.outcome.is_some() {
         return Ok(Found::Over);
@@ -282,6 +297,10 @@ async fn look(
         netns: [source.netns.clone(), target.netns.clone()],
         next_port: Arc::clone(next_port),
     };
+    if inherited.is_unstarted() && rest == Rest::Stays {
+        eprintln!("note: {}: its move had not begun, it stays on host '{}'", step.vm, source.name);
+        return Ok(Found::Over);
+    }
     if inherited.is_unstarted() {
         // Its connection ends here: a target that waits is ended and started anew.
         drop(target_qemu);

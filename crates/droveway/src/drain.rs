@@ -197,8 +197,8 @@ fn execute(
         .map_err(anyhow::Error::from)?;
     let mut lock = RunLock::acquire(fleet)?;
     let mut shelf = if args.dry_run { None } else { Some(Shelf::open(fleet)?) };
+    // What a killed controller left comes to its end first.
     if let Some(it) = shelf.take() {
-        // What a killed controller left comes to its end first.
         let (held, it) = runtime.block_on(adopt::before_a_run(fleet, lock, it))?;
         (lock, shelf) = (held, Some(it));
     }
@@ -523,8 +523,8 @@ impl<'a> Job<'a> {
         let _control = control::Server::start(self.fleet, operators, seen).inspect_err(|error| {
             eprintln!("warning: this run cannot be watched or steered from elsewhere: {error}");
         });
-        let expected = self.expected(&plan, outlook.as_ref());
-        let fleet = Arc::new(self.fleet.clone());
+        let forecast = outlook.as_ref().map(|outlook| &outlook.forecast);
+        let expected = Expectations::of(&plan, forecast, &self.facts);
         let run = Run {
             gang,
             replanner,
@@ -536,7 +536,7 @@ impl<'a> Job<'a> {
             network,
             journal,
             requests,
-            fleet,
+            fleet: Arc::new(self.fleet.clone()),
             expected,
             view,
         };
@@ -589,20 +589,6 @@ impl<'a> Job<'a> {
             self.print(&report, &folder)?;
         }
         Ok(report::exit_of(&report))
-    }
-
-    /// What is known beforehand of the run's course.
-    fn expected(&self, plan: &Plan, outlook: Option<&Outlook>) -> Expectations {
-        let second = std::time::Duration::from_secs_f64;
-        let ends = outlook.into_iter().flat_map(|outlook| {
-            let ends = outlook.forecast.moves.iter();
-            let end = |it: &droveway_model::forecast::MoveForecast| {
-                second((it.start_seconds + it.duration_seconds.p50).max(0.0))
-            };
-            plan.moves.iter().map(|step| step.vm.clone()).zip(ends.map(end))
-        });
-        let deadlines = self.facts.iter().filter_map(|it| Some((it.vm.clone(), it.deadline?)));
-        Expectations { ends: ends.collect(), deadlines: deadlines.collect() }
     }
 
     /// The run's journal, with what is known before anything is done to a VM.

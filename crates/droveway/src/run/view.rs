@@ -6,6 +6,8 @@ use droveway_fleet::{
     Bandwidth, Bytes, HostId, Timestamp, VmId,
     status::{ClassStatus, DecisionStatus, PortStatus, RunStatus, VmStatus},
 };
+use droveway_model::forecast::{Forecast, MoveForecast};
+use droveway_plan::{Plan, VmFacts};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -26,6 +28,19 @@ pub(crate) struct Expectations {
     pub(crate) ends: BTreeMap<VmId, Duration>,
     /// When VMs have to have arrived, from the start of the run.
     pub(crate) deadlines: BTreeMap<VmId, Duration>,
+}
+
+impl Expectations {
+    /// From what was forecast, if anything was, and what is known of the VMs.
+    pub(crate) fn of(plan: &Plan, forecast: Option<&Forecast>, facts: &[VmFacts]) -> Self {
+        let end = |it: &MoveForecast| {
+            Duration::from_secs_f64((it.start_seconds + it.duration_seconds.p50).max(0.0))
+        };
+        let ends = forecast.into_iter().flat_map(|forecast| forecast.moves.iter().map(end));
+        let vms = plan.moves.iter().map(|step| step.vm.clone());
+        let deadlines = facts.iter().filter_map(|it| Some((it.vm.clone(), it.deadline?)));
+        Expectations { ends: vms.zip(ends).collect(), deadlines: deadlines.collect() }
+    }
 }
 
 impl Run {
