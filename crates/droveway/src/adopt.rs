@@ -131,7 +131,12 @@ async fn take_over(
     let hosts = [&plan.source, &plan.target].map(|name| host(fleet, name));
     let [source, target] = hosts;
     let (source, target) = (source?, target?);
-    let next_port = Arc::new(AtomicU32::new(0));
+    // Behind those that the dead controller gave out: a QEMU whose port is in use cannot be told another one.
+    let port_of = |vm: &VmState| vm.uri.as_ref()?.rsplit(':').next()?.parse::<u16>().ok();
+    let used = state.vms.values().filter_map(port_of).max();
+    let first = target.migration_ports.first;
+    let next = used.map_or(0, |port| u32::from(port.saturating_sub(first)) + 1);
+    let next_port = Arc::new(AtomicU32::new(next));
     let mut adopted = Vec::new();
     let mut over = Vec::new();
     let mut pairs = BTreeMap::new();
