@@ -2,14 +2,15 @@
 
 use crate::input::{MigrationSample, Side};
 use droveway_fleet::{Bandwidth, RateLimit};
+use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
 
 /// Names one action of one driver, so that a late reply is recognised rather than believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ActionId(pub u64);
 
 /// One thing to do to one of the two QEMUs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Set capabilities and parameters.
     Configure {
@@ -64,7 +65,7 @@ pub enum Action {
 
 /// QEMU's migration parameters, all set explicitly in every run: defaults differ between versions and between "0" and
 /// "unlimited".
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// `max-bandwidth`.
     pub bandwidth: RateLimit,
@@ -77,7 +78,7 @@ pub struct Limits {
 }
 
 /// What an action led to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
     /// Done.
     Done,
@@ -88,7 +89,7 @@ pub enum Reply {
 }
 
 /// How an action failed: what the driver may conclude.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureClass {
     /// No answer in time: it may or may not have been done.
     Timeout,
@@ -99,7 +100,7 @@ pub enum FailureClass {
 }
 
 /// An action that failed. Drivers branch on the class, never on the text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActionError {
     /// What may be concluded.
     pub class: FailureClass,

@@ -36,6 +36,8 @@ pub struct GangDriver {
     plan: Plan,
     drivers: BTreeMap<VmId, VmDriver>,
     started: bool,
+    /// It goes on with what a dead controller began.
+    taken_over: bool,
     cancelled: bool,
     /// Whose turn it is, where streams take turns.
     turn: Option<VmId>,
@@ -79,6 +81,7 @@ impl GangDriver {
             plan,
             drivers,
             started: false,
+            taken_over: false,
             cancelled: false,
             turn: None,
             started_at: Timestamp::ZERO,
@@ -91,6 +94,29 @@ impl GangDriver {
             actions: VecDeque::new(),
             decisions: VecDeque::new(),
         })
+    }
+
+    /// The same, with drivers that go on with attempts whose controller died, in place of fresh ones; VMs of which there is
+    /// nothing to drive any more are left out. Nobody waits for a quieter phase a second time.
+    #[must_use]
+    pub fn taking_over(
+        mut self,
+        now: Timestamp,
+        adopted: impl IntoIterator<Item = VmDriver>,
+        over: &[VmId],
+    ) -> Self {
+        for driver in adopted {
+            self.drivers.insert(driver.plan().vm.clone(), driver);
+        }
+        self.drivers.retain(|vm, _| !over.contains(vm));
+        self.taken_over = true;
+        if self.plan.max_exposed.is_none() {
+            for driver in self.drivers.values_mut() {
+                driver.hold_postcopy(now, false);
+            }
+        }
+        self.keep_exposure(now);
+        self
     }
 
     /// The same, which asks a planner when the run leaves its forecast. Plans with rules of their own
@@ -119,7 +145,8 @@ impl GangDriver {
     /// Starts the plan's first moves.
     pub fn start(&mut self, now: Timestamp) {
         (self.started, self.started_at) = (true, now);
-        let wait = self.plan.start_after.map(droveway_fleet::TimeSpan::duration);
+        let wait = self.plan.start_after.filter(|_| !self.taken_over);
+        let wait = wait.map(droveway_fleet::TimeSpan::duration);
         self.begins_at = now + wait.unwrap_or_default();
         if let Some(adapter) = &mut self.adapter {
             adapter.begin(now);

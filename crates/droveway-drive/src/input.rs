@@ -1,10 +1,11 @@
 //! What the world tells the drivers.
 
 use droveway_fleet::{Bandwidth, Bytes};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Which of the two QEMUs of an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Side {
     /// The QEMU that the VM leaves.
     Source,
@@ -13,7 +14,7 @@ pub enum Side {
 }
 
 /// What a QEMU says of its migration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MigrationStatus {
     /// None was started.
     None,
@@ -56,7 +57,7 @@ impl MigrationStatus {
 }
 
 /// What a QEMU says of its vCPUs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RunState {
     /// They run.
     Running,
@@ -73,7 +74,7 @@ pub enum RunState {
 }
 
 /// What happened to a QEMU.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QemuEvent {
     /// `STOP`: no vCPU runs.
     Stopped,
@@ -88,7 +89,7 @@ pub enum QemuEvent {
 }
 
 /// What a QEMU says of its migration in figures.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MigrationSample {
     /// The migration's status.
     pub status: MigrationStatus,

@@ -29,4 +29,4 @@ pub use gang::{
 pub use input::{MigrationSample, MigrationStatus, QemuEvent, RunState, Side};
 pub use operator::{Accepted, OperatorRequest, Refusal};
 pub use record::{Decision, Outcome, Phase, Progress, Record, RecordKind};
-pub use vm::{Request, RequestDenied, TRANSITIONS, VmDriver};
+pub use vm::{Inherited, Request, RequestDenied, Seen, TRANSITIONS, Told, VmDriver};

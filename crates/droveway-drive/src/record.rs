@@ -1,10 +1,11 @@
 //! What the drivers tell: the record of a run, from which progress, reports and journals are folded.
 
 use droveway_fleet::{Bandwidth, Bytes, Timestamp, VmId};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Where an attempt is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Phase {
     /// Waiting for its turn.
     Pending,
@@ -57,7 +58,7 @@ impl fmt::Display for Phase {
 }
 
 /// How an attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The VM is at the target.
     Completed,
@@ -72,7 +73,7 @@ pub enum Outcome {
 }
 
 /// Something that happened to one VM's attempt.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// When.
     pub at: Timestamp,
@@ -81,7 +82,7 @@ pub struct Record {
 }
 
 /// The kinds of records.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum RecordKind {
     /// The attempt changed its phase.
     Entered(Phase),
@@ -123,7 +124,7 @@ pub enum RecordKind {
 }
 
 /// A choice about the gang as a whole, with what it was based on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// When.
     pub at: Timestamp,
@@ -144,7 +145,7 @@ pub struct Decision {
 }
 
 /// What an attempt has achieved so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// The pass that is under way, from 1; 0 before the first.
     pub pass: u32,

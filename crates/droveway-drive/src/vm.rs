@@ -29,6 +29,7 @@
 //! Decisions are level-triggered: inputs update facts, then the state looks at all facts. The two QEMUs' events come over
 //! two sockets, so their order means nothing.
 
+mod adopt;
 mod exposure;
 mod ladder;
 mod revise;
@@ -39,6 +40,7 @@ use crate::{
     input::{MigrationSample, MigrationStatus, QemuEvent, RunState, Side},
     record::{Outcome, Phase, Progress, Record, RecordKind},
 };
+pub use adopt::{Inherited, Seen, Told};
 use droveway_fleet::{Bandwidth, Bytes, RateLimit, Technique, Timestamp};
 use droveway_plan::{Move, replan::Dirtied};
 use ladder::Stepper;

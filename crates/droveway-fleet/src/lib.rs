@@ -16,6 +16,7 @@ pub mod report;
 pub mod scenario;
 pub mod schema;
 pub mod snapshot;
+pub mod status;
 pub mod units;
 
 pub use curve::DirtyCurve;

@@ -1,10 +1,13 @@
-//! JSON Schema of the documents that people write.
+//! JSON Schema of the documents that people write, and of those that programs read.
 
-use crate::{document::Document, fleet::FleetSpec, scenario::ScenarioSpec};
+use crate::{document::Document, fleet::FleetSpec, scenario::ScenarioSpec, status::Status};
 
 /// The kinds that have a schema, with its file name in `schemas/`.
-pub const KINDS: [(&str, &str); 2] =
-    [("Scenario", "scenario.schema.json"), ("Fleet", "fleet.schema.json")];
+pub const KINDS: [(&str, &str); 3] = [
+    ("Scenario", "scenario.schema.json"),
+    ("Fleet", "fleet.schema.json"),
+    ("Status", "status.schema.json"),
+];
 
 /// The schema of a kind (in any case), or `None` if there is no such kind.
 #[must_use]
@@ -12,6 +15,7 @@ pub fn of(kind: &str) -> Option<String> {
     let schema = match kind.to_ascii_lowercase().as_str() {
         "scenario" => schemars::schema_for!(Document<ScenarioSpec>),
         "fleet" => schemars::schema_for!(Document<FleetSpec>),
+        "status" => schemars::schema_for!(Status),
         _ => return None,
     };
     serde_json::to_string_pretty(&schema).ok().map(|text| text + "\n")

@@ -101,6 +101,15 @@ pub fn kernel_release() -> String {
         .unwrap_or_default()
 }
 
+/// Names this boot of the machine: what a monotonic clock says means nothing after the next one. Empty if the kernel does not
+/// say.
+#[must_use]
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_default()
+}
+
 /// The number of CPUs online, at least 1.
 #[must_use]
 pub fn cpus() -> u32 {

@@ -58,10 +58,25 @@ pub(crate) enum Command {
     Predict(PredictArgs),
     /// Move VMs there and back again, to learn what these hosts are like
     Calibrate(CalibrateArgs),
-    /// How good forecasts were
+    /// What a run did; or how good forecasts were
     Report(ReportArgs),
-    /// Where every VM is, asked of the QEMUs themselves
+    /// The runs of the fleet, the latest first
+    Runs,
+    /// Where every VM is, asked of the QEMUs themselves, and how the run under way stands
     Status,
+    /// The run under way, live, in the whole terminal; a line for each thing that happens where there is none
+    Watch,
+    /// Take over what a killed controller left, and bring it to its end
+    Adopt(AdoptArgs),
+    /// Change a limit of the run under way: bandwidth, max-downtime, deadline or urgency
+    Set(SetArgs),
+    /// Leave a VM of the run under way at the source, or all that still can stay
+    Cancel(CancelArgs),
+    /// Switch a VM of the run under way to post-copy now
+    Switch {
+        /// The VM
+        vm: String,
+    },
     /// Put the hosts' ports back as they were before a run that could not do it itself
     RestoreNetwork,
     /// The same in miniature: a scenario's hosts, VMs and traffic simulated, with the real drivers
@@ -268,15 +283,46 @@ pub(crate) struct SimulateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
+    /// The run, as `droveway runs` lists it; `last` is the latest
+    #[arg(value_name = "RUN", required_unless_present = "calibration")]
+    pub(crate) run: Option<String>,
     /// How good forecasts were, over everything that is remembered
-    #[arg(long, required = true)]
+    #[arg(long, conflicts_with = "run")]
     pub(crate) calibration: bool,
     /// Draw forecasts against outcomes
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", requires = "calibration")]
     pub(crate) figure: Option<PathBuf>,
     /// Write every forecast and its outcome
-    #[arg(long, value_name = "FILE.csv")]
+    #[arg(long, value_name = "FILE.csv", requires = "calibration")]
     pub(crate) csv: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// The folder of report.json, report.md and timeline.svg [default: droveway-report/RUN]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// Of every VM of the run whose move has not ended
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// The VM (not with --all); bandwidth, max-downtime, deadline or urgency; and the value, like 400Mbit/s, 300ms, 90s (from the
+    /// start of the run; or none) and high
+    #[arg(required = true, num_args = 2..=3, value_names = ["VM", "WHAT", "VALUE"])]
+    pub(crate) words: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CancelArgs {
+    /// The VM
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) vm: Option<String>,
+    /// The whole run
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,9 +3,10 @@
 mod asked;
 
 use crate::{
+    adopt,
     choice::{by_default, chosen, found_policy, measured_by_default},
     cli::{self, DrainArgs, IntentArgs, MigrateArgs, Output, PlanArgs, PlanCommand, Replans},
-    clock,
+    clock, control,
     exit::{Exit, Failure},
     fleet::{self, RunLock},
     given::{self, Given},
@@ -16,11 +17,15 @@ use crate::{
     preflight::{self, Checked},
     qemu::{self, Qemu},
     render, report,
-    run::{self, Display, Pair, Ports, Replanner, Run, Watch},
+    run::{
+        self, Display, Expectations, Finished, Journal, Pair, Ports, Replanner, Run, Watch,
+        journal::{self, Shelf},
+    },
     show::{self, Shown, Subject, Wait, rows},
 };
+pub(crate) use asked::vm_facts;
 pub(crate) use asked::{decisions, ordered};
-use asked::{infeasible, intent, of_their_groups, vm_facts, warnings};
+use asked::{infeasible, intent, of_their_groups, warnings};
 use droveway_drive::GangDriver;
 use droveway_fleet::{Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, VmId};
 use droveway_plan::{
@@ -29,6 +34,7 @@ use droveway_plan::{
     explain::{Explanation, Question, explain},
     policy,
 };
+use droveway_store::Entry;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -190,10 +196,17 @@ fn execute(
         .build()
         .map_err(anyhow::Error::from)?;
     let mut lock = RunLock::acquire(fleet)?;
+    let mut shelf = if args.dry_run { None } else { Some(Shelf::open(fleet)?) };
+    // What a killed controller left comes to its end first.
+    if let Some(it) = shelf.take() {
+        let (held, it) = runtime.block_on(adopt::before_a_run(fleet, lock, it))?;
+        (lock, shelf) = (held, Some(it));
+    }
     if network::put_back_left(fleet)? {
         eprintln!("note: the ports that an earlier run left changed are as they were");
     }
     let run_id = format!("run-{}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
+    let run_id = shelf.as_ref().map_or(Ok(run_id.clone()), |shelf| shelf.free_id(run_id))?;
     lock.publish(&fleet::ActiveRun::preparing(&run_id));
     runtime.block_on(async {
         let (source, wanted) = match wish {
@@ -204,7 +217,7 @@ fn execute(
                 let how = How::Given { given, now };
                 let job =
                     Job { fleet, intent, candidates, facts, left, how, request, snapshot, run_id };
-                return job.run(lock).await;
+                return job.run(lock, shelf).await;
             }
             Wish::Empty(source) => (Some(source), None),
             Wish::Named(vms) => (None, Some(vms)),
@@ -225,7 +238,7 @@ fn execute(
         let left = left_behind(fleet, &source, &intent.vms).await;
         let how = How::Policy(policy);
         let job = Job { fleet, intent, candidates, facts, left, how, request, snapshot, run_id };
-        job.run(lock).await
+        job.run(lock, shelf).await
     })
 }
 
@@ -398,7 +411,7 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    async fn run(mut self, lock: RunLock) -> Result<Exit, Failure> {
+    async fn run(mut self, lock: RunLock, shelf: Option<Shelf>) -> Result<Exit, Failure> {
         let run_id = self.run_id.clone();
         let (source, target) = (self.host(&self.intent.source)?, self.host(&self.intent.target)?);
         let (ours, held) = match &self.how {
@@ -480,6 +493,7 @@ impl<'a> Job<'a> {
         }
         let asked_at = clock::now();
         lineage::remember(self.fleet, &plan)?;
+        let Some(shelf) = shelf else { return Ok(Exit::Done) };
         let snapshot = self.snapshot.as_ref();
         let take = |looked| Network::take(self.fleet, looked, &plan, &self.intent, snapshot);
         let network = looked.map(take).transpose()?.flatten();
@@ -501,12 +515,16 @@ impl<'a> Job<'a> {
         }
         let watch =
             replanner.as_ref().and_then(|_| Watch::open([source, target], &pairs, self.fleet));
+        let journal = self.journal(shelf, &plan, &pairs, &checked)?;
         let bears = facts.vms.iter().filter_map(|it| Some((it.vm.clone(), it.max_downtime?)));
         let gang = gang.bearing(bears.collect());
-        // Nobody asks yet: a control socket will hold the other end.
-        let (_operators, requests) = run::requests();
-        let fleet = Arc::new(self.fleet.clone());
-        let run_id_of = run_id.clone();
+        let (operators, requests) = run::requests();
+        let (view, seen) = tokio::sync::watch::channel(None);
+        let _control = control::Server::start(self.fleet, operators, seen).inspect_err(|error| {
+            eprintln!("warning: this run cannot be watched or steered from elsewhere: {error}");
+        });
+        let forecast = outlook.as_ref().map(|outlook| &outlook.forecast);
+        let expected = Expectations::of(&plan, forecast, &self.facts);
         let run = Run {
             gang,
             replanner,
@@ -514,14 +532,17 @@ impl<'a> Job<'a> {
             pairs,
             ports,
             lock,
-            run_id: run_id_of,
+            run_id: run_id.clone(),
             network,
+            journal,
             requests,
-            fleet,
+            fleet: Arc::new(self.fleet.clone()),
+            expected,
+            view,
         };
         let mut display = Display::new(&self.intent.vms);
         let started_at = jiff::Timestamp::now().to_string();
-        let ledger = run::carry_out(run, &mut display).await;
+        let Finished { ledger, journal, lock: _lock } = run::carry_out(run, &mut display).await;
         if !self.fleet.spec.applications.is_empty() || !self.fleet.spec.probes.is_empty() {
             let mut interrupts = run::Interrupts::new();
             tokio::select! {
@@ -563,10 +584,32 @@ impl<'a> Job<'a> {
             // The VMs have moved: that nothing was learned from it is no reason to call it failed.
             eprintln!("warning: nothing was learned from this run: {:#}", failure.error);
         }
+        journal.end(clock::now(), report::exit_of(&report), Some(&folder));
         if !self.request.quiet {
             self.print(&report, &folder)?;
         }
         Ok(report::exit_of(&report))
+    }
+
+    /// The run's journal, with what is known before anything is done to a VM.
+    fn journal(
+        &self,
+        shelf: Shelf,
+        plan: &Plan,
+        pairs: &BTreeMap<VmId, Pair>,
+        checked: &BTreeMap<VmId, Checked>,
+    ) -> Result<Journal, Failure> {
+        let header = journal::header(self.fleet, plan, &self.run_id, &self.intent.verb);
+        let mut journal = shelf.begin(header)?;
+        let now = clock::now();
+        journal.plan(now, plan);
+        for (vm, pair) in pairs {
+            let was_running = checked.get(vm).is_none_or(|checked| checked.was_running);
+            let launched = pair.target.launched;
+            journal.push(now, Entry::Attempt { vm: vm.clone(), was_running, launched });
+        }
+        journal.commit();
+        Ok(journal)
     }
 
     /// Whether it is planned again while VMs move.

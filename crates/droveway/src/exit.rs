@@ -42,6 +42,40 @@ impl Exit {
             Exit::Interrupted => 130,
         }
     }
+
+    /// The one with that code.
+    pub(crate) fn of(code: u8) -> Option<Self> {
+        Exit::ALL.into_iter().find(|exit| exit.code() == code)
+    }
+
+    const ALL: [Exit; 10] = [
+        Exit::Done,
+        Exit::Internal,
+        Exit::Usage,
+        Exit::Infeasible,
+        Exit::Blocked,
+        Exit::Partly,
+        Exit::LimitMissed,
+        Exit::NeedsRecovery,
+        Exit::Permission,
+        Exit::Interrupted,
+    ];
+
+    /// How a run ended, in words.
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Exit::Done => "done",
+            Exit::Internal => "failed",
+            Exit::Usage => "not understood",
+            Exit::Infeasible => "infeasible, nothing was started",
+            Exit::Blocked => "blocked, nothing was started",
+            Exit::Partly => "partly done, the rest is at the source",
+            Exit::LimitMissed => "done, a limit was missed",
+            Exit::NeedsRecovery => "a VM needs recovery or is lost",
+            Exit::Permission => "a right was missing",
+            Exit::Interrupted => "interrupted, every VM is safe",
+        }
+    }
 }
 
 /// An error with its exit code and, where there is one, a remedy.

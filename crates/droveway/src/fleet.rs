@@ -65,6 +65,11 @@ pub(crate) fn network_path(fleet: &Fleet) -> PathBuf {
     runtime_path(fleet, "network.json", "network")
 }
 
+/// Where a run of the fleet listens for operators.
+pub(crate) fn control_path(fleet: &Fleet) -> PathBuf {
+    runtime_path(fleet, "control.json", "control").with_extension("sock")
+}
+
 /// Beside the fleet file of a lab, so that it goes with the lab; in the runtime folder otherwise.
 fn runtime_path(fleet: &Fleet, of_lab: &str, folder: &str) -> PathBuf {
     let lab = crate::lab::state_root().join(fleet.metadata.name.as_str());

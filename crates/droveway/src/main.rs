@@ -2,10 +2,12 @@
 //!
 //! `main` parses and prints; everything else is in the modules. Data goes to stdout, talk to stderr.
 
+mod adopt;
 mod calibrate;
 mod choice;
 mod cli;
 mod clock;
+mod control;
 mod drain;
 mod exit;
 mod explain;
@@ -23,10 +25,12 @@ mod qemu;
 mod render;
 mod report;
 mod run;
+mod runs;
 mod show;
 mod simulate;
 mod state;
 mod status;
+mod watch;
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -84,10 +88,19 @@ fn run_command(cli: Cli) -> Result<Exit, Failure> {
         Command::Migrate(args) => drain::migrate(&args, fleet, calibration, cli.output),
         Command::Predict(args) => predict::run(&args, fleet, calibration, cli.output),
         Command::Calibrate(args) => calibrate::run(&args, fleet, calibration, cli.output),
-        Command::Report(args) => history::run(&args, fleet, calibration, cli.output),
+        Command::Report(args) => match &args.run {
+            Some(id) => runs::report(id, fleet, cli.output),
+            None => history::run(&args, fleet, calibration, cli.output),
+        },
+        Command::Runs => runs::list(fleet, cli.output),
+        Command::Set(args) => control::set(&args, fleet),
+        Command::Cancel(args) => control::cancel(&args, fleet),
+        Command::Switch { vm } => control::switch(&vm, fleet),
         Command::Measure(args) => measure::run(&args, fleet, cli.output),
         Command::Simulate(args) => simulate::run(&args, calibration, cli.output),
         Command::Status => status::run(fleet, cli.output),
+        Command::Adopt(args) => adopt::run(fleet, args.report.as_deref()),
+        Command::Watch => watch::run(fleet),
         Command::RestoreNetwork => network::restore(fleet),
         Command::Policies => {
             cli::print_policies(cli.output);

@@ -291,6 +291,14 @@ impl Network {
         broken
     }
 
+    /// What the classes of one direction of a host's port had at the last look, and what migration is promised of it; `None`:
+    /// that direction is not shaped, or was not looked at yet.
+    pub(crate) fn classes(&self, host: &HostId, direction: &str) -> Option<(Rates, Bandwidth)> {
+        let port = self.ports.iter().find(|port| port.host == *host)?;
+        let held = port.ways.iter().find(|held| name(held.way) == direction)?;
+        Some((held.watch.rates?, held.promise.migration))
+    }
+
     /// Puts both ports back; what could not be is said, and the journal stays.
     pub(crate) fn put_back(mut self) -> Vec<String> {
         self.try_put_back()
@@ -352,8 +360,18 @@ const fn name(way: Way) -> &'static str {
 #[derive(Debug, Default)]
 struct Watch {
     last: Option<(f64, Passed)>,
+    /// What the classes had at the last look.
+    rates: Option<Rates>,
     /// So many looks in a row found it broken.
     broken: u32,
+}
+
+/// What the classes of one direction had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rates {
+    pub(crate) urgent: Bandwidth,
+    pub(crate) stream: Bandwidth,
+    pub(crate) applications: Bandwidth,
 }
 
 /// Between two looks: HTB's own bursts and TCP's beginnings are shorter.
@@ -386,8 +404,13 @@ impl Watch {
             let bytes = droveway_fleet::Bytes::new(now.saturating_sub(then));
             Bandwidth::of(bytes, Duration::from_secs_f64(time))
         };
-        let migration = rate(passed.urgent, before.urgent) + rate(passed.stream, before.stream);
-        let applications = rate(passed.applications, before.applications);
+        let rates = Rates {
+            urgent: rate(passed.urgent, before.urgent),
+            stream: rate(passed.stream, before.stream),
+            applications: rate(passed.applications, before.applications),
+        };
+        self.rates = Some(rates);
+        let (migration, applications) = (rates.urgent + rates.stream, rates.applications);
         let rest = usable - promise.migration;
         let is_broken = !migration.is_zero()
             && migration < promise.migration.scaled(1.0 - TOLERANCE)

@@ -5,27 +5,33 @@
 
 mod adapt;
 mod display;
+pub(crate) mod journal;
 mod ledger;
 mod path;
 mod perform;
 mod sampler;
 mod translate;
 mod tuning;
+mod view;
 
 pub(crate) use adapt::{Replanner, Watch};
 pub(crate) use display::Display;
+pub(crate) use journal::Journal;
 pub(crate) use ledger::{Ledger, VmLedger};
 pub(crate) use perform::Pair;
 pub(crate) use sampler::{PortReading, Ports};
+pub(crate) use translate::sample;
+pub(crate) use view::{Expectations, View};
 
 use crate::{clock, fleet::RunLock, network::Network};
 use droveway_drive::{
-    Accepted, ActionError, ActionId, GangAction, GangDriver, OperatorRequest, QemuEvent, Refusal,
-    Reply, Side,
+    Accepted, Action, ActionError, ActionId, GangAction, GangDriver, OperatorRequest, QemuEvent,
+    Refusal, Reply, Side,
 };
 use droveway_fleet::{Fleet, Timestamp, VmId};
 use droveway_plan::replan::Answer;
 use droveway_qmp::{Notice, Subscription};
+use droveway_store::{Entry, NetworkChange};
 use ledger::Blocked;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
@@ -73,14 +79,31 @@ pub(crate) struct Run {
     pub(crate) replanner: Option<Arc<Replanner>>,
     /// What ports and VMs carry, if somebody plans by it.
     pub(crate) watch: Option<Watch>,
+    /// Where it is written down.
+    pub(crate) journal: Journal,
     /// What operators ask for meanwhile.
     pub(crate) requests: mpsc::Receiver<Asked>,
     /// Whose memory of plans it is.
     pub(crate) fleet: Arc<Fleet>,
+    /// What is known beforehand of its course.
+    pub(crate) expected: Expectations,
+    /// How it stands, for whoever looks from outside.
+    pub(crate) view: tokio::sync::watch::Sender<Option<View>>,
 }
 
-/// Carries the plan out. Returns what happened; every attempt has ended then.
-pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
+/// A run that is over.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// What happened.
+    pub(crate) ledger: Ledger,
+    /// Where it is written down; the run's end is not there yet.
+    pub(crate) journal: Journal,
+    /// The fleet is free for another run once this is dropped.
+    pub(crate) lock: RunLock,
+}
+
+/// Carries the plan out. Every attempt has ended when it returns.
+pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
     let (sender, mut inbox) = mpsc::channel(INBOX_MAX);
     for (vm, pair) in &run.pairs {
         for side in [Side::Source, Side::Target] {
@@ -102,6 +125,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
     run.gang.prepare(now);
     let (mut started, mut is_open) = (false, true);
     loop {
+        let mut actions = Vec::new();
         while let Some((vm, id, mut action)) = run.gang.poll_action() {
             if let (Some(tuner), Some(pair)) = (&mut tuner, run.pairs.get(&vm)) {
                 action = tuner.note_action(&vm, action, pair);
@@ -109,22 +133,37 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
             if let Some(pair) = run.pairs.get(&vm) {
                 paths.note_action(&vm, &action, pair);
             }
-            perform::spawn(&run.pairs, vm, id, action, sender.clone());
+            run.journal.intend(now, &vm, id, &action);
+            actions.push((vm, id, action));
         }
         let mut changed = false;
         while let Some((vm, record)) = run.gang.poll_record() {
             changed = true;
+            let entry = Entry::Record { vm: vm.clone(), record: record.kind.clone() };
+            run.journal.push(record.at, entry);
             display.record(&vm, &record, &ledger);
             ledger.note(&vm, record, &run.gang);
         }
         adapt(&mut run, &mut ledger, display, tuner.as_mut(), &sender);
+        write_down(&mut run, &mut ledger, display, now);
+        if actions.iter().any(|(_, _, action)| !matches!(action, Action::Sample(_))) {
+            // Nothing is done that is not on file.
+            run.journal.commit();
+        } else {
+            run.journal.flush();
+        }
+        for (vm, id, action) in actions {
+            perform::spawn(&run.pairs, vm, id, action, sender.clone());
+        }
         if changed {
+            run.view.send_replace(Some(run.view_now(&ledger, now)));
             run.lock.publish(&ledger.active_run(&run.run_id, run.gang.plan()));
         }
         if !started && run.gang.is_prepared() {
             started = true;
             now = now.max(clock::now());
             ledger.begin(now, run.ports.read(now));
+            run.journal.push(now, Entry::Began);
             run.gang.start(now);
             continue;
         }
@@ -143,10 +182,13 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
                         if let Some(tuner) = &mut tuner {
                             tuner.note_event(&vm, side, &event);
                         }
+                        let entry = Entry::Event { vm: vm.clone(), side, event: event.clone() };
+                        run.journal.push(now, entry);
                         run.gang.handle_event(now, &vm, side, event);
                     }
                     Input::Reply { vm, id, reply } => {
                         now = now.max(clock::now());
+                        run.journal.replied(now, &vm, id, &reply);
                         run.gang.handle_reply(now, &vm, id, reply);
                     }
                     Input::Lagged { vm, lost } => {
@@ -183,6 +225,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
                 let past_return = run.gang.cancel(now);
                 display.cancelled(&past_return);
                 ledger.cancelled = true;
+                run.journal.push(now, Entry::Cancelled);
             }
             _ = tick.tick() => {
                 now = now.max(clock::now());
@@ -197,6 +240,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
                     ledger.diverged(display, found);
                 }
                 display.paint(&run.gang, &ledger, now);
+                run.view.send_replace(Some(run.view_now(&ledger, now)));
             }
         }
     }
@@ -204,12 +248,32 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Ledger {
     ledger.end(clock::now(), run.ports.read(clock::now()));
     if let Some(network) = run.network.take() {
         ledger.reservations = network.reservations();
-        for text in network.put_back() {
+        let failed = network.put_back();
+        let change = match failed.first() {
+            None => NetworkChange::PutBack,
+            Some(text) => NetworkChange::NotPutBack(text.clone()),
+        };
+        for text in failed {
             ledger.remark(display, format!("{text}; try `droveway restore-network`"));
         }
+        run.journal.push(clock::now(), Entry::Network { change });
     }
+    write_down(&mut run, &mut ledger, display, clock::now());
+    run.journal.commit();
     display.finish();
-    ledger
+    Finished { ledger, journal: run.journal, lock: run.lock }
+}
+
+/// What the run as a whole told and changed, and what is wrong with the journal itself.
+fn write_down(run: &mut Run, ledger: &mut Ledger, display: &Display, now: Timestamp) {
+    if let Some(text) = run.journal.trouble() {
+        ledger.remark(display, format!("{text}; the run goes on"));
+    }
+    run.journal.plan(now, run.gang.plan());
+    run.journal.told(now, &ledger.remarks, &ledger.decisions);
+    if let Some(network) = &run.network {
+        run.journal.holds(now, &network.reservations());
+    }
 }
 
 /// Does what the gang as a whole wants done, and tells what was decided.
@@ -259,6 +323,12 @@ fn operate(
     if run.gang.plan().generation > before {
         adapt::remember(&run.fleet, run.gang.plan());
     }
+    let answer = match &taken {
+        Ok(accepted) => accepted.choice.clone(),
+        Err(refusal) => refusal.to_string(),
+    };
+    let (request_text, accepted) = (request.to_string(), taken.is_ok());
+    run.journal.push(now, Entry::Operator { request: request_text, accepted, answer });
     ledger.cancelled |= taken.is_ok() && matches!(request, OperatorRequest::Cancel { vm: None });
     taken
 }

@@ -1,8 +1,8 @@
 //! What outlives a run: the calibration that a fleet has learned, and its last snapshot.
 //!
 //! In `$DROVEWAY_STATE`, else `/var/lib/droveway`: `calibration/NAME.json`, where the name is the fleet's own unless its
-//! file says that it learns together with others, `snapshots/FLEET.json`, and `plans/FLEET.json`: which plans have been
-//! replaced.
+//! file says that it learns together with others, `snapshots/FLEET.json`, `plans/FLEET.json`: which plans have been
+//! replaced, and `journal/FLEET.db`: the runs.
 
 use crate::exit::{Exit, Failure};
 use droveway_fleet::{Fleet, Snapshot, document::API_VERSION, snapshot};
@@ -39,6 +39,11 @@ fn snapshot_path(fleet: &Fleet) -> PathBuf {
 /// Where it is kept which plans of a fleet have been replaced.
 pub(crate) fn plan_lines_path(fleet: &Fleet) -> PathBuf {
     root().join("plans").join(format!("{}.json", fleet.metadata.name))
+}
+
+/// The journal of a fleet's runs.
+pub(crate) fn journal_path(fleet: &Fleet) -> PathBuf {
+    root().join("journal").join(format!("{}.db", fleet.metadata.name))
 }
 
 /// The document in a file, if there is that file.

@@ -2,67 +2,67 @@
 
 use crate::{
     cli::{self, Output},
+    control,
     exit::{Exit, Failure},
     fleet,
     qemu::{self, Probed},
+    runs,
 };
-use droveway_fleet::{Fleet, FleetVm};
+use droveway_fleet::{
+    Bandwidth, Bytes, Fleet, FleetVm,
+    document::API_VERSION,
+    status::{InstanceStatus, KIND, RunStatus, Status, VmStatus},
+};
 use droveway_qmp::{MigrationStatus, RunState};
-use serde::Serialize;
 use std::path::Path;
-
-/// A fleet's state.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Status {
-    fleet: String,
-    active_run: Option<String>,
-    vms: Vec<VmStatus>,
-}
-
-/// A VM's state.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct VmStatus {
-    name: String,
-    host: Option<String>,
-    state: String,
-    /// What each QEMU of the VM says; empty while a run holds their monitors.
-    instances: Vec<InstanceStatus>,
-}
-
-/// What one QEMU says.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct InstanceStatus {
-    host: String,
-    run_state: String,
-    migration: String,
-}
 
 pub(crate) fn run(fleet: Option<&Path>, output: Output) -> Result<Exit, Failure> {
     let fleet = fleet::load(fleet)?;
-    let mut run = fleet::active_run(&fleet);
-    let mut vms_now = vms(&fleet, run.as_ref())?;
-    if run.is_none() {
-        // A run that began while we asked holds the monitors since: its word is newer than our "no answer".
-        run = fleet::active_run(&fleet);
-        if run.is_some() {
-            vms_now = vms(&fleet, run.as_ref())?;
-        }
-    }
-    let status = Status {
-        fleet: fleet.metadata.name.to_string(),
-        vms: vms_now,
-        active_run: run.map(|run| run.run_id),
-    };
+    let status = status(&fleet)?;
     if output == Output::Table {
         print_table(&status);
     } else {
         cli::print_data(&status, output)?;
     }
+    if let Some(run) = &status.unfinished_run {
+        eprintln!(
+            "hint: the controller of {run} was killed; `droveway adopt` takes over what it left"
+        );
+    }
     let lost = status.vms.iter().any(|vm| vm.state == "needs-recovery" || vm.state == "two-copies");
     Ok(if lost { Exit::NeedsRecovery } else { Exit::Done })
+}
+
+/// A fleet's state, as far as it can be learned.
+pub(crate) fn status(fleet: &Fleet) -> Result<Status, Failure> {
+    let mut run = fleet::active_run(fleet);
+    let mut vms_now = vms(fleet, run.as_ref())?;
+    if run.is_none() {
+        // A run that began while we asked holds the monitors since: its word is newer than our "no answer".
+        run = fleet::active_run(fleet);
+        if run.is_some() {
+            vms_now = vms(fleet, run.as_ref())?;
+        }
+    }
+    let view = run.as_ref().and_then(|_| control::view(fleet));
+    let mut told: Option<RunStatus> = None;
+    if let Some(view) = view {
+        for vm in view.vms {
+            if let Some(known) = vms_now.iter_mut().find(|known| known.name == vm.name) {
+                *known = vm;
+            }
+        }
+        told = Some(view.run);
+    }
+    Ok(Status {
+        api_version: API_VERSION.to_owned(),
+        kind: KIND.to_owned(),
+        fleet: fleet.metadata.name.to_string(),
+        unfinished_run: if run.is_none() { runs::unfinished(fleet) } else { None },
+        active_run: run.map(|run| run.run_id),
+        run: told,
+        vms: vms_now,
+    })
 }
 
 /// The VMs of an active run as the run tells, whose monitors it holds; the others as their QEMUs say.
@@ -78,7 +78,7 @@ fn vms(fleet: &Fleet, run: Option<&fleet::ActiveRun>) -> Result<Vec<VmStatus>, F
                 name: told.name.clone(),
                 host: Some(told.host.clone()),
                 state: told.state.clone(),
-                instances: Vec::new(),
+                ..VmStatus::default()
             },
             None => ask(vm).await,
         }
@@ -133,9 +133,8 @@ async fn ask_once(vm: &FleetVm) -> VmStatus {
             // What the silent one would say could change the answer.
             return VmStatus {
                 name: vm.name.to_string(),
-                host: None,
                 state: "no-answer".to_owned(),
-                instances: Vec::new(),
+                ..VmStatus::default()
             };
         };
         words.push(word);
@@ -153,6 +152,7 @@ async fn ask_once(vm: &FleetVm) -> VmStatus {
                 migration: word.migration.to_string(),
             })
             .collect(),
+        ..VmStatus::default()
     }
 }
 
@@ -210,12 +210,15 @@ fn print_table(status: &Status) {
         Some(run) => println!("fleet {}: {run} is active", status.fleet),
         None => println!("fleet {}: no run is active", status.fleet),
     }
+    if let Some(run) = &status.run {
+        println!("{}", run_line(run));
+    }
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header([
         "VM",
         "host",
         "state",
-        "what its QEMUs say",
+        if status.run.is_some() { "how its move stands" } else { "what its QEMUs say" },
     ]);
     for vm in &status.vms {
         let words: Vec<_> = vm
@@ -226,14 +229,46 @@ fn print_table(status: &Status) {
                 migration => format!("{}: {} ({migration})", i.host, i.run_state),
             })
             .collect();
+        let last = if vm.phase.is_some() { move_line(vm) } else { words.join(", ") };
         table.add_row([
             vm.name.as_str(),
             vm.host.as_deref().unwrap_or("-"),
             vm.state.as_str(),
-            &words.join(", "),
+            &last,
         ]);
     }
     println!("{table}");
+}
+
+/// A run, in a line.
+fn run_line(run: &RunStatus) -> String {
+    let mut parts = vec![format!("{} {} to {}", run.verb, run.source, run.target)];
+    parts.push(format!("policy {}", run.policy));
+    match run.elapsed_seconds {
+        Some(elapsed) => parts.push(format!("{elapsed:.1} s")),
+        None => parts.push("preparing".to_owned()),
+    }
+    parts.extend(run.forecast_end_seconds.map(|end| format!("forecast {end:.1} s")));
+    parts.extend(run.deadline_slack_seconds.map(|slack| format!("slack {slack:+.1} s")));
+    if run.cancelled {
+        parts.push("interrupted".to_owned());
+    }
+    parts.extend(run.journal_trouble.clone());
+    parts.join(", ")
+}
+
+/// How a VM's move stands, in a line.
+fn move_line(vm: &VmStatus) -> String {
+    let rate = |bits| Bandwidth::from_bits_per_second(bits).human();
+    let mut parts = Vec::new();
+    parts.extend(vm.technique.clone());
+    parts.extend(vm.pass.map(|pass| format!("pass {pass}")));
+    parts.extend(vm.remaining_bytes.map(|left| format!("{} left", Bytes::new(left).human())));
+    parts.extend(vm.rate_bits_per_second.filter(|bits| *bits > 0).map(rate));
+    parts.extend(vm.forecast_end_seconds.map(|end| format!("ends at {end:.1} s")));
+    parts.extend(vm.deadline_slack_seconds.map(|slack| format!("slack {slack:+.1} s")));
+    parts.extend(vm.reason.clone());
+    parts.join(", ")
 }
 
 #[cfg(test)]
@@ -269,5 +304,90 @@ mod tests {
         let (one, two) = (word("a", R::Running, M::Failed), word("b", R::Running, M::Completed));
         check(&[one, two], Some("a"), "two-copies");
         check(&[word("a", R::Paused, M::Idle)], Some("a"), "paused");
+    }
+
+    fn busy() -> Status {
+        use droveway_fleet::status::{ClassStatus, DecisionStatus, PortStatus};
+        let run = RunStatus {
+            id: "run-1".to_owned(),
+            pid: 7,
+            verb: "drain".to_owned(),
+            source: "alpha".to_owned(),
+            target: "beta".to_owned(),
+            policy: "adaptive".to_owned(),
+            elapsed_seconds: Some(2.5),
+            forecast_end_seconds: Some(9.0),
+            deadline_seconds: Some(8.0),
+            deadline_slack_seconds: Some(-1.0),
+            journal_trouble: Some("the disk is full".to_owned()),
+            ports: vec![PortStatus {
+                host: "alpha".to_owned(),
+                direction: "tx".to_owned(),
+                capacity_bits_per_second: 1_000_000_000,
+                bits_per_second: 940_000_000,
+                classes: vec![ClassStatus {
+                    class: "migration".to_owned(),
+                    bits_per_second: 600_000_000,
+                    promised_bits_per_second: Some(600_000_000),
+                }],
+            }],
+            decisions: vec![DecisionStatus {
+                at_seconds: 1.0,
+                vm: Some("web".to_owned()),
+                text: "switch to post-copy".to_owned(),
+            }],
+            ..RunStatus::default()
+        };
+        let vm = VmStatus {
+            name: "web".to_owned(),
+            host: Some("alpha".to_owned()),
+            state: "pre-copy".to_owned(),
+            phase: Some("pre-copy".to_owned()),
+            technique: Some("hybrid".to_owned()),
+            pass: Some(2),
+            total_bytes: Some(1 << 29),
+            remaining_bytes: Some(1 << 20),
+            rate_bits_per_second: Some(600_000_000),
+            deadline_slack_seconds: Some(0.5),
+            ..VmStatus::default()
+        };
+        Status {
+            api_version: API_VERSION.to_owned(),
+            kind: KIND.to_owned(),
+            fleet: "f".to_owned(),
+            active_run: Some("run-1".to_owned()),
+            unfinished_run: None,
+            run: Some(run),
+            vms: vec![vm],
+        }
+    }
+
+    #[test]
+    fn a_status_is_what_its_schema_says_and_reads_back() {
+        let schema = droveway_fleet::schema::of("status").unwrap();
+        let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let idle = Status { active_run: None, run: None, ..busy() };
+        for status in [busy(), idle] {
+            let value = serde_json::to_value(&status).unwrap();
+            let wrong: Vec<_> = validator.iter_errors(&value).map(|it| it.to_string()).collect();
+            assert!(wrong.is_empty(), "{wrong:?}");
+            assert_eq!(serde_json::from_value::<Status>(value).unwrap(), status);
+        }
+        let mut broken = serde_json::to_value(busy()).unwrap();
+        broken["vms"][0]["pass"] = "two".into();
+        assert!(!validator.is_valid(&broken), "it would accept anything");
+    }
+
+    #[test]
+    fn a_run_and_its_moves_are_told_in_a_line_each() {
+        let status = busy();
+        let line = run_line(status.run.as_ref().unwrap());
+        assert_eq!(
+            line,
+            "drain alpha to beta, policy adaptive, 2.5 s, forecast 9.0 s, slack -1.0 s, the disk is full"
+        );
+        let line = move_line(&status.vms[0]);
+        assert_eq!(line, "hybrid, pass 2, 1.00 MiB left, 600 Mbit/s, slack +0.5 s");
     }
 }

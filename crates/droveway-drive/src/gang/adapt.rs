@@ -347,6 +347,12 @@ impl GangDriver {
         self.adopt(now, change);
     }
 
+    /// What is to be expected of the plan in force, if this gang adapts.
+    #[must_use]
+    pub fn prospects(&self) -> Option<&Prospects> {
+        self.adapter.as_ref().map(|adapter| &adapter.adaptation.prospects)
+    }
+
     /// What a planner would be told now.
     #[must_use]
     pub fn situation(&self, now: Timestamp) -> Situation {

@@ -7,7 +7,7 @@ impl VmDriver {
     /// Holds the switch back, or lets it happen; one that has become due meanwhile happens at once.
     pub(crate) fn hold_postcopy(&mut self, now: Timestamp, hold: bool) {
         self.postcopy_held = hold;
-        self.catch_up_switch(now, "another VM's memory is together again");
+        self.catch_up_switch(now, "there is room for another VM whose memory is split");
     }
 
     /// The same while another VM is being switched.

@@ -595,7 +595,7 @@ impl VmDriver {
             || (self.source.gone && self.target.is(&MigrationStatus::PostcopyActive))
     }
 
-    fn is_broken(&self, side: Side) -> bool {
+    pub(super) fn is_broken(&self, side: Side) -> bool {
         let facts = if side == Side::Source { &self.source } else { &self.target };
         facts.is(&MigrationStatus::PostcopyPaused)
     }
@@ -648,7 +648,7 @@ impl VmDriver {
         self.end(now, Outcome::Lost, Some(reason.to_owned()));
     }
 
-    fn failure(&self, what: &str) -> String {
+    pub(super) fn failure(&self, what: &str) -> String {
         let said = self.source.error.as_ref().or(self.target.error.as_ref());
         said.map_or_else(|| what.to_owned(), |error| format!("{what}: {error}"))
     }

@@ -218,6 +218,57 @@ fn a_death_in_post_copy_is_reported_as_lost() {
     }
 }
 
+/// Killed every tenth of a second of an undisturbed move, each technique: every one of them arrives.
+#[test]
+fn whatever_instant_the_controller_is_killed_in_the_vm_arrives() {
+    for technique in Technique::ALL {
+        for at in (0..3_000).step_by(20) {
+            let faults = vec![(at, Fault::KillController(500))];
+            let world = run(technique, Fallback::Abort, 0.3, faults);
+            world.check_end().unwrap();
+            assert_eq!(world.outcome(), Some(Outcome::Completed), "{technique} killed at {at} ms");
+            assert!(world.target.running && !world.source.alive, "{technique} at {at} ms");
+        }
+    }
+}
+
+#[test]
+fn where_vcpus_run_at_both_sides_nothing_is_touched() {
+    let sample = |status, run_state| {
+        let sample = MigrationSample {
+            status,
+            run_state,
+            transferred: Bytes::ZERO,
+            remaining: Bytes::ZERO,
+            total: Bytes::ZERO,
+            rate: Bandwidth::ZERO,
+            dirty_rate: Bandwidth::ZERO,
+            postcopy_requests: 0,
+            downtime: None,
+            error: None,
+        };
+        Seen::There(Box::new(sample))
+    };
+    let inherited = Inherited {
+        source: sample(MigrationStatus::Failed, RunState::Running),
+        target: sample(MigrationStatus::Completed, RunState::Running),
+        migrate: Told::Surely,
+        postcopy_prepared: false,
+        postcopy_asked: false,
+        postcopied: false,
+        undoing: true,
+        releasing: false,
+        pass: 1,
+        stopped_at: None,
+        resumed_at: None,
+    };
+    assert!(!inherited.is_unstarted());
+    let plan = step(Technique::PreCopy, Fallback::Abort);
+    let mut driver = VmDriver::adopt(plan, true, &inherited, Timestamp::from_millis(5));
+    assert_eq!(driver.outcome(), Some(Outcome::NeedsRecovery));
+    assert!(driver.poll_action().is_none(), "nothing is touched");
+}
+
 #[test]
 fn replies_that_were_not_asked_for_are_dropped() {
     let mut driver = VmDriver::new(step(Technique::PreCopy, Fallback::Abort), true);
@@ -256,6 +307,35 @@ proptest! {
         let mut world = World::new(step(technique, fallback), seed, dirty, faults.clone());
         world.run();
         world.check_end().map_err(TestCaseError::fail)?;
+    }
+
+    /// Promise: whenever its controller is killed, and however often, an attempt is taken over and ends; never two running
+    /// copies, nothing left, nothing lost.
+    #[test]
+    fn an_attempt_whose_controller_is_killed_is_taken_over_and_ends(
+        technique in proptest::sample::select(Technique::ALL.to_vec()),
+        fall_back in any::<bool>(),
+        dirty in prop_oneof![Just(0.0), 0.0..0.6, 0.9..2.0],
+        seed in any::<u64>(),
+        kills in proptest::collection::vec((0_u64..4_000, 0_u64..3_000), 1..4),
+        faults in proptest::collection::vec(any_fault(), 0..3),
+    ) {
+        let fallback = if fall_back { Fallback::PostCopy } else { Fallback::Abort };
+        let kills = kills.into_iter().map(|(at, dead)| (at, Fault::KillController(dead)));
+        let disturbed = !faults.is_empty();
+        let all: Vec<_> = kills.chain(faults).collect();
+        let mut world = World::new(step(technique, fallback), seed, dirty, all);
+        world.run();
+        world.check_end().map_err(TestCaseError::fail)?;
+        if !disturbed {
+            // Nothing but the controller failed: the VM is at one of the two hosts, and runs.
+            let outcome = world.outcome();
+            prop_assert!(
+                matches!(outcome, Some(Outcome::Completed | Outcome::RolledBack)),
+                "{outcome:?}"
+            );
+            prop_assert!(world.source.running != world.target.running);
+        }
     }
 
     /// Any input at any time: no panic, no transition outside the table, an end for ever.

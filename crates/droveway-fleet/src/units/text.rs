@@ -75,13 +75,13 @@ pub(super) fn parse(
         })?;
     let too_large =
         || UnitError::OutOfRange { text: text.to_owned(), reason: "the value is too large" };
-    // 18 digits keep the product below 2^128 with every unit here (the largest is below 2^63).
-    if whole.len() + fraction.len() > 18 {
+    // What 64 bits hold has 20 digits at most.
+    if whole.len() + fraction.len() > 20 {
         return Err(too_large());
     }
     let digits: u128 = format!("{whole}{fraction}").parse().map_err(|_| not_a_number())?;
     let scale = 10_u128.pow(u32::try_from(fraction.len()).map_err(|_| too_large())?);
-    let scaled = digits * size;
+    let scaled = digits.checked_mul(size).ok_or_else(too_large)?;
     if !scaled.is_multiple_of(scale) {
         return Err(UnitError::OutOfRange {
             text: text.to_owned(),

@@ -65,6 +65,29 @@ impl Client {
     {
         negotiate(stream, address.clone(), within, Instant::now() + within).await
     }
+
+    /// A client of a QEMU that is not there any more: its connection has ended, and every command fails as it does when a QEMU
+    /// dies. For who has to treat both alike. Within a tokio runtime.
+    #[must_use]
+    pub fn of_the_gone(address: &QmpAddress) -> Client {
+        let (stream, _) = tokio::io::duplex(1);
+        let (reader, writer) = tokio::io::split(stream);
+        let reader = FramedRead::new(reader, FrameDecoder::default());
+        let shared = Arc::new(connection::Shared::new());
+        let (closed_sender, closed) = watch::channel(None);
+        let (outbox, lines) = mpsc::channel(bounds::IN_BAND_MAX + bounds::OUT_OF_BAND_MAX);
+        tokio::spawn(connection::run(reader, writer, lines, Arc::clone(&shared), closed_sender));
+        let inner = Inner {
+            address: address.clone(),
+            greeting: Greeting::default(),
+            out_of_band: true,
+            shared,
+            outbox,
+            closed,
+            schema: OnceCell::new(),
+        };
+        Client { inner: Arc::new(inner), timeout: bounds::COMMAND_TIMEOUT }
+    }
 }
 
 async fn open(address: &QmpAddress) -> io::Result<Socket> {

@@ -103,7 +103,7 @@ pub(super) fn warnings(plan: &Plan, facts: &GangFacts, left: &[VmFacts]) -> Vec<
     check(plan, &all).into_iter().filter_map(warning).collect()
 }
 
-pub(super) fn vm_facts(vm: &FleetVm) -> VmFacts {
+pub(crate) fn vm_facts(vm: &FleetVm) -> VmFacts {
     VmFacts {
         vm: vm.name.clone(),
         memory: vm.memory,

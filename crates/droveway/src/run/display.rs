@@ -172,6 +172,30 @@ fn port_rates(ledger: &Ledger) -> String {
     rates.join("   ")
 }
 
+/// What a driver decided or has to tell, in words, if it is that.
+pub(super) fn decision(kind: &RecordKind) -> Option<String> {
+    match kind {
+        RecordKind::Decided { reason, choice, inputs, .. } => {
+            Some(format!("{choice}, because {reason} ({inputs})"))
+        }
+        RecordKind::Warning(text) => Some(format!("warning: {text}")),
+        RecordKind::Ended { outcome, reason: Some(reason) } => {
+            Some(format!("{}: {reason}", outcome_words(*outcome)))
+        }
+        _ => None,
+    }
+}
+
+const fn outcome_words(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Completed => "completed",
+        Outcome::RolledBack => "stays at the source",
+        Outcome::NeedsRecovery => "NEEDS RECOVERY",
+        Outcome::Lost => "LOST",
+        Outcome::NotStarted => "not started",
+    }
+}
+
 fn describe(record: &Record, ledger: &Ledger, vm: &VmId) -> String {
     match &record.kind {
         RecordKind::Entered(phase) => phase.name().to_owned(),
@@ -192,13 +216,7 @@ fn describe(record: &Record, ledger: &Ledger, vm: &VmId) -> String {
         }
         RecordKind::Warning(text) => format!("warning: {text}"),
         RecordKind::Ended { outcome, reason } => {
-            let outcome = match outcome {
-                Outcome::Completed => "completed",
-                Outcome::RolledBack => "stays at the source",
-                Outcome::NeedsRecovery => "NEEDS RECOVERY",
-                Outcome::Lost => "LOST",
-                Outcome::NotStarted => "not started",
-            };
+            let outcome = outcome_words(*outcome);
             match reason {
                 Some(reason) => format!("{outcome}: {reason}"),
                 None => outcome.to_owned(),

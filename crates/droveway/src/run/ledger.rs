@@ -35,6 +35,18 @@ pub(crate) struct VmLedger {
 }
 
 impl VmLedger {
+    fn take(&mut self, record: &Record) {
+        match &record.kind {
+            RecordKind::Entered(phase) => self.phase = Some(*phase),
+            RecordKind::Ended { outcome, reason } => {
+                self.phase = Some(Phase::Ended);
+                self.outcome = Some(*outcome);
+                self.reason.clone_from(reason);
+            }
+            _ => {}
+        }
+    }
+
     fn first(&self, wanted: impl Fn(&RecordKind) -> bool) -> Option<Timestamp> {
         self.records.iter().find(|record| wanted(&record.kind)).map(|record| record.at)
     }
@@ -66,6 +78,18 @@ impl VmLedger {
 
     pub(crate) fn split_at(&self) -> Option<Timestamp> {
         self.first(|kind| *kind == RecordKind::Entered(Phase::PostCopy))
+    }
+
+    /// Whether it runs at the target, and its state in a word.
+    pub(crate) fn told(&self) -> (bool, &'static str) {
+        let moved = self.resumed_at().is_some() && self.outcome != Some(Outcome::RolledBack);
+        let state = match self.outcome {
+            None => self.phase.unwrap_or(Phase::Pending).name(),
+            Some(Outcome::Lost) => "lost",
+            Some(Outcome::NeedsRecovery) => "needs-recovery",
+            Some(_) => "running",
+        };
+        (moved, state)
     }
 }
 
@@ -144,6 +168,34 @@ impl Ledger {
         self.divergences.push(found);
     }
 
+    /// What happened before this controller took over.
+    pub(crate) fn remember(&mut self, earlier: Vec<(VmId, Record)>) {
+        let mut before: BTreeMap<VmId, VmLedger> = BTreeMap::new();
+        for (vm, record) in earlier {
+            let entry = before.entry(vm).or_default();
+            entry.take(&record);
+            entry.records.push(record);
+        }
+        for (vm, mut old) in before {
+            match self.vms.get_mut(&vm) {
+                Some(entry) => {
+                    old.records.append(&mut entry.records);
+                    entry.records = old.records;
+                    if entry.phase.is_none() {
+                        (entry.phase, entry.outcome) = (old.phase, old.outcome);
+                        entry.reason = old.reason;
+                    }
+                }
+                None => {
+                    self.vms.insert(vm, old);
+                }
+            }
+        }
+        // The run began when its first VM did.
+        let first = self.vms.values().filter_map(VmLedger::started_at).min();
+        self.began_at = [first, self.began_at].into_iter().flatten().min();
+    }
+
     /// The first VM is about to start.
     pub(crate) fn begin(&mut self, now: Timestamp, reading: PortReading) {
         self.began_at = Some(now);
@@ -170,15 +222,7 @@ impl Ledger {
 
     pub(crate) fn note(&mut self, vm: &VmId, record: Record, gang: &GangDriver) {
         let Some(entry) = self.vms.get_mut(vm) else { return };
-        match &record.kind {
-            RecordKind::Entered(phase) => entry.phase = Some(*phase),
-            RecordKind::Ended { outcome, reason } => {
-                entry.phase = Some(Phase::Ended);
-                entry.outcome = Some(*outcome);
-                entry.reason.clone_from(reason);
-            }
-            _ => {}
-        }
+        entry.take(&record);
         if let Some(driver) = gang.driver(vm) {
             entry.progress = driver.progress();
         }
@@ -188,15 +232,8 @@ impl Ledger {
     /// The run as `status` shows it to others.
     pub(crate) fn active_run(&self, run_id: &str, plan: &Plan) -> ActiveRun {
         let vm = |(name, entry): (&VmId, &VmLedger)| {
-            let phase = entry.phase.unwrap_or(Phase::Pending);
-            let moved = entry.resumed_at().is_some() && entry.outcome != Some(Outcome::RolledBack);
+            let (moved, state) = entry.told();
             let host = if moved { &plan.target } else { &plan.source };
-            let state = match entry.outcome {
-                None => phase.name(),
-                Some(Outcome::Lost) => "lost",
-                Some(Outcome::NeedsRecovery) => "needs-recovery",
-                Some(_) => "running",
-            };
             ActiveVm { name: name.to_string(), host: host.to_string(), state: state.to_owned() }
         };
         ActiveRun {

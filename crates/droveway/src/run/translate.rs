@@ -40,7 +40,7 @@ pub(super) fn status(status: &qmp::MigrationStatus) -> MigrationStatus {
     }
 }
 
-pub(super) fn sample(info: &qmp::MigrationInfo, state: &qmp::RunState) -> MigrationSample {
+pub(crate) fn sample(info: &qmp::MigrationInfo, state: &qmp::RunState) -> MigrationSample {
     let ram = info.ram.as_ref();
     let bytes = |pick: fn(&qmp::RamInfo) -> Bytes| ram.map_or(Bytes::ZERO, pick);
     let rate = |pick: fn(&qmp::RamInfo) -> Bandwidth| ram.map_or(Bandwidth::ZERO, pick);

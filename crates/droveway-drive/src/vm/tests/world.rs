@@ -21,6 +21,52 @@ pub(super) enum Fault {
     SetLimits(u64, u64),
     /// Replies get lost for so many milliseconds.
     MuteReplies(u64),
+    /// The controller is killed; so many milliseconds later another one takes over.
+    KillController(u64),
+}
+
+/// What a journal knows of the attempt: intents before they are carried out, replies and records as they come.
+#[derive(Debug, Clone)]
+struct Journal {
+    migrate: Told,
+    postcopy_prepared: bool,
+    postcopy_asked: bool,
+    undoing: bool,
+    releasing: bool,
+    /// The id of `migrate`, while its reply is awaited.
+    open: Option<ActionId>,
+}
+
+impl Journal {
+    fn new() -> Self {
+        Journal {
+            migrate: Told::Never,
+            postcopy_prepared: false,
+            postcopy_asked: false,
+            undoing: false,
+            releasing: false,
+            open: None,
+        }
+    }
+
+    fn intend(&mut self, id: ActionId, action: &Action) {
+        match action {
+            Action::Configure { postcopy, .. } => self.postcopy_prepared = *postcopy,
+            Action::Migrate { .. } => {
+                (self.migrate, self.open) = (Told::Perhaps, Some(id));
+            }
+            Action::StartPostcopy => self.postcopy_asked = true,
+            Action::DestroyTarget => self.undoing = true,
+            Action::DestroySource => self.releasing = true,
+            _ => {}
+        }
+    }
+
+    fn reply(&mut self, id: ActionId, reply: &Result<Reply, ActionError>) {
+        if self.open == Some(id) && reply.is_ok() {
+            self.migrate = Told::Surely;
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -67,6 +113,12 @@ pub(super) struct World {
     sequence: u64,
     records: Vec<Record>,
     violation: Option<String>,
+    plan: Move,
+    journal: Journal,
+    /// When another controller takes over.
+    dead_until: Option<Timestamp>,
+    /// So often one did.
+    pub(super) adoptions: u32,
 }
 
 impl World {
@@ -76,7 +128,11 @@ impl World {
             now: Timestamp::ZERO,
             source: Qemu { alive: true, running: true, status: MigrationStatus::None },
             target: Qemu { alive: true, running: false, status: MigrationStatus::None },
-            driver: VmDriver::new(plan, true),
+            driver: VmDriver::new(plan.clone(), true),
+            plan,
+            journal: Journal::new(),
+            dead_until: None,
+            adoptions: 0,
             rng: seed | 1,
             dirty,
             faults,
@@ -106,6 +162,19 @@ impl World {
         while self.driver.outcome().is_none() && self.now < END && self.violation.is_none() {
             self.inject();
             self.advance();
+            if let Some(until) = self.dead_until {
+                self.inbox.clear();
+                if self.source.running && self.target.running {
+                    self.violation = Some(format!("two running copies at {:?}", self.now));
+                }
+                if until <= self.now {
+                    self.dead_until = None;
+                    self.take_over();
+                    self.drain();
+                }
+                self.now = self.now + TICK;
+                continue;
+            }
             self.drain();
             self.deliver();
             if self.driver.phase() == Phase::Ready {
@@ -196,6 +265,12 @@ impl World {
                     self.link_down_until = self.now + Duration::from_millis(ms);
                 }
                 Fault::MuteReplies(ms) => self.muted_until = self.now + Duration::from_millis(ms),
+                Fault::KillController(ms) => {
+                    self.die();
+                    self.dead_until = Some(self.now + Duration::from_millis(ms));
+                }
+                // Nobody listens.
+                Fault::Cancel | Fault::SwitchToPostcopy if self.dead_until.is_some() => {}
                 Fault::Cancel => {
                     let _ = self.driver.request(self.now, Request::Cancel);
                 }
@@ -215,6 +290,78 @@ impl World {
                     self.driver.revise_within(self.now, &step, asked);
                 }
             }
+        }
+    }
+
+    /// The controller dies between writing down what it means to do and doing it: some of it is done, nobody hears of it.
+    fn die(&mut self) {
+        while let Some((id, action)) = self.driver.poll_action() {
+            self.journal.intend(id, &action);
+            if self.random(2) == 0 {
+                let _ = self.perform(&action);
+            }
+        }
+        while let Some(record) = self.driver.poll_record() {
+            self.records.push(record);
+        }
+        self.inbox.clear();
+    }
+
+    fn seen(&mut self, side: Side) -> Seen {
+        if !self.qemu(side).alive {
+            return Seen::Gone;
+        }
+        match self.perform(&Action::Sample(side)) {
+            Some(Ok(Reply::Sample(sample))) => Seen::There(sample),
+            _ => Seen::Silent,
+        }
+    }
+
+    /// As the shell does it: read the target, some time later the source, then make a driver.
+    fn take_over(&mut self) {
+        if self.driver.outcome().is_some() {
+            return;
+        }
+        self.adoptions += 1;
+        let target = self.seen(Side::Target);
+        // The world does not stand still between the two answers.
+        for _ in 0..self.random(20) {
+            self.advance();
+            self.now = self.now + TICK;
+        }
+        let source = self.seen(Side::Source);
+        self.inbox.clear();
+        let at = |wanted: &RecordKind| {
+            self.records.iter().find(|record| record.kind == *wanted).map(|record| record.at)
+        };
+        let passes = self.records.iter().filter_map(|record| match record.kind {
+            RecordKind::Pass(pass) => Some(pass),
+            _ => None,
+        });
+        let inherited = Inherited {
+            source,
+            target,
+            migrate: self.journal.migrate,
+            postcopy_prepared: self.journal.postcopy_prepared,
+            postcopy_asked: self.journal.postcopy_asked,
+            postcopied: at(&RecordKind::Entered(Phase::PostCopy)).is_some(),
+            undoing: self.journal.undoing,
+            releasing: self.journal.releasing,
+            pass: passes.max().unwrap_or(0),
+            stopped_at: at(&RecordKind::Stopped),
+            resumed_at: at(&RecordKind::Resumed),
+        };
+        if inherited.is_unstarted() {
+            // A fresh target; what the old one had is of no use to anybody.
+            self.target = Qemu { alive: true, running: false, status: MigrationStatus::None };
+            self.source.status = MigrationStatus::None;
+            self.postcopy_requested = false;
+            self.journal = Journal::new();
+            self.driver = VmDriver::new(self.plan.clone(), true);
+            self.driver.prepare(self.now);
+        } else {
+            self.driver = VmDriver::adopt(self.plan.clone(), true, &inherited, self.now);
+            self.driver.hold_postcopy(self.now, false);
         }
     }
 
@@ -361,6 +508,7 @@ impl World {
 
     fn drain(&mut self) {
         while let Some((id, action)) = self.driver.poll_action() {
+            self.journal.intend(id, &action);
             let reply = self.perform(&action);
             let silent = reply.is_none() || self.now < self.muted_until;
             // The shell turns silence into a time-out.
@@ -384,7 +532,10 @@ impl World {
             let (_, _, input) = self.inbox.remove(0);
             match input {
                 Input::Event(side, event) => self.driver.handle_event(self.now, side, event),
-                Input::Reply(id, reply) => self.driver.handle_reply(self.now, id, reply),
+                Input::Reply(id, reply) => {
+                    self.journal.reply(id, &reply);
+                    self.driver.handle_reply(self.now, id, reply);
+                }
             }
         }
     }

@@ -1,0 +1,451 @@
+//! Taking over what a killed controller left: `droveway adopt`, and before the next run of the fleet.
+//!
+//! QEMU goes on by itself. Both QEMUs of every VM whose move has not ended are read, the target first; what they say is put
+//! beside what the journal says was meant, and drivers are made that go on from there. Nothing that moves is begun anew. A VM
+//! whose migration was never begun gets a fresh target and moves as planned, but only where somebody asks for just that
+//! (`droveway adopt`) and the machine was not booted since: whoever begins another run says himself which VMs shall move.
+
+use crate::{
+    clock, control,
+    drain::{decisions, vm_facts},
+    exit::{Exit, Failure},
+    fleet::{self, RunLock},
+    network,
+    preflight::{self, Checked},
+    qemu::{self, Probed, Qemu},
+    render, report,
+    run::{self, Display, Expectations, Finished, Pair, Ports, Run, journal::Shelf},
+};
+use droveway_drive::{
+    Action, GangDriver, Inherited, MigrationSample, Record, Seen, Told, VmDriver,
+};
+use droveway_fleet::{Fleet, FleetVm, Host, HostId, Instance, Intent, VmId};
+use droveway_plan::{Move, Plan};
+use droveway_qmp::{Client, QmpAddress};
+use droveway_store::{Entry, JournalledRun, NetworkChange, RunState, Stamped, VmState};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
+
+/// A QEMU whose main loop is inside the stream answers once its switchover is over; one that is silent for longer is stuck.
+const ANSWER_TRIES: u32 = 4;
+const ANSWER_PAUSE: Duration = Duration::from_secs(1);
+
+/// `adopt`.
+pub(crate) fn run(fleet: Option<&Path>, folder: Option<&Path>) -> Result<Exit, Failure> {
+    let fleet = fleet::load(fleet)?;
+    let lock = RunLock::acquire(&fleet)?;
+    let shelf = Shelf::open(&fleet)?;
+    let Some(left) = shelf.unfinished()? else {
+        if network::put_back_left(&fleet)? {
+            eprintln!("the ports that an earlier run left changed are as they were");
+        }
+        eprintln!("no run of fleet '{}' was left unfinished", fleet.metadata.name);
+        return Ok(Exit::Done);
+    };
+    let rest = if left.header.boot_id == droveway_host::features::boot_id() {
+        Rest::Moves
+    } else {
+        Rest::Stays
+    };
+    let taken = take_over(&fleet, lock, shelf, &left, rest, folder);
+    runtime()?.block_on(taken).map(|(exit, _)| exit)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)?;
+    Ok(runtime)
+}
+
+/// Before another run of the fleet begins: what a killed controller left comes to its end first.
+pub(crate) async fn before_a_run(
+    fleet: &Fleet,
+    lock: RunLock,
+    shelf: Shelf,
+) -> Result<(RunLock, Shelf), Failure> {
+    let Some(left) = shelf.unfinished()? else { return Ok((lock, shelf)) };
+    let (exit, lock) = take_over(fleet, lock, shelf, &left, Rest::Stays, None).await?;
+    if exit == Exit::NeedsRecovery {
+        return Err(Failure::says(
+            Exit::NeedsRecovery,
+            format!("a VM of {}, which was taken over first, needs recovery", left.header.id),
+        )
+        .hint("`droveway status` and its report tell which; nothing else was started"));
+    }
+    Ok((lock, Shelf::open(fleet)?))
+}
+
+/// What becomes of VMs whose migration was never begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Moves,
+    Stays,
+}
+
+/// What came of looking at one VM.
+enum Found {
+    /// Its attempt had ended.
+    Over,
+    /// An attempt that goes on.
+    Goes(Box<VmDriver>, Pair, Checked),
+    /// It was not begun: it starts as planned.
+    Fresh(Pair, Checked),
+}
+
+/// Goes on with the run. Returns how it ended, and the fleet's lock.
+async fn take_over(
+    fleet: &Fleet,
+    mut lock: RunLock,
+    shelf: Shelf,
+    left: &JournalledRun,
+    rest: Rest,
+    folder: Option<&Path>,
+) -> Result<(Exit, RunLock), Failure> {
+    let state = left.state();
+    let id = state.header.id.clone();
+    eprintln!("note: the controller of {id} was killed; it is taken over");
+    lock.publish(&fleet::ActiveRun::preparing(&id));
+    let put_back = network::put_back_left(fleet)?;
+    if put_back {
+        eprintln!("note: the ports that it left changed are as they were");
+    }
+    let mut journal = shelf.resume(state.clone())?;
+    journal.push(clock::now(), Entry::Adopted { pid: std::process::id() });
+    if put_back {
+        let change = NetworkChange::PutBack;
+        journal.push(clock::now(), Entry::Network { change });
+    }
+    journal.commit();
+    let Some(plan) = state.plan.clone() else {
+        // It died before it had a plan: nothing was touched.
+        journal.end(clock::now(), Exit::Interrupted, None);
+        return Ok((Exit::Interrupted, lock));
+    };
+    let hosts = [&plan.source, &plan.target].map(|name| host(fleet, name));
+    let [source, target] = hosts;
+    let (source, target) = (source?, target?);
+    // Behind those that the dead controller gave out: a QEMU whose port is in use cannot be told another one.
+    let port_of = |vm: &VmState| vm.uri.as_ref()?.rsplit(':').next()?.parse::<u16>().ok();
+    let used = state.vms.values().filter_map(port_of).max();
+    let first = target.migration_ports.first;
+    let next = used.map_or(0, |port| u32::from(port.saturating_sub(first)) + 1);
+    let next_port = Arc::new(AtomicU32::new(next));
+    let mut adopted = Vec::new();
+    let mut over = Vec::new();
+    let mut pairs = BTreeMap::new();
+    let mut checked = BTreeMap::new();
+    for step in &plan.moves {
+        let known = state.vms.get(&step.vm).cloned().unwrap_or_default();
+        match look(fleet, step, &known, [source, target], &next_port, rest).await? {
+            Found::Over => over.push(step.vm.clone()),
+            Found::Goes(driver, pair, facts) => {
+                adopted.push(*driver);
+                pairs.insert(step.vm.clone(), pair);
+                checked.insert(step.vm.clone(), facts);
+            }
+            Found::Fresh(pair, facts) => {
+                let (was_running, launched) = (facts.was_running, pair.target.launched);
+                let vm = step.vm.clone();
+                journal.push(clock::now(), Entry::Attempt { vm, was_running, launched });
+                pairs.insert(step.vm.clone(), pair);
+                checked.insert(step.vm.clone(), facts);
+            }
+        }
+    }
+    journal.commit();
+    let was_running = checked.iter().map(|(vm, it)| (vm.clone(), it.was_running)).collect();
+    let gang = GangDriver::new(plan.clone(), &was_running).map_err(|found| {
+        let text: Vec<_> = found.iter().map(ToString::to_string).collect();
+        Failure::says(Exit::Blocked, text.join("; "))
+    })?;
+    let gang = gang.taking_over(clock::now(), adopted, &over);
+    let (operators, requests) = run::requests();
+    let (view, seen) = tokio::sync::watch::channel(None);
+    let _control = control::Server::start(fleet, operators, seen).inspect_err(|error| {
+        eprintln!("warning: this run cannot be watched or steered from elsewhere: {error}");
+    });
+    let facts: Vec<_> = fleet.spec.vms.iter().map(vm_facts).collect();
+    let expected = Expectations::of(&plan, None, &facts);
+    let ports = Ports::open(&[source, target]);
+    let capacity = ports.capacity.clone();
+    let asked_at = clock::now();
+    let run = Run {
+        gang,
+        replanner: None,
+        watch: None,
+        pairs,
+        ports,
+        lock,
+        run_id: id.clone(),
+        network: None,
+        journal,
+        requests,
+        fleet: Arc::new(fleet.clone()),
+        expected,
+        view,
+    };
+    let order: Vec<VmId> = plan.moves.iter().map(|step| step.vm.clone()).collect();
+    let mut display = Display::new(&order);
+    let Finished { mut ledger, journal, lock } = run::carry_out(run, &mut display).await;
+    // What was before belongs to the same attempts: times are of one clock as long as the machine was not booted anew.
+    if state.header.boot_id == droveway_host::features::boot_id() {
+        ledger.remember(records_of(&left.entries));
+    }
+    ledger.remarks.push(format!(
+        "The controller was killed {} and the run taken over: what happened meanwhile is not in the figures.",
+        if state.adopted == 0 { "once".to_owned() } else { format!("{} times", state.adopted + 1) }
+    ));
+    let plan = whole(&left.entries, plan);
+    let intent = intent(&state, &plan);
+    let context = report::Context {
+        fleet,
+        plan: &plan,
+        intent: &intent,
+        decided: &decisions(&[], None),
+        checked: &checked,
+        run_id: &id,
+        started_at: state.header.started_at.clone(),
+        asked_at,
+        ended_at: clock::now(),
+        downtime_limit_asked: plan.max_downtime.is_some(),
+        capacity,
+    };
+    let report = report::build(&context, &ledger);
+    let folder = report::write(&report, folder)?;
+    let exit = report::exit_of(&report);
+    journal.end(clock::now(), exit, Some(&folder));
+    eprintln!("{}", render::terminal(&report, false));
+    eprintln!("report: {}", folder.display());
+    Ok((exit, lock))
+}
+
+fn host<'a>(fleet: &'a Fleet, name: &HostId) -> Result<&'a Host, Failure> {
+    fleet.spec.host(name.as_str()).ok_or_else(|| {
+        Failure::usage(format!(
+            "the run that was left concerns host '{name}', which the fleet lacks"
+        ))
+        .hint("use the fleet file that it was started with")
+    })
+}
+
+/// What the drivers of before told, by VM.
+fn records_of(entries: &[Stamped]) -> Vec<(VmId, Record)> {
+    let record = |stamped: &Stamped| match &stamped.entry {
+        Entry::Record { vm, record } => {
+            Some((vm.clone(), Record { at: stamped.at, kind: record.clone() }))
+        }
+        _ => None,
+    };
+    entries.iter().filter_map(record).collect()
+}
+
+/// The plan in force, with the moves of its forerunners that had ended before it was made.
+fn whole(entries: &[Stamped], mut plan: Plan) -> Plan {
+    for stamped in entries {
+        let Entry::Plan { plan: earlier } = &stamped.entry else { continue };
+        for step in &earlier.moves {
+            if plan.step(step.vm.as_str()).is_none() {
+                plan.moves.push(step.clone());
+            }
+        }
+    }
+    plan
+}
+
+/// What was asked for, as far as the plan and the journal tell.
+fn intent(state: &RunState, plan: &Plan) -> Intent {
+    let header = &state.header;
+    let vms = plan.moves.iter().map(|step| step.vm.clone()).collect();
+    let mut intent =
+        Intent::drain(header.source.clone(), header.target.clone(), vms, &header.policy);
+    intent.verb.clone_from(&header.verb);
+    (intent.urgency, intent.deadline) = (plan.urgency, plan.deadline);
+    intent.max_exposed = plan.max_exposed;
+    if let Some(limit) = plan.max_downtime {
+        intent.max_downtime = limit;
+    }
+    intent
+}
+
+/// Looks at one VM's two QEMUs.
+async fn look(
+    fleet: &Fleet,
+    step: &Move,
+    known: &VmState,
+    [source, target]: [&Host; 2],
+    next_port: &Arc<AtomicU32>,
+    rest: Rest,
+) -> Result<Found, Failure> {
+    if known.outcome.is_some() {
+        return Ok(Found::Over);
+    }
+    let vm = fleet.spec.vm(step.vm.as_str()).ok_or_else(|| {
+        Failure::usage(format!("VM '{}', which the run moved, is not in the fleet", step.vm))
+            .hint("use the fleet file that it was started with")
+    })?;
+    // The target first: see `Inherited`.
+    let (target_qemu, at_target) = seen(vm, target).await?;
+    let (source_qemu, at_source) = seen(vm, source).await?;
+    let inherited = inherited(known, at_source, at_target);
+    let pair = |source_qemu: Qemu, target_qemu: Qemu| Pair {
+        source: source_qemu,
+        target: target_qemu,
+        address: target.migration_address,
+        ports: target.migration_ports,
+        netns: [source.netns.clone(), target.netns.clone()],
+        next_port: Arc::clone(next_port),
+    };
+    if inherited.is_unstarted() && rest == Rest::Stays {
+        eprintln!("note: {}: its move had not begun, it stays on host '{}'", step.vm, source.name);
+        return Ok(Found::Over);
+    }
+    if inherited.is_unstarted() {
+        // Its connection ends here: a target that waits is ended and started anew.
+        drop(target_qemu);
+        let fresh = qemu::waiting_target(vm, target).await?;
+        match preflight::check(step, &source_qemu, &fresh).await? {
+            Ok(facts) => return Ok(Found::Fresh(pair(source_qemu, fresh), facts)),
+            Err(obstacles) => {
+                for obstacle in obstacles {
+                    eprintln!("warning: {}: stays at the source: {}", step.vm, obstacle.text);
+                }
+                qemu::end(&fresh).await?;
+                return Ok(Found::Over);
+            }
+        }
+    }
+    let accelerator = accelerator(&source_qemu, &target_qemu).await;
+    let facts = Checked {
+        was_running: known.was_running,
+        accelerator,
+        qemu_version: target_qemu.client.version().to_string(),
+    };
+    let driver = VmDriver::adopt(step.clone(), known.was_running, &inherited, clock::now());
+    Ok(Found::Goes(Box::new(driver), pair(source_qemu, target_qemu), facts))
+}
+
+/// What the run's QEMUs ran on, of whichever answers.
+async fn accelerator(source: &Qemu, target: &Qemu) -> &'static str {
+    for qemu in [target, source] {
+        if let Ok(facts) = qemu.client.machine_facts().await {
+            return if facts.accelerator.kvm_enabled { "kvm" } else { "tcg" };
+        }
+    }
+    "unknown"
+}
+
+/// The journal's word and the QEMUs'.
+fn inherited(known: &VmState, source: Seen, target: Seen) -> Inherited {
+    let is_open = known.open.values().any(|open| matches!(open.action, Action::Migrate { .. }));
+    let migrate = match (known.migrate_asked, is_open) {
+        (false, _) => Told::Never,
+        (true, true) => Told::Perhaps,
+        (true, false) => Told::Surely,
+    };
+    Inherited {
+        source,
+        target,
+        migrate,
+        postcopy_prepared: known.postcopy_prepared,
+        postcopy_asked: known.postcopy_asked,
+        postcopied: known.postcopied,
+        undoing: known.target_ending,
+        releasing: known.source_ending,
+        pass: known.pass,
+        stopped_at: known.stopped_at,
+        resumed_at: known.resumed_at,
+    }
+}
+
+/// The QEMU of a VM on a host, and what it says.
+async fn seen(vm: &FleetVm, host: &Host) -> Result<(Qemu, Seen), Failure> {
+    let instance = vm.instances.get(&host.name).ok_or_else(|| {
+        Failure::usage(format!("VM '{}' has no instance on host '{}'", vm.name, host.name))
+            .hint("use the fleet file that the run was started with")
+    })?;
+    for attempt in 0..ANSWER_TRIES {
+        if attempt > 0 {
+            tokio::time::sleep(ANSWER_PAUSE).await;
+        }
+        match qemu::probe(instance).await {
+            Probed::Absent => return Ok((gone(instance), Seen::Gone)),
+            Probed::Silent => {}
+            Probed::There(qemu) => {
+                let seen = match figures(&qemu).await {
+                    Some(sample) => Seen::There(Box::new(sample)),
+                    None => Seen::Silent,
+                };
+                return Ok((qemu, seen));
+            }
+        }
+    }
+    Err(Failure::says(
+        Exit::Blocked,
+        format!("the QEMU of VM '{}' on host '{}' does not answer", vm.name, host.name),
+    )
+    .hint("its monitor may be in use by another program; nothing was touched: try `droveway adopt` again"))
+}
+
+async fn figures(qemu: &Qemu) -> Option<MigrationSample> {
+    let (info, state) = tokio::join!(qemu.client.migration(), qemu.client.status());
+    Some(run::sample(&info.ok()?, &state.ok()?.state))
+}
+
+/// In place of a QEMU that is not there.
+fn gone(instance: &Instance) -> Qemu {
+    let socket = qemu::socket(instance).to_owned();
+    let client = Client::of_the_gone(&QmpAddress::unix(&socket));
+    Qemu { client, socket, launched: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use droveway_drive::{ActionId, MigrationStatus, RunState as Vcpus};
+    use droveway_fleet::{Bandwidth, Bytes};
+    use droveway_store::OpenAction;
+
+    fn there(status: MigrationStatus, run_state: Vcpus) -> Seen {
+        Seen::There(Box::new(MigrationSample {
+            status,
+            run_state,
+            transferred: Bytes::ZERO,
+            remaining: Bytes::ZERO,
+            total: Bytes::ZERO,
+            rate: Bandwidth::ZERO,
+            dirty_rate: Bandwidth::ZERO,
+            postcopy_requests: 0,
+            downtime: None,
+            error: None,
+        }))
+    }
+
+    /// A source that came by a migration says "completed" of that one.
+    #[test]
+    fn what_a_source_says_of_an_earlier_migration_is_none_of_this_attempt() {
+        let idle = || there(MigrationStatus::Completed, Vcpus::Running);
+        let waits = || there(MigrationStatus::None, Vcpus::InMigrate);
+        let mut known = VmState { was_running: true, ..VmState::default() };
+        assert!(inherited(&known, idle(), waits()).is_unstarted());
+        known.migrate_asked = true;
+        let action = Action::Migrate { uri: "tcp:1".to_owned() };
+        let at = clock::now();
+        known.open.insert(ActionId(4), OpenAction { at, action });
+        let asked = inherited(&known, idle(), waits());
+        assert_eq!(asked.migrate, Told::Perhaps);
+        assert!(asked.is_unstarted(), "it was about to be told, and was not");
+        assert!(
+            !inherited(&known, there(MigrationStatus::Active, Vcpus::Running), waits())
+                .is_unstarted()
+        );
+        known.open.clear();
+        assert!(!inherited(&known, idle(), waits()).is_unstarted());
+    }
+}

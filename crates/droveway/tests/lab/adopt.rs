@@ -1,0 +1,109 @@
+//! Promise: a controller may be killed at any instant; another takes over, nothing is begun twice, no VM is lost. And a run can
+//! be looked at and steered from another terminal.
+
+use crate::{
+    harness::{Lab, TestVm, command, droveway, said, wait},
+    memcached::Cache,
+};
+use droveway_fleet::{Technique, report::MoveResult};
+use std::{os::unix::process::CommandExt as _, time::Duration};
+
+const GANG: [TestVm; 3] = [
+    TestVm { name: "cache", more: "services: [ memcached ]" },
+    TestVm { name: "idle", more: "" },
+    TestVm { name: "writer", more: "memoryLoad: { workingSet: 20MiB, writeRate: 4MiB/s }" },
+];
+const VALUES: usize = 2 * 1024;
+
+fn other(host: &str) -> &'static str {
+    if host == "alpha" { "beta" } else { "alpha" }
+}
+
+#[test]
+fn a_drain_whose_controller_is_killed_at_any_instant_is_adopted() {
+    let Some(lab) = Lab::up("t-adopt", "400Mbit/s", &GANG) else { return };
+    let mut cache = Cache::connect(&lab, "cache");
+    cache.fill(VALUES);
+    let mut here = "alpha";
+    // Serially, so that an instant meets VMs that have moved, that move, and that wait.
+    for (policy, millis) in [
+        ("pre-copy-serial", 300_u64),
+        ("hybrid-serial", 1_500),
+        ("post-copy-parallel", 900),
+        ("pre-copy-parallel", 2_500),
+    ] {
+        let there = other(here);
+        let mut run = lab.begins(&["drain", here, "--to", there, "--policy", policy]);
+        wait("the run's journal", || lab.status()["run"].is_object());
+        std::thread::sleep(Duration::from_millis(millis));
+        run.kill();
+        let adopted = droveway(&lab.arguments(&["adopt", "--report", &folder(&lab)]));
+        assert_eq!(adopted.status.code(), Some(0), "{policy}: {}", said(&adopted));
+        for vm in ["cache", "idle", "writer"] {
+            let place = lab.place(vm);
+            assert_eq!(place, (there.to_owned(), "running".to_owned()), "{policy}: {vm}");
+            assert_eq!(lab.qemu(vm, here), None, "{policy}: {vm} left its source's QEMU");
+        }
+        assert!(lab.status()["unfinishedRun"].is_null());
+        cache.verify(VALUES);
+        here = there;
+    }
+}
+
+fn folder(lab: &Lab) -> String {
+    lab.path("adopted").display().to_string()
+}
+
+#[test]
+fn a_run_is_watched_and_steered_from_another_terminal() {
+    let Some(lab) = Lab::up("t-control", "200Mbit/s", &GANG[..2]) else { return };
+    let ask = |arguments: &[&str], code: i32, part: &str| {
+        let output = droveway(&lab.arguments(arguments));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains(part), "{arguments:?} lacks '{part}': {}", said(&output));
+    };
+    let schema = droveway_fleet::schema::of("status").expect("a schema");
+    let schema: serde_json::Value = serde_json::from_str(&schema).expect("JSON");
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let valid = |status: &serde_json::Value| {
+        let wrong: Vec<_> = validator.iter_errors(status).map(|it| it.to_string()).collect();
+        assert!(wrong.is_empty(), "{wrong:?}: {status}");
+    };
+    valid(&lab.status());
+    ask(&["set", "--all", "bandwidth", "50Mbit/s"], 4, "no run moves VMs");
+
+    let drain = ["drain", "alpha", "--to", "beta", "--policy", "pre-copy-serial"];
+    let mut run = lab.begins(&[&drain[..], &["--bandwidth", "60Mbit/s"]].concat());
+    lab.wait_for("cache", "alpha", "pre-copy");
+    wait("figures", || lab.status()["vms"][0]["remainingBytes"].is_u64());
+    let status = lab.status();
+    valid(&status);
+    assert_eq!(status["run"]["source"], "alpha", "{status}");
+    assert_eq!(status["run"]["ports"].as_array().map(Vec::len), Some(4), "{status}");
+    ask(&["set", "cache", "bandwidth", "40Mbit/s"], 0, "streams at 5MB/s at most");
+    ask(&["set", "cache", "bandwidth", "fast"], 2, "");
+    ask(&["set", "cache", "urgency", "high"], 2, "--all");
+    ask(&["set", "cahe", "bandwidth", "40Mbit/s"], 2, "did you mean 'cache'?");
+    ask(&["switch", "idle"], 4, "does not move yet");
+    ask(&["cancel", "idle"], 0, "stays at the source");
+    // Nobody but the run's own user and root.
+    let mut stranger = command(&lab.arguments(&["switch", "cache"]));
+    let refused = stranger.uid(65_534).gid(65_534).output().expect("droveway starts");
+    assert_eq!(refused.status.code(), Some(8), "{}", said(&refused));
+    let lines = command(&lab.arguments(&["watch"]))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("droveway starts");
+    ask(&["switch", "cache"], 0, "switches to post-copy");
+    assert_eq!(run.code(), 5, "one VM was told to stay");
+    let lines = lines.wait_with_output().expect("watch ends with the run");
+    assert!(lines.status.success());
+    let text = String::from_utf8_lossy(&lines.stdout).into_owned();
+    assert!(text.contains("cache") && text.contains("no run is active"), "{text}");
+    let report = lab.report();
+    assert_eq!(report.vms[0].result, MoveResult::Completed);
+    assert_eq!(report.vms[0].fallback_taken, Some(Technique::PostCopy));
+    valid(&lab.status());
+    ask(&["runs"], 0, "partly done");
+    ask(&["report", "last"], 0, "cache");
+}
