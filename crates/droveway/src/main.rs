@@ -2,6 +2,7 @@
 //!
 //! `main` parses and prints; everything else is in the modules. Data goes to stdout, talk to stderr.
 
+mod bench;
 mod calibrate;
 mod choice;
 mod cli;
@@ -87,6 +88,7 @@ fn run_command(cli: Cli) -> Result<Exit, Failure> {
         Command::Report(args) => history::run(&args, fleet, calibration, cli.output),
         Command::Measure(args) => measure::run(&args, fleet, cli.output),
         Command::Simulate(args) => simulate::run(&args, calibration, cli.output),
+        Command::Bench(command) => bench::run(command, calibration, cli.output),
         Command::Status => status::run(fleet, cli.output),
         Command::RestoreNetwork => network::restore(fleet),
         Command::Policies => {

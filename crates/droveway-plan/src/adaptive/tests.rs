@@ -228,6 +228,38 @@ fn who_is_in_a_hurry_or_has_no_slack_does_not_wait() {
     }
 }
 
+/// Each lever, switched off, leaves what it says.
+#[test]
+fn an_ablation_takes_one_lever_away() {
+    // Sizes, rates and traffic for which the free plan uses every lever.
+    let vms = [
+        (250.0, 40.0, 20.0, 0.0, 0.4),
+        (80.0, 4.0, 0.5, 0.4, 0.0),
+        (150.0, 4.0, 0.5, 0.0, 0.3),
+        (60.0, 4.0, 0.5, 0.3, 0.0),
+    ];
+    let techniques = |policy: &str| -> Vec<Technique> {
+        let (made, _) = made(policy, &vms, |_, _, _| {});
+        made.plan.moves.iter().map(|step| step.technique).collect()
+    };
+    for technique in [Technique::PreCopy, Technique::PostCopy, Technique::Hybrid] {
+        let all = techniques(&format!("adaptive:technique={technique}"));
+        assert!(all.iter().all(|own| *own == technique), "{technique}: {all:?}");
+    }
+    let order = |policy: &str| -> Vec<String> {
+        let (made, _) = made(policy, &vms, |_, intent, _| intent.max_parallel = Some(1));
+        made.plan.moves.iter().map(|step| step.vm.to_string()).collect()
+    };
+    let (free, given) = (order("adaptive"), order("adaptive:order=given"));
+    assert!(given.is_sorted(), "{given:?}");
+    assert_ne!(free, given, "this gang has a better order");
+    // What gains less than its own error is taken only if nobody objects.
+    let idle = [(60.0, 4.0, 0.5, 0.0, 0.0), (100.0, 4.0, 0.5, 0.0, 0.0)];
+    let chosen = |policy: &str| made(policy, &idle, |_, _, _| {}).0.reasoning.unwrap().chosen;
+    assert_ne!(chosen("adaptive"), "search");
+    assert_eq!(chosen("adaptive:never-worse=off"), "search");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
