@@ -29,11 +29,10 @@ pub(super) const ORANGE: RGBColor = RGBColor(230, 159, 0);
 pub(super) const SKY: RGBColor = RGBColor(86, 180, 233);
 pub(super) const PURPLE: RGBColor = RGBColor(204, 121, 167);
 pub(super) const GREY: RGBColor = RGBColor(120, 120, 120);
-pub(super) const YELLOW: RGBColor = RGBColor(240, 228, 66);
 
-/// Colours of series, in order.
+/// Colours of series, in order. The palette's yellow is too pale for a line on white.
 pub(super) const SERIES: [RGBColor; 8] =
-    [BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY, YELLOW];
+    [BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, INK, GREY];
 
 /// What a text of this size takes at most, pixels: no character of a usual sans-serif font is wider on average.
 pub(super) fn width_of(text: &str, size: u32) -> i32 {
@@ -237,7 +236,7 @@ impl Scale {
         if !self.log {
             return steps(self.low, self.high, most);
         }
-        for multiples in [&[1.0, 2.0, 5.0][..], &[1.0, 3.0], &[1.0]] {
+        for multiples in [&[1.0, 1.5, 2.0, 3.0, 5.0, 7.0][..], &[1.0, 2.0, 5.0], &[1.0, 3.0], &[1.0]] {
             let ticks = self.decades_of(multiples);
             if ticks.len() <= most && ticks.len() >= 2 {
                 return ticks;
@@ -426,7 +425,7 @@ mod tests {
             let scale = Scale::decades(values.into_iter());
             let ticks = scale.ticks(7);
             assert!((2..=10).contains(&ticks.len()), "{values:?}: {ticks:?}");
-            assert!(values.iter().all(|value| (0.01..0.99).contains(&scale.at(*value))));
+            assert!(values.iter().all(|value| (0.001..0.999).contains(&scale.at(*value))));
         }
         assert_eq!(Scale::from_zero([f64::NAN, 2.0].into_iter()).ticks(4), [0.0, 1.0, 2.0]);
     }

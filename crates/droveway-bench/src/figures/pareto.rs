@@ -178,11 +178,11 @@ fn is_front(of: &Point<'_>, all: &[Point<'_>]) -> bool {
 /// Rounds in which marks that overlap push each other away.
 const PUSHES: usize = 200;
 
-/// Places near the own ones at which no mark covers another.
+/// Places near the own ones at which no mark covers another, nor an axis.
 fn apart(own: &[(i32, i32)], panel: &Panel) -> Vec<(i32, i32)> {
     let least = f64::from(2 * RADIUS + 5);
     let mut places: Vec<(f64, f64)> =
-        own.iter().map(|(x, y)| (f64::from(*x), f64::from(*y))).collect();
+        own.iter().map(|(x, y)| inside((f64::from(*x), f64::from(*y)), panel)).collect();
     for _ in 0..PUSHES {
         let mut moved = false;
         for one in 0..places.len() {

@@ -100,6 +100,10 @@ fn figure(bench: &Bench, analysis: &Analysis, load: &str) -> Result<Option<Figur
                 panel.title(area, &format!("{name}, traffic at the {end}"))?;
                 panel.y_axis(area, unit)?;
                 panel.frame(area)?;
+                if directions.iter().all(|traffic| scenarios(end, traffic).is_empty()) {
+                    let middle = (panel.left + PANEL.0 / 2, panel.top + PANEL.1 / 2);
+                    text(area, middle, (13, PALE), Anchor::Middle, "not part of this suite")?;
+                }
                 for (place, traffic) in directions.iter().enumerate() {
                     let middle = panel.across(count(place) + 0.5);
                     text(area, (middle, panel.bottom() + 13), (13, INK), Anchor::Middle, traffic)?;
