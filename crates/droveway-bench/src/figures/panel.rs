@@ -31,8 +31,7 @@ pub(super) const PURPLE: RGBColor = RGBColor(204, 121, 167);
 pub(super) const GREY: RGBColor = RGBColor(120, 120, 120);
 
 /// Colours of series, in order. The palette's yellow is too pale for a line on white.
-pub(super) const SERIES: [RGBColor; 8] =
-    [BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, INK, GREY];
+pub(super) const SERIES: [RGBColor; 8] = [BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, INK, GREY];
 
 /// What a text of this size takes at most, pixels: no character of a usual sans-serif font is wider on average.
 pub(super) fn width_of(text: &str, size: u32) -> i32 {
@@ -236,7 +235,9 @@ impl Scale {
         if !self.log {
             return steps(self.low, self.high, most);
         }
-        for multiples in [&[1.0, 1.5, 2.0, 3.0, 5.0, 7.0][..], &[1.0, 2.0, 5.0], &[1.0, 3.0], &[1.0]] {
+        for multiples in
+            [&[1.0, 1.5, 2.0, 3.0, 5.0, 7.0][..], &[1.0, 2.0, 5.0], &[1.0, 3.0], &[1.0]]
+        {
             let ticks = self.decades_of(multiples);
             if ticks.len() <= most && ticks.len() >= 2 {
                 return ticks;

@@ -4,6 +4,7 @@
 //! `cargo xtask test` gives them the guest image (`DROVEWAY_GUEST_IMAGE`). Where namespaces or QEMU are impossible they say
 //! `skip` with the reason; with `DROVEWAY_REQUIRE_LAB=1` that is a failure.
 
+mod bench;
 mod command_line;
 mod faults;
 mod forecasts;
