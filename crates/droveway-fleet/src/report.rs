@@ -260,10 +260,22 @@ pub struct ApplicationReport {
     pub lost_requests: Option<u64>,
     /// (before - during) / before, not below zero.
     pub loss_ratio: Option<f64>,
+    /// Half of the latencies before are below, for requests.
+    #[serde(default)]
+    pub p50_before_ms: Option<f64>,
+    /// The same during.
+    #[serde(default)]
+    pub p50_during_ms: Option<f64>,
     /// 99th percentile of latency before, for requests.
     pub p99_before_ms: Option<f64>,
     /// 99th percentile of latency during, for requests.
     pub p99_during_ms: Option<f64>,
+    /// 99.9th percentile of latency before, for requests.
+    #[serde(default)]
+    pub p999_before_ms: Option<f64>,
+    /// The same during.
+    #[serde(default)]
+    pub p999_during_ms: Option<f64>,
     /// The rate over time, for the picture.
     pub series: Vec<SeriesPoint>,
 }

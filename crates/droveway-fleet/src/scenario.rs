@@ -264,8 +264,14 @@ impl Default for Probe {
     }
 }
 
-/// The most machines (hosts and clients) and VMs of one lab: its network has 8 bits for each.
+/// The most machines (hosts and clients), and the most VMs of one lab: its network has 8 bits for each.
 pub const MACHINES_MAX: usize = 100;
+
+/// The most VMs of a scenario, and the most streams of traffic: more are not planned in reasonable time. The simulator takes
+/// them all, a lab no more than [`MACHINES_MAX`].
+pub const VMS_MAX: usize = 1_000;
+/// Two for each VM.
+const TRAFFIC_MAX: usize = 2 * VMS_MAX;
 
 /// The least memory in which the guest's kernel and services start.
 const VM_MEMORY_MIN: Bytes = Bytes::from_mib(128);
@@ -282,14 +288,14 @@ impl Spec for ScenarioSpec {
         if self.hosts.is_empty() {
             problems.push(Problem::new("spec.hosts", "at least one host is needed"));
         }
-        for (count, path) in [
-            (self.hosts.len() + self.clients.len(), "spec.hosts"),
-            (self.vms.len(), "spec.vms"),
-            (self.traffic.len(), "spec.traffic"),
-            (self.changes.len(), "spec.changes"),
+        for (count, most, path) in [
+            (self.hosts.len() + self.clients.len(), MACHINES_MAX, "spec.hosts"),
+            (self.vms.len(), VMS_MAX, "spec.vms"),
+            (self.traffic.len(), TRAFFIC_MAX, "spec.traffic"),
+            (self.changes.len(), MACHINES_MAX, "spec.changes"),
         ] {
-            if count > MACHINES_MAX {
-                problems.push(Problem::new(path, format!("at most {MACHINES_MAX} fit one lab")));
+            if count > most {
+                problems.push(Problem::new(path, format!("at most {most} are possible")));
             }
         }
         for (index, vm) in self.vms.iter().enumerate() {

@@ -9,7 +9,7 @@
 //! ```
 
 use crate::error::LabError;
-use droveway_fleet::scenario::ScenarioSpec;
+use droveway_fleet::scenario::{MACHINES_MAX, ScenarioSpec};
 use std::path::{Path, PathBuf};
 
 /// The environment variable that every process of a lab carries, with the lab's name.
@@ -95,6 +95,12 @@ impl Layout {
 
     /// Whether every name fits where the system puts it.
     pub(crate) fn check(&self, spec: &ScenarioSpec) -> Result<(), LabError> {
+        for (count, what) in [(spec.vms.len(), "VMs"), (spec.traffic.len(), "streams of traffic")] {
+            if count > MACHINES_MAX {
+                let message = format!("{count} {what}: at most {MACHINES_MAX} fit one lab");
+                return Err(LabError::Scenario(message));
+            }
+        }
         // These directories stand beside those of the hosts.
         for host in &spec.hosts {
             if ["traffic", "probe", "lock"].contains(&host.name.as_str()) {

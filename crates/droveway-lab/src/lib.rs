@@ -14,6 +14,7 @@ mod layout;
 mod manifest;
 mod network;
 mod remove;
+mod reset;
 pub mod runner;
 mod status;
 mod tool;
@@ -28,6 +29,7 @@ mod test_scenario;
 pub use change::play;
 pub use error::LabError;
 pub use layout::LAB_VARIABLE;
+pub use reset::{open_wires, shape_wires};
 pub use status::{HostStatus, LabStatus, TrafficStatus, VmStatus, status};
 pub use up::up;
 

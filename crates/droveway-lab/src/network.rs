@@ -180,10 +180,15 @@ fn switch_commands(layout: &Layout, spec: &ScenarioSpec, addresses: &Addresses) 
     commands
 }
 
+/// The devices whose sending is a machine's wire: what it receives, what it sends.
+pub(crate) fn wire_ends(machine: usize) -> [String; 2] {
+    [format!("a{machine}"), format!("x{machine}")]
+}
+
 fn wire_commands(spec: &ScenarioSpec) -> String {
     let mut commands = String::new();
     for (i, _) in machines(spec).enumerate() {
-        let (near, far) = (format!("a{i}"), format!("x{i}"));
+        let [near, far] = wire_ends(i);
         commands += &wire::shape(&far, &spec.link);
         commands += &wire::shape(&near, &spec.link);
         commands += &wire::patch(&near, &far);

@@ -5,7 +5,7 @@ mod support;
 
 use droveway_fleet::scenario::ScenarioClient;
 use droveway_host::{Netns, process};
-use droveway_lab::{LabError, down, running, status, up};
+use droveway_lab::{LabError, down, open_wires, running, shape_wires, status, up};
 use std::{
     fs,
     os::unix::process::CommandExt,
@@ -56,6 +56,30 @@ fn a_port_has_the_rate_of_its_wire_and_shares_it_by_flow() {
     let nic = root.inside("rate", "alpha", "tc", &["qdisc", "show", "dev", "nic"]);
     assert!(nic.contains("noqueue"), "the machine's own port is free: {nic}");
     root.down("rate");
+    root.assert_nothing_left();
+}
+
+/// What moves back between two runs is not held up, and the next run has the wires of the first.
+#[test]
+fn wires_are_opened_and_shaped_again() {
+    let Some(_turn) = laboratory("wires_are_opened_and_shaped_again") else { return };
+    let root = Root::new();
+    let lab = root.up(&scenario("open", "rate: 100Mbit/s"));
+    let name = root.name("open");
+    let between = |port| Iperf { server: "beta", port, lab: name.clone(), seconds: 2 };
+    let shaped = root.inside("open", "_switch", "tc", &["class", "show", "dev", "x0"]);
+    open_wires(&lab).unwrap();
+    let open = between(5201).from("alpha", 1).join().unwrap();
+    assert!(open > 200e6, "{open}");
+    let client = Iperf { server: "client", port: 5203, lab: name.clone(), seconds: 2 };
+    let outside = client.from("alpha", 1).join().unwrap();
+    assert!(outside < 100e6, "a client keeps its wire: {outside}");
+    shape_wires(&lab).unwrap();
+    let again = between(5202).from("alpha", 1).join().unwrap();
+    assert!((0.75..0.96).contains(&(again / 100e6)), "{again}");
+    assert_eq!(root.inside("open", "_switch", "tc", &["class", "show", "dev", "x0"]), shaped);
+    assert!(shape_wires(&lab).is_err(), "they are shaped");
+    root.down("open");
     root.assert_nothing_left();
 }
 

@@ -117,6 +117,7 @@ fn many(pairs: usize, vms: usize) -> Task {
         deadline: f64::INFINITY,
         capacity: GBIT,
         floor: 0.0,
+        order_given: false,
         gang,
     }
 }

@@ -79,11 +79,44 @@ pub struct Effort {
     pub seed: u64,
     /// At low urgency without a deadline the last VM arrives within so many times what the fastest schedule takes.
     pub finish_times: f64,
+    /// What may be chosen.
+    pub levers: Levers,
+}
+
+/// What may be chosen: all of it, unless an ablation asks what a lever is worth.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Levers {
+    /// Every VM that permits it goes this way; `None`: each as is best.
+    pub technique: Option<Technique>,
+    /// VMs start in the order in which they were named.
+    pub order_given: bool,
+    /// A plain policy is preferred to what gains less than the model's error.
+    pub never_worse: bool,
+}
+
+impl Default for Levers {
+    fn default() -> Self {
+        Levers { technique: None, order_given: false, never_worse: true }
+    }
+}
+
+impl Levers {
+    /// Takes from a task what may not be chosen. A VM that does not permit the technique keeps its ways.
+    pub(crate) fn limit(self, task: &mut Task) {
+        task.order_given |= self.order_given;
+        let Some(technique) = self.technique else { return };
+        for mover in &mut task.movers {
+            let one = |way: &Way| way.technique == technique;
+            if mover.ways.iter().any(one) {
+                mover.ways.retain(one);
+            }
+        }
+    }
 }
 
 impl Default for Effort {
     fn default() -> Self {
-        Effort { plays: None, seed: SEED, finish_times: FINISH_TIMES }
+        Effort { plays: None, seed: SEED, finish_times: FINISH_TIMES, levers: Levers::default() }
     }
 }
 
@@ -214,7 +247,8 @@ pub fn propose(
     models: Vec<MoveModel>,
     effort: Effort,
 ) -> Option<Proposal> {
-    let bare = task(intent, facts, known, models);
+    let mut bare = task(intent, facts, known, models);
+    effort.levers.limit(&mut bare);
     let (plays, seed) = (effort.plays_for(facts.vms.len()), effort.seed);
     let port = facts.port_rate;
     let rate = intent.reserve.of(port).filter(|_| intent.shaping);
@@ -240,7 +274,7 @@ pub fn propose(
     let schedules = plain(&simple, &mut Judge::new(&simple));
     let simply = Plain { task: &simple, share: asked, schedules: &schedules };
     let Choice { chosen, pool, mut schedule, cost, searched, error } =
-        choose(known, &pools, &simply)?;
+        choose(known, &pools, &simply, effort.levers.never_worse)?;
     if schedule.window >= schedule.order.len() {
         // All at once there is no order but the one in which the VMs were named.
         schedule.order.sort_unstable();
@@ -445,6 +479,7 @@ pub(crate) fn task(
         gang,
         capacity,
         floor: floor.map_or(0.0, Ratio::get),
+        order_given: false,
     }
 }
 

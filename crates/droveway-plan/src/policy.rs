@@ -11,7 +11,7 @@ mod steps;
 pub use parameters::{Parameter, Unit};
 
 use crate::{
-    adaptive::{Effort, Known, Reasoning, propose},
+    adaptive::{Effort, Known, Levers, Reasoning, propose},
     habits::Habit,
     plan::{Fallback, Move, Plan, StartRule, SwitchRule},
     play,
@@ -698,6 +698,32 @@ impl Chosen {
         Ok((serial, models))
     }
 
+    /// How hard `adaptive` searches, and what it may choose; the defaults for any other.
+    #[must_use]
+    pub fn effort(&self) -> Effort {
+        let default = Effort::default();
+        if !self.searches() {
+            return default;
+        }
+        // Places of words: see the parameters.
+        let technique = match self.settings.count("technique") {
+            Some(1) => Some(Technique::PreCopy),
+            Some(2) => Some(Technique::PostCopy),
+            Some(3) => Some(Technique::Hybrid),
+            _ => None,
+        };
+        Effort {
+            plays: self.settings.count("plays").map(|plays| plays as usize),
+            seed: self.settings.count("seed").map_or(default.seed, u64::from),
+            finish_times: self.settings.number("finish").unwrap_or(default.finish_times),
+            levers: Levers {
+                technique,
+                order_given: self.settings.count("order") == Some(1),
+                never_worse: self.settings.count("never-worse") != Some(1),
+            },
+        }
+    }
+
     fn plan_adaptive(
         &self,
         id: &str,
@@ -706,12 +732,8 @@ impl Chosen {
         known: Known<'_>,
     ) -> Result<Made, PolicyError> {
         let (serial, models) = self.alone(id, intent, facts, known)?;
-        let effort = Effort {
-            plays: self.settings.count("plays").map(|plays| plays as usize),
-            seed: self.settings.count("seed").map_or(Effort::default().seed, u64::from),
-            finish_times: self.settings.number("finish").unwrap_or(Effort::default().finish_times),
-        };
-        let Some(proposal) = propose(intent, facts, known, &serial.moves, models, effort) else {
+        let Some(proposal) = propose(intent, facts, known, &serial.moves, models, self.effort())
+        else {
             return Ok(Made { plan: serial, notes: Vec::new(), reasoning: None });
         };
         let mut moves = proposal.moves;

@@ -112,6 +112,8 @@ pub struct Task {
     pub capacity: f64,
     /// The share of its traffic that every application keeps; 0: none is promised.
     pub floor: f64,
+    /// Movers start in their own order: only ways and window are searched.
+    pub order_given: bool,
 }
 
 /// One answer of the search.
@@ -507,7 +509,11 @@ impl<'a> Search<'a> {
 
     /// Keeps the schedule wherever it is the best so far. Returns its parts.
     fn offer(&mut self, schedule: &Schedule) -> Objective {
-        let schedule = &schedule.plainest();
+        let mut schedule = schedule.plainest();
+        if self.task.order_given {
+            schedule.order.sort_unstable();
+        }
+        let schedule = &schedule;
         if let Some(cost) = self.played.get(schedule) {
             return cost.parts;
         }

@@ -81,6 +81,9 @@ pub(crate) enum Command {
     RestoreNetwork,
     /// The same in miniature: a scenario's hosts, VMs and traffic simulated, with the real drivers
     Simulate(SimulateArgs),
+    /// Suites of policies, scenarios and intents: run them, resume them, report on them
+    #[command(subcommand)]
+    Bench(crate::bench::BenchCommand),
     /// Every policy
     Policies,
     /// Show run reports side by side
@@ -89,7 +92,7 @@ pub(crate) enum Command {
         #[arg(required = true, num_args = 1.., value_name = "REPORT")]
         reports: Vec<PathBuf>,
     },
-    /// Print the JSON Schema of a kind of file: scenario, fleet
+    /// Print the JSON Schema of a kind of file: scenario, fleet, suite
     Schema {
         /// The kind
         kind: String,
@@ -626,8 +629,9 @@ pub(crate) fn print_policies(output: Output) {
 
 #[expect(clippy::print_stdout, reason = "the command's data")]
 pub(crate) fn print_schema(kind: &str) -> Result<Exit, Failure> {
-    let Some(text) = schema::of(kind) else {
-        let kinds = schema::KINDS.map(|(name, _)| name.to_ascii_lowercase()).join(", ");
+    let suite = kind.eq_ignore_ascii_case("suite").then(droveway_bench::suite::schema);
+    let Some(text) = suite.or_else(|| schema::of(kind)) else {
+        let kinds = schema::KINDS.map(|(name, _)| name.to_ascii_lowercase()).join(", ") + ", suite";
         return Err(
             Failure::usage(format!("there is no kind '{kind}'")).hint(format!("known: {kinds}"))
         );

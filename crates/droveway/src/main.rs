@@ -3,6 +3,7 @@
 //! `main` parses and prints; everything else is in the modules. Data goes to stdout, talk to stderr.
 
 mod adopt;
+mod bench;
 mod calibrate;
 mod choice;
 mod cli;
@@ -98,6 +99,7 @@ fn run_command(cli: Cli) -> Result<Exit, Failure> {
         Command::Switch { vm } => control::switch(&vm, fleet),
         Command::Measure(args) => measure::run(&args, fleet, cli.output),
         Command::Simulate(args) => simulate::run(&args, calibration, cli.output),
+        Command::Bench(command) => bench::run(command, calibration, cli.output),
         Command::Status => status::run(fleet, cli.output),
         Command::Adopt(args) => adopt::run(fleet, args.report.as_deref()),
         Command::Watch => watch::run(fleet),

@@ -225,7 +225,7 @@ fn application(app: &Application, windows: &Windows) -> ApplicationReport {
         .zip(during)
         .map(|(before, during)| ((before - during).max(0.0) * time).round() as u64);
     let is_bytes = app.unit == ApplicationUnit::Bytes;
-    let p99 = |(from, to)| latency_quantile_ms(&samples, from, to, 0.99);
+    let latency = |(from, to), share| latency_quantile_ms(&samples, from, to, share);
     ApplicationReport {
         name: app.name.clone(),
         kind: app.kind.clone(),
@@ -241,8 +241,12 @@ fn application(app: &Application, windows: &Windows) -> ApplicationReport {
             .zip(during)
             .filter(|(before, _)| *before > 0.0)
             .map(|(before, during)| ((before - during) / before).max(0.0)),
-        p99_before_ms: p99(windows.before),
-        p99_during_ms: p99(windows.during),
+        p50_before_ms: latency(windows.before, 0.5),
+        p50_during_ms: latency(windows.during, 0.5),
+        p99_before_ms: latency(windows.before, 0.99),
+        p99_during_ms: latency(windows.during, 0.99),
+        p999_before_ms: latency(windows.before, 0.999),
+        p999_during_ms: latency(windows.during, 0.999),
         series: series(&samples, windows, scale),
     }
 }

@@ -51,25 +51,14 @@ pub(crate) fn run(
     if let Some(path) = calibration {
         physics.constants = state::calibration(path)?.constants;
     }
-    let (plan, decided) = planned(&scenario, &intent, &physics)?;
-    let simulation = Simulation {
+    let wish = Wish {
         scenario: &scenario,
-        plan: plan.clone(),
+        intent: &intent,
         physics,
         seed: args.seed,
-        faults: droveway_sim::changes(&scenario),
-        adapting: None,
+        limit_asked: args.max_downtime.is_some(),
     };
-    let outcome =
-        droveway_sim::simulate(&simulation).map_err(|error| Failure::new(Exit::Usage, error))?;
-    if !outcome.violations.is_empty() {
-        return Err(Failure::says(
-            Exit::Internal,
-            format!("the simulated world broke a law: {}", outcome.violations.join("; ")),
-        ));
-    }
-    let case = Case { scenario: &scenario, intent: &intent, plan: &plan, decided: &decided, args };
-    let report = case.report(&outcome)?;
+    let report = wish.simulated(&mut |line| eprintln!("{line}"))?;
     if let Some(folder) = &args.report {
         report::write(&report, Some(folder))?;
     }
@@ -86,6 +75,42 @@ fn print(report: &RunReport, folder: Option<&Path>) {
     println!("{}", render::terminal(report, report::color()));
     if let Some(folder) = folder {
         println!("report: {}", folder.display());
+    }
+}
+
+/// What is to be simulated.
+pub(crate) struct Wish<'a> {
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) intent: &'a Intent,
+    pub(crate) physics: Physics,
+    pub(crate) seed: u64,
+    /// Somebody asked for the limit of downtime, so that missing it is a failure.
+    pub(crate) limit_asked: bool,
+}
+
+impl Wish<'_> {
+    /// Plans, moves in miniature, and reports; `say` hears what there is to say before.
+    pub(crate) fn simulated(&self, say: &mut dyn FnMut(&str)) -> Result<RunReport, Failure> {
+        let (scenario, intent, physics) = (self.scenario, self.intent, self.physics);
+        let (plan, decided) = planned(scenario, intent, &physics, say)?;
+        let simulation = Simulation {
+            scenario,
+            plan: plan.clone(),
+            physics,
+            seed: self.seed,
+            faults: droveway_sim::changes(self.scenario),
+            adapting: None,
+        };
+        let outcome = droveway_sim::simulate(&simulation)
+            .map_err(|error| Failure::new(Exit::Usage, error))?;
+        if !outcome.violations.is_empty() {
+            return Err(Failure::says(
+                Exit::Internal,
+                format!("the simulated world broke a law: {}", outcome.violations.join("; ")),
+            ));
+        }
+        let case = Case { wish: self, plan: &plan, decided: &decided };
+        case.report(&outcome)
     }
 }
 
@@ -149,6 +174,7 @@ fn planned(
     scenario: &Scenario,
     intent: &Intent,
     physics: &Physics,
+    say: &mut dyn FnMut(&str),
 ) -> Result<(Plan, Vec<Decision>), Failure> {
     let facts = |name: &VmId| {
         scenario.spec.vm(name.as_str()).map(|vm| VmFacts {
@@ -172,19 +198,19 @@ fn planned(
         .and_then(|policy| policy.plan("simulated", intent, &facts, Some(known)))
         .map_err(usage)?;
     if let Some(deadlines) = reasoning.as_ref().and_then(|made| made.deadlines.as_ref()) {
-        eprintln!("{}", explain::deadlines(deadlines));
+        say(&explain::deadlines(deadlines));
     }
     let violations = check(&plan, &facts);
     for note in &notes {
-        eprintln!(
+        say(&format!(
             "note: {}: {} instead of {}: {}",
             note.vm, note.choice, note.instead_of, note.reason
-        );
+        ));
     }
     if violations.is_empty() {
         let mut decided = drain::decisions(&notes, reasoning.as_ref());
         if let Some(wait) = Wait::of(&plan) {
-            eprintln!("{}", wait.text());
+            say(&wait.text());
             decided.push(wait.decision());
         }
         return Ok((plan, decided));
@@ -195,11 +221,9 @@ fn planned(
 
 /// Everything that a report needs beside the outcome.
 struct Case<'a> {
-    scenario: &'a Scenario,
-    intent: &'a Intent,
+    wish: &'a Wish<'a>,
     plan: &'a Plan,
     decided: &'a [Decision],
-    args: &'a SimulateArgs,
 }
 
 impl Case<'_> {
@@ -217,20 +241,20 @@ impl Case<'_> {
             (step.vm.clone(), checked)
         });
         let checked = checked.collect();
-        let rate = self.scenario.spec.link.rate.bits_per_second();
+        let rate = self.wish.scenario.spec.link.rate.bits_per_second();
         let hosts = [&self.plan.source, &self.plan.target];
-        let run_id = format!("simulated-{}", self.args.seed);
+        let run_id = format!("simulated-{}", self.wish.seed);
         let context = report::Context {
             fleet: &fleet,
             plan: self.plan,
-            intent: self.intent,
+            intent: self.wish.intent,
             decided: self.decided,
             checked: &checked,
             run_id: &run_id,
             started_at: "simulated".to_owned(),
             asked_at: outcome.began_at,
             ended_at: outcome.until,
-            downtime_limit_asked: self.args.max_downtime.is_some(),
+            downtime_limit_asked: self.wish.limit_asked,
             capacity: hosts.map(|host| (host.clone(), rate)).to_vec(),
         };
         Ok(report::build(&context, &ledger))
@@ -238,7 +262,7 @@ impl Case<'_> {
 
     /// The fleet that the laboratory would write, as far as a report reads it.
     fn fleet(&self, outcome: &Outcome, logs: &Logs) -> Result<Fleet, Failure> {
-        let spec = &self.scenario.spec;
+        let spec = &self.wish.scenario.spec;
         let host = |host: &droveway_fleet::scenario::ScenarioHost| Host {
             name: host.name.clone(),
             port: Port { interface: "nic".to_owned(), rate: spec.link.rate },
@@ -281,7 +305,7 @@ impl Case<'_> {
             calibration: None,
             probes,
         };
-        Ok(Fleet::new(self.scenario.metadata.name.clone(), fleet))
+        Ok(Fleet::new(self.wish.scenario.metadata.name.clone(), fleet))
     }
 }
 
@@ -397,7 +421,7 @@ mod tests {
         let (source, target) = ends(&scenario, &args).unwrap();
         let intent = intent(&scenario, &args, &source, &target).unwrap();
         let physics = Physics::default();
-        let (mut plan, decided) = planned(&scenario, &intent, &physics).unwrap();
+        let (mut plan, decided) = planned(&scenario, &intent, &physics, &mut |_| {}).unwrap();
         plan.start_after = wait.map(|wait| wait.parse().unwrap());
         let (plan_of_it, faults) = (plan.clone(), Vec::new());
         let simulation = Simulation {
@@ -409,13 +433,9 @@ mod tests {
             adapting: None,
         };
         let outcome = droveway_sim::simulate(&simulation).unwrap();
-        let case = Case {
-            scenario: &scenario,
-            intent: &intent,
-            plan: &plan,
-            decided: &decided,
-            args: &args,
-        };
+        let (scenario, intent) = (&scenario, &intent);
+        let wish = Wish { scenario, intent, physics, seed: 1, limit_asked: false };
+        let case = Case { wish: &wish, plan: &plan, decided: &decided };
         case.report(&outcome).unwrap()
     }
 

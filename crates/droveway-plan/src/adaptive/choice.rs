@@ -47,8 +47,14 @@ const GAIN_LEAST: f64 = 0.02;
 /// Scores that differ by less are a tie.
 pub(crate) const TIE: f64 = 0.005;
 
-/// The best of what was found, or the best plain schedule where that is not worse by more than the model's error.
-pub(crate) fn choose(known: Known<'_>, pools: &[Pool], plain: &Plain<'_>) -> Option<Choice> {
+/// The best of what was found, or (`never_worse`) the best plain schedule where that is not worse by more than the model's
+/// error.
+pub(crate) fn choose(
+    known: Known<'_>,
+    pools: &[Pool],
+    plain: &Plain<'_>,
+    never_worse: bool,
+) -> Option<Choice> {
     let (_, spread) = known.calibration.error(Quantity::Total, None);
     let mut doubt = Doubt { uncertain: &known.world.uncertain, fluid: Fluid::default() };
     let mut found = Vec::new();
@@ -76,7 +82,7 @@ pub(crate) fn choose(known: Known<'_>, pools: &[Pool], plain: &Plain<'_>) -> Opt
     let same = found.held.1 == simple.held.1 && pools[index].task == *plain.task;
     let name = plain.schedules.iter().find(|(_, _, schedule)| *schedule == simple.held.1);
     let (chosen, of) = match name {
-        Some((name, ..)) if !clever && !same => (name.clone(), simple),
+        Some((name, ..)) if never_worse && !clever && !same => (name.clone(), simple),
         _ => ("search".to_owned(), found),
     };
     let (cost, schedule) = of.held.clone();

@@ -146,6 +146,24 @@ impl Policy {
                             "4",
                             "at low urgency without a deadline, within so many times what the fastest takes",
                         ),
+                        number(
+                            "technique",
+                            Unit::Choice(&["any", "pre-copy", "post-copy", "hybrid"]),
+                            "any",
+                            "one way for every VM that permits it: an ablation",
+                        ),
+                        number(
+                            "order",
+                            Unit::Choice(&["free", "given"]),
+                            "free",
+                            "given: VMs start in the order in which they were named: an ablation",
+                        ),
+                        number(
+                            "never-worse",
+                            Unit::Choice(&["on", "off"]),
+                            "on",
+                            "off: what the search finds is taken also where it gains less than its own error: an ablation",
+                        ),
                     ]
                 }
             }
@@ -539,6 +557,9 @@ mod tests {
             ("headroom", PACE_HEADROOM),
             ("seed", seed),
             ("finish", Effort::default().finish_times),
+            ("technique", 0.0),
+            ("order", 0.0),
+            ("never-worse", 0.0),
             ("cap", 1.0),
             ("then", 0.0),
             ("defaults", 0.0),

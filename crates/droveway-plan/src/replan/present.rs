@@ -141,6 +141,7 @@ impl Present {
         let facts = crate::policy::GangFacts { port_rate: base.facts.port_rate, vms: facts };
         let known = adaptive::Known { world: &world, calibration: base.known.calibration };
         let mut task = adaptive::task(base.intent, &facts, known, models);
+        base.effort.levers.limit(&mut task);
         let elapsed = situation.elapsed.as_secs_f64();
         task.deadline -= elapsed;
         let payload = bytes(nominal.min(capacity));

@@ -69,6 +69,7 @@ pub(crate) fn task(vms: &[(f64, f64, f64, f64, f64)]) -> Task {
         deadline: f64::INFINITY,
         capacity: RATE,
         floor: 0.0,
+        order_given: false,
     }
 }
 

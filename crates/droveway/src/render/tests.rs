@@ -82,7 +82,11 @@ fn report() -> RunReport {
             lost_bytes: Some(116_250_000),
             lost_requests: None,
             loss_ratio: Some(0.75),
+            p50_before_ms: None,
+            p50_during_ms: None,
             p99_before_ms: None,
+            p999_before_ms: None,
+            p999_during_ms: None,
             p99_during_ms: None,
             series: points
                 .clone()

@@ -18,6 +18,7 @@ use droveway_host::{
 use droveway_plan::{
     GangFacts, Plan,
     adaptive::Effort,
+    policy,
     replan::{
         Base, Situation, prospects, replan,
         traffic::{Rates, Traffic},
@@ -42,7 +43,10 @@ pub(crate) struct Replanner {
 impl Replanner {
     fn base(&self) -> Base<'_> {
         let (intent, facts) = (&self.intent, &self.facts);
-        Base { intent, facts, known: self.knowledge.known(), effort: Effort::default() }
+        // What an ablation took from the first plan, no other plan has.
+        let levers = policy::find(&intent.policy).map(|chosen| chosen.effort().levers);
+        let effort = Effort { levers: levers.unwrap_or_default(), ..Effort::default() };
+        Base { intent, facts, known: self.knowledge.known(), effort }
     }
 
     /// The driver, with what it compares the run with.

@@ -43,6 +43,15 @@ fn skip(reason: &str) {
     }
 }
 
+/// The turn of a test that builds its labs itself; `None` where labs are impossible.
+pub(crate) fn in_turn() -> Option<MutexGuard<'static, ()>> {
+    if let Some(reason) = obstacle() {
+        skip(&reason);
+        return None;
+    }
+    Some(ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
 /// Runs `droveway` with a clean environment of its own.
 pub(crate) fn droveway(arguments: &[&str]) -> Output {
     command(arguments).output().expect("droveway starts")

@@ -5,6 +5,7 @@
 //! `skip` with the reason; with `DROVEWAY_REQUIRE_LAB=1` that is a failure.
 
 mod adopt;
+mod bench;
 mod changes;
 mod command_line;
 mod faults;

@@ -1,0 +1,307 @@
+//! What a report says, in sentences and tables.
+
+use super::blocks::{Block, Table};
+use crate::{
+    compare::{Analysis, Arm, Bench, Comparison, Family, medians},
+    stats::{LEVEL, PAIRS_LEAST, Paired, Summary, Verdict},
+    suite::{Stage, Switch},
+};
+use droveway_fleet::report::CPU_SATURATED;
+use std::collections::BTreeSet;
+
+pub(super) const HOW_COMPARED: &str = "Over the runs of the same scenario and repeat in which both moved every VM. Time and outage are ratios, ours over the \
+     other's, so below 1 is better; loss is a difference in seconds of the port, so below 0 is better. In brackets the 95 % \
+     interval of the Hodges-Lehmann estimate by bootstrap over pairs; + better, - worse, = the interval includes no \
+     difference, ? too few pairs.";
+
+pub(super) const HOW_ABLATED: &str = "The policy less one lever over the policy as it comes, at the same intent. A ratio above 1 (a difference above 0) is \
+     what the lever gains.";
+
+/// More would not be read; the tables have them all.
+const TOLD_MAX: usize = 12;
+
+pub(super) fn summary(bench: &Bench, analysis: &Analysis) -> Vec<String> {
+    let mut said = Vec::new();
+    let counts = &analysis.counts;
+    let stage = match bench.resolved.suite.spec.stage {
+        Stage::Lab => "on the laboratory (real QEMU VMs)",
+        Stage::Simulator => "in the simulator",
+    };
+    said.push(format!(
+        "{} of {} cells have a run that counts, {stage}; {} of {} VMs moved, {} were lost.",
+        counts.counted, counts.cells, counts.completed, counts.moves, counts.lost
+    ));
+    if !counts.invalid.is_empty() {
+        let reasons: Vec<String> =
+            counts.invalid.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
+        said.push(format!(
+            "{} runs were made; of those that do not count: {}. {} cells were given up.",
+            counts.runs,
+            reasons.join(", "),
+            counts.given_up
+        ));
+    }
+    if let Some([middle, least]) = counts.cpu_idle {
+        said.push(format!(
+            "CPU time that was idle: {:.0} % in the middle, {:.0} % at the least; runs with less than {:.0} % do not count.",
+            100.0 * middle,
+            100.0 * least,
+            100.0 * (1.0 - CPU_SATURATED)
+        ));
+    }
+    for arm in analysis.arms.iter().filter(|arm| arm.family == Family::Ours) {
+        said.extend(of_ours(arm, analysis));
+    }
+    if let Some(of) = &analysis.forecasts {
+        said.push(format!(
+            "Forecasts of the total time: median error {:.1} %, {:.0} % of {} runs within the forecast's first and ninth decile.",
+            100.0 * of.median_error,
+            100.0 * of.within,
+            of.runs
+        ));
+    }
+    said
+}
+
+/// One arm of ours in a sentence.
+fn of_ours(arm: &Arm, analysis: &Analysis) -> Option<String> {
+    let time = arm.over_line_rate.as_ref()?;
+    let against = |verdict: Verdict, of: fn(&Comparison) -> &Option<Paired>| {
+        let own = analysis.comparisons.iter().filter(|it| it.one == arm.name);
+        own.filter_map(|it| of(it).as_ref()).filter(|paired| paired.verdict == verdict).count()
+    };
+    let others = analysis.comparisons.iter().filter(|it| it.one == arm.name).count();
+    let mut text = format!("{}: {:.2} times line rate", arm.name, time.median);
+    if let Some(lost) = &arm.lost_port_seconds {
+        text += &format!(", {:.2} s of the port lost", lost.median);
+    }
+    if let Some(downtime) = &arm.downtime_seconds {
+        text += &format!(
+            ", downtime {:.0} ms (99th percentile {:.0} ms)",
+            1000.0 * downtime.median,
+            1000.0 * downtime.p99
+        );
+    }
+    if let Some(outage) = &arm.outage_seconds {
+        text += &format!(", outage {:.0} ms", 1000.0 * outage.median);
+    }
+    if others > 0 {
+        let time: fn(&Comparison) -> &Option<Paired> = |it| &it.time;
+        let lost: fn(&Comparison) -> &Option<Paired> = |it| &it.lost;
+        text += &format!(
+            "; of {others} others faster than {} and slower than {}, loses less than {} and more than {}",
+            against(Verdict::Less, time),
+            against(Verdict::More, time),
+            against(Verdict::Less, lost),
+            against(Verdict::More, lost)
+        );
+    }
+    Some(text + ".")
+}
+
+pub(super) fn losses(analysis: &Analysis) -> Vec<String> {
+    let mut said = Vec::new();
+    let mut compared = analysis.comparisons.iter().flat_map(Comparison::measures);
+    let too_few = compared.all(|(_, paired)| paired.verdict == Verdict::TooFew);
+    let lost = analysis.lost();
+    for (comparison, name, paired) in lost.iter().take(TOLD_MAX) {
+        let worse = if *name == "lost bytes" {
+            format!("{:+.2} seconds of the port", paired.estimate)
+        } else {
+            format!("{:.2} times", paired.estimate)
+        };
+        said.push(format!(
+            "{} is worse than {} in {name}: {worse} ({} pairs).",
+            comparison.one, comparison.other, paired.pairs
+        ));
+    }
+    if lost.len() > TOLD_MAX {
+        said.push(format!("And {} more: see the comparisons below.", lost.len() - TOLD_MAX));
+    }
+    for of in analysis.dominated.iter().take(TOLD_MAX) {
+        said.push(format!(
+            "In {}, {} is behind {} in time, loss and silence at once: {:.1} s, {:.2} s of the port, {:.2} s against {:.1} s, \
+             {:.2} s, {:.2} s (medians).",
+            of.scenario, of.ours, of.by, of.own[0], of.own[1], of.own[2], of.others[0], of.others[1], of.others[2]
+        ));
+    }
+    if analysis.dominated.len() > TOLD_MAX {
+        let more = analysis.dominated.len() - TOLD_MAX;
+        said.push(format!("And {more} more such cells: see `dominated` in results.json."));
+    }
+    if said.is_empty() {
+        said.push(if analysis.comparisons.is_empty() {
+            "Nothing is compared: the suite has no policy of ours beside others.".to_owned()
+        } else if too_few {
+            format!("There are fewer than {PAIRS_LEAST} pairs: too few to call anything better or worse.")
+        } else {
+            "In no measure is the interval of a difference wholly on the other's side, and in no scenario is an arm of ours \
+             behind another in everything at once."
+                .to_owned()
+        });
+    }
+    said
+}
+
+fn number(summary: Option<&Summary>, scale: f64, digits: usize) -> String {
+    let Some(of) = summary else { return "-".to_owned() };
+    let told = |value: f64| format!("{:.digits$}", scale * value);
+    match of.interval {
+        Some(interval) => {
+            format!("{} [{}, {}]", told(of.median), told(interval.low), told(interval.high))
+        }
+        None => told(of.median),
+    }
+}
+
+pub(super) fn arms<'a>(analysis: &Analysis) -> Block<'a> {
+    let header = [
+        "arm",
+        "what",
+        "runs",
+        "moved",
+        "x line rate",
+        "total s",
+        "lost port s",
+        "worst outage s",
+        "downtime ms",
+        "p99",
+        "outage ms",
+        "p99",
+    ];
+    let mut table = Table::new(&header, 2);
+    let far = |of: Option<&Summary>| {
+        of.map_or_else(|| "-".to_owned(), |of| format!("{:.0}", 1000.0 * of.p99))
+    };
+    for arm in &analysis.arms {
+        table.rows.push(vec![
+            arm.name.clone(),
+            arm.family.name().to_owned(),
+            arm.runs.to_string(),
+            format!("{}/{}", arm.completed, arm.moves),
+            number(arm.over_line_rate.as_ref(), 1.0, 2),
+            number(arm.total_seconds.as_ref(), 1.0, 1),
+            number(arm.lost_port_seconds.as_ref(), 1.0, 2),
+            number(arm.worst_outage_seconds.as_ref(), 1.0, 2),
+            number(arm.downtime_seconds.as_ref(), 1000.0, 0),
+            far(arm.downtime_seconds.as_ref()),
+            number(arm.outage_seconds.as_ref(), 1000.0, 0),
+            far(arm.outage_seconds.as_ref()),
+        ]);
+    }
+    Block::Table(table)
+}
+
+pub(super) fn comparisons<'a>(comparisons: &[Comparison]) -> Block<'a> {
+    let header =
+        ["one", "other", "pairs", "time x", "delta", "lost port s", "delta", "outage x", "delta"];
+    let mut table = Table::new(&header, 2);
+    for of in comparisons {
+        let pairs = of.measures().map(|(_, paired)| paired.pairs).max().unwrap_or(0);
+        let mut row = vec![of.one.clone(), of.other.clone(), pairs.to_string()];
+        for paired in [&of.time, &of.lost, &of.outage] {
+            row.extend(paired.as_ref().map_or_else(
+                || ["-".to_owned(), "-".to_owned()],
+                |paired| [told(paired), format!("{:+.2}", paired.delta)],
+            ));
+        }
+        table.rows.push(row);
+    }
+    Block::Table(table)
+}
+
+fn told(paired: &Paired) -> String {
+    let sign = match paired.verdict {
+        Verdict::Less => "+",
+        Verdict::More => "-",
+        Verdict::Same => "=",
+        Verdict::TooFew => "?",
+    };
+    match paired.interval {
+        Some(interval) => {
+            format!("{sign} {:.2} [{:.2}, {:.2}]", paired.estimate, interval.low, interval.high)
+        }
+        None => format!("{sign} {:.2}", paired.estimate),
+    }
+}
+
+/// Medians by scenario: total time, loss and worst outage in one cell each.
+pub(super) fn scenarios<'a>(bench: &Bench, analysis: &Analysis) -> Block<'a> {
+    let header = ["scenario", "arm", "total s", "lost port s", "worst outage s"];
+    let mut table = Table::new(&header, 2);
+    for scenario in &bench.resolved.suite.spec.scenarios {
+        for arm in &analysis.arms {
+            let Some([time, lost, outage]) = medians(bench, scenario.name.as_str(), &arm.name)
+            else {
+                continue;
+            };
+            table.rows.push(vec![
+                scenario.name.to_string(),
+                arm.name.clone(),
+                format!("{time:.2}"),
+                format!("{lost:.2}"),
+                format!("{outage:.3}"),
+            ]);
+        }
+    }
+    Block::Table(table)
+}
+
+pub(super) fn environment(bench: &Bench, analysis: &Analysis) -> Vec<String> {
+    let spec = &bench.resolved.suite.spec;
+    let mut said = vec![format!(
+        "Suite {}: {} scenarios, {} repeats, seed {}; {} runs made, {} count.",
+        bench.resolved.suite.metadata.name,
+        spec.scenarios.len(),
+        spec.repeats,
+        spec.seed,
+        analysis.counts.runs,
+        analysis.counts.counted
+    )];
+    let limits = &spec.limits;
+    said.push(format!(
+        "Every policy got these limits explicitly: downtime {}, bandwidth of a stream {}, {} passes, post-copy {}.",
+        limits.max_downtime,
+        limits.bandwidth,
+        limits.max_passes,
+        if limits.allow_postcopy { "allowed" } else { "not allowed" }
+    ));
+    let runs = || bench.results.iter().filter_map(|it| it.run());
+    let machines: BTreeSet<String> = runs()
+        .map(|run| {
+            let (what, qemu) = (&run.accelerator, &run.qemu_version);
+            format!("accelerator {what}, QEMU {qemu}, kernel {}", run.kernel_version)
+        })
+        .collect();
+    said.extend(machines);
+    let starts = runs().map(|run| run.started_at.as_str());
+    if let (Some(first), Some(last)) = (starts.clone().min(), starts.max())
+        && first != last
+    {
+        said.push(format!("First run {first}, last {last}."));
+    }
+    said.push(format!("Intervals are {:.0} % intervals by seeded bootstrap.", 100.0 * LEVEL));
+    said
+}
+
+pub(super) fn policies<'a>(bench: &Bench) -> Block<'a> {
+    let header =
+        ["policy", "as asked for", "source", "tuning", "planned again", "shaping", "reserve"];
+    let mut table = Table::new(&header, header.len());
+    let ours = |switch: Switch, of: bool| match (switch, of) {
+        (Switch::Auto, true) | (Switch::On, _) => "on".to_owned(),
+        (Switch::Auto, false) | (Switch::Off, _) => "off".to_owned(),
+    };
+    for of in &bench.resolved.suite.spec.policies {
+        table.rows.push(vec![
+            of.name().to_owned(),
+            of.policy.clone(),
+            of.source().to_owned(),
+            ours(of.tuning, of.is_ours()),
+            ours(of.replan, of.is_ours() && bench.resolved.suite.spec.stage == Stage::Lab),
+            if of.shaping { "allowed" } else { "off" }.to_owned(),
+            of.reserve.to_string(),
+        ]);
+    }
+    Block::Table(table)
+}
