@@ -36,6 +36,7 @@ use kubevirt::{RampState, TimeoutState};
 use nova::NovaState;
 use ovirt::OvirtState;
 use proxmox::ProxmoxState;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stall::StallState;
 use std::time::Duration;
@@ -54,7 +55,7 @@ const FIXED_POLL_SECONDS: f64 = 1.0;
 const POLL_EARLIEST: f64 = 0.8;
 
 /// What a product does with a running pre-copy migration.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "rule", rename_all = "camelCase")]
 pub enum Ladder {
     /// Nothing changes: virsh, vSphere.
@@ -76,7 +77,7 @@ pub enum Ladder {
 }
 
 /// What a product does when it has lost its patience.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum LastResort {
     /// Gives up; the VM stays at the source.

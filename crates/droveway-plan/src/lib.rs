@@ -18,6 +18,7 @@ pub mod published;
 pub mod replan;
 pub mod reserve;
 mod rules;
+pub mod schema;
 pub mod search;
 mod window;
 

@@ -2,6 +2,7 @@ use crate::habits::Ladder;
 use droveway_fleet::{
     Bandwidth, HostId, RateLimit, Technique, TimeSpan, Urgency, VmId, document::API_VERSION,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ pub(crate) const KIND: &str = "Plan";
 pub const SNAPSHOT_MAX_AGE: TimeSpan = TimeSpan::from_secs(600);
 
 /// What a run will do. Immutable: a new plan is a child with a higher generation. A document: [`crate::document`] reads one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Plan {
     /// Always `droveway/v1`.
@@ -85,7 +86,7 @@ const fn is_false(value: &bool) -> bool {
 }
 
 /// Streams that take turns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Turns {
     /// The ceiling of the VM whose turn it is.
@@ -146,7 +147,7 @@ impl Plan {
 }
 
 /// A rate that a port keeps free for the moves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Reservation {
     /// The host whose port it is.
@@ -158,7 +159,9 @@ pub struct Reservation {
 }
 
 /// A direction of a port, as its host sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {
     /// What the host sends.
@@ -168,7 +171,7 @@ pub enum Direction {
 }
 
 /// One VM's part of a plan.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Move {
     /// The VM.
@@ -193,9 +196,11 @@ pub struct Move {
     pub switchover_bandwidth: Bandwidth,
     /// The longest downtime aimed at (`downtime-limit`). A hybrid begins with less: see [`Move::first_downtime_limit`].
     #[serde(with = "span")]
+    #[schemars(with = "TimeSpan")]
     pub downtime_limit: Duration,
     /// A switchover that takes longer than this has met a dead path: the VM goes back to the source.
     #[serde(with = "span")]
+    #[schemars(with = "TimeSpan")]
     pub switchover_limit: Duration,
     /// QEMU may hold the vCPUs back when pre-copy does not converge (`auto-converge`).
     #[serde(default)]
@@ -243,7 +248,7 @@ mod span {
 }
 
 /// When a move starts.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StartRule {
     /// As soon as fewer than [`Plan::concurrency`] such moves use the port, in the plan's order.
@@ -254,7 +259,7 @@ pub enum StartRule {
 }
 
 /// What happens when pre-copy does not converge within [`Move::max_passes`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fallback {
     /// Switch to post-copy.
@@ -264,7 +269,7 @@ pub enum Fallback {
 }
 
 /// When a hybrid switches from pre-copy to post-copy.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SwitchRule {
     /// At the end of this pass at the latest.

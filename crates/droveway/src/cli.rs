@@ -10,7 +10,10 @@ use droveway_fleet::{
     ids::{HostId, VmId, nearest},
     schema,
 };
-use droveway_plan::policy::{DEFAULT_POLICY, MAX_PASSES_DEFAULT, POLICIES, Parameter};
+use droveway_plan::{
+    policy::{DEFAULT_POLICY, MAX_PASSES_DEFAULT, POLICIES, Parameter},
+    schema as plan_schema,
+};
 use std::{path::PathBuf, str::FromStr};
 
 /// Move gangs of running QEMU/KVM virtual machines over the one port that their applications share.
@@ -92,7 +95,7 @@ pub(crate) enum Command {
         #[arg(required = true, num_args = 1.., value_name = "REPORT")]
         reports: Vec<PathBuf>,
     },
-    /// Print the JSON Schema of a kind of file: scenario, fleet, suite
+    /// Print the JSON Schema of a kind of file: scenario, fleet, plan, status, suite
     Schema {
         /// The kind
         kind: String,
@@ -629,9 +632,11 @@ pub(crate) fn print_policies(output: Output) {
 
 #[expect(clippy::print_stdout, reason = "the command's data")]
 pub(crate) fn print_schema(kind: &str) -> Result<Exit, Failure> {
-    let suite = kind.eq_ignore_ascii_case("suite").then(droveway_bench::suite::schema);
-    let Some(text) = suite.or_else(|| schema::of(kind)) else {
-        let kinds = schema::KINDS.map(|(name, _)| name.to_ascii_lowercase()).join(", ") + ", suite";
+    let suite = || kind.eq_ignore_ascii_case("suite").then(droveway_bench::suite::schema);
+    let Some(text) = schema::of(kind).or_else(|| plan_schema::of(kind)).or_else(suite) else {
+        let kinds = schema::KINDS.into_iter().chain(plan_schema::KINDS);
+        let kinds = kinds.map(|(name, _)| name.to_ascii_lowercase()).chain(["suite".to_owned()]);
+        let kinds = kinds.collect::<Vec<_>>().join(", ");
         return Err(
             Failure::usage(format!("there is no kind '{kind}'")).hint(format!("known: {kinds}"))
         );

@@ -3,12 +3,13 @@
 use super::{Sample, Step};
 use crate::published::clark_rate::{Parameters, next_rate};
 use droveway_fleet::Bandwidth;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Clark's rule (Clark 2005): the first pass at the least rate, each further one a step faster than the last was dirtied;
 /// when that would be too fast, or hardly anything is left, the VM is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Clark {
     /// The first pass's rate, and never below.

@@ -2,6 +2,7 @@
 
 use super::{LastResort, Sample, Step, millis};
 use droveway_fleet::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ const RAMP_FROM_PASS: u32 = 3;
 const RAMP_COOLDOWN_S: u32 = 10;
 
 /// What KubeVirt takes for progress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Progress {
     /// Less is left than ever before.
@@ -40,7 +41,7 @@ pub enum Progress {
 }
 
 /// KubeVirt's timeouts.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KubevirtTimeouts {
     /// The VM's memory in GiB.
@@ -127,7 +128,7 @@ impl TimeoutState {
 }
 
 /// KubeVirt's downtime tuning (VEP 291), beside the timeouts. It excludes stall detection.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KubevirtRamp {
     /// The longest downtime limit, in milliseconds.

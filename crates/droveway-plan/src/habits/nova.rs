@@ -2,6 +2,7 @@
 
 use super::{LastResort, Sample, Step};
 use droveway_fleet::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ const TIMEOUT_PER_GB_S: u32 = 800;
 const SIZE_GB_MIN: f64 = 2.0;
 
 /// Nova's rule. Its "GB" are 2^30 bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Nova {
     /// The VM's memory in GB; counts as at least 2.

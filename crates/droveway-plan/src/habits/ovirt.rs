@@ -1,6 +1,7 @@
 //! oVirt: a schedule of actions by passes. It looks every ten seconds and takes at most one action each time.
 
 use super::{Pace, Sample, Step, millis};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// oVirt's host agent looks every ten seconds.
@@ -25,7 +26,7 @@ const SUSPEND_MS: u32 = 5000;
 const AT_ONCE: i32 = -1;
 
 /// An action of oVirt's schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum OvirtAction {
     /// Set the downtime limit, in milliseconds.
@@ -37,7 +38,7 @@ pub enum OvirtAction {
 }
 
 /// oVirt's rule: a migration policy.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Ovirt {
     /// VMs that move at once.

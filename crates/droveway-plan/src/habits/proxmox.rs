@@ -1,6 +1,7 @@
 //! Proxmox VE: the downtime limit doubles each time that the remainder has risen often enough.
 
 use super::{Pace, QEMU_DOWNTIME_MAX_MS, Sample, Step, millis};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Proxmox VE looks every second,
@@ -16,7 +17,7 @@ const INITIAL_MS: u32 = 100;
 const RISES_BORNE: u32 = 5;
 
 /// Proxmox VE's rule. There is no last resort: the limit rises until the guest stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Proxmox {
     /// The downtime limit at the start, in milliseconds.

@@ -10,6 +10,7 @@ use super::{
     millis,
 };
 use droveway_fleet::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{collections::VecDeque, time::Duration};
 
@@ -46,7 +47,7 @@ const CANDIDATES_MAX: usize = 512;
 const HISTORY_MAX: usize = 1024;
 
 /// KubeVirt's stall detection.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KubevirtStall {
     /// The VM's memory in GiB.
