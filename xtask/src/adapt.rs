@@ -185,7 +185,9 @@ impl Trial {
         let report = self.work.join(format!("{name}-{round}-{way}"));
         let (folder, fleet) = (report.display().to_string(), fleet(name));
         let mut arguments = vec!["--fleet", &fleet, "drain", "alpha", "--to", "beta"];
-        arguments.extend(["--urgency", "high", "--hold-out", "--report", &folder]);
+        // Two at once, so that not everything is under way when something changes.
+        arguments.extend(["--urgency", "high", "--max-parallel", "2", "--hold-out"]);
+        arguments.extend(["--report", &folder]);
         arguments.extend(if way == 2 { ["--snapshot", known] } else { ["--measure", MEASURE] });
         arguments.extend(["--replan", if way == 1 { "on" } else { "off" }]);
         self.in_lab(name, || {
@@ -349,7 +351,8 @@ fn read(report: &Value) -> Result<Figures> {
             continue;
         };
         lost += bytes;
-        carried += before * seconds;
+        // Rates of byte streams are in Mbit/s.
+        carried += before * 1e6 / 8.0 * seconds;
     }
     // Of the whole gang, under way, and not the answer that all is well as it is.
     let is_change = |decision: &&Value| {
@@ -406,8 +409,8 @@ mod tests {
             "totalMigrationTimeSeconds": 10.0,
             "cpuBusyRatio": 0.5,
             "applications": [
-                { "kind": "tcp", "before": 100.0, "lostBytes": 50.0 },
-                { "kind": "tcp", "before": 300.0, "lostBytes": 350.0 },
+                { "kind": "tcp", "before": 8.0, "lostBytes": 500_000.0 },
+                { "kind": "tcp", "before": 24.0, "lostBytes": 3_500_000.0 },
                 { "kind": "memory-load", "before": 9.0, "lostBytes": 90.0 },
             ],
             "vms": [ { "outageSeconds": 0.1 }, { "outageSeconds": 0.4 }, { "outageSeconds": null } ],

@@ -46,8 +46,9 @@ pub(crate) fn ask(agent: SocketAddr, request: &str) -> io::Result<Lines<TcpStrea
     Ok(Lines::new(stream))
 }
 
-/// How long a guest may take for what it is asked once: filling a working set of some hundred MiB takes an emulated one seconds.
-const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// How long a guest may take for what it is asked once: filling a working set of some hundred MiB takes an emulated one seconds,
+/// and one in post-copy answers when it has its pages.
+const ANSWER_MAX: Duration = Duration::from_secs(90);
 
 /// Sends a request and gives the first line of the answer.
 pub(crate) fn ask_once(agent: SocketAddr, request: &str) -> io::Result<String> {
