@@ -290,7 +290,7 @@ pub(crate) struct SimulateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
     /// The run, as `droveway runs` lists it; `last` is the latest
-    #[arg(value_name = "RUN", required_unless_present = "calibration")]
+    #[arg(value_name = "RUN")]
     pub(crate) run: Option<String>,
     /// How good forecasts were, over everything that is remembered
     #[arg(long, conflicts_with = "run")]

@@ -91,6 +91,10 @@ fn run_command(cli: Cli) -> Result<Exit, Failure> {
         Command::Calibrate(args) => calibrate::run(&args, fleet, calibration, cli.output),
         Command::Report(args) => match &args.run {
             Some(id) => runs::report(id, fleet, cli.output),
+            None if !args.calibration => {
+                Err(Failure::usage("say which run: its name, or 'last'; or --calibration")
+                    .hint("`droveway runs` lists the runs"))
+            }
             None => history::run(&args, fleet, calibration, cli.output),
         },
         Command::Runs => runs::list(fleet, cli.output),

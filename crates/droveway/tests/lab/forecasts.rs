@@ -212,5 +212,5 @@ fn a_calibration_file_that_is_none_is_named() {
     fs::write(&path, "{}").expect("written");
     let path = path.display().to_string();
     check(&["--calibration-file", &path, "report", "--calibration"], 2, &[&path]);
-    check(&["report"], 2, &["--calibration"]);
+    check(&["report"], 2, &["--calibration", "droveway runs"]);
 }
