@@ -4,7 +4,11 @@
 //! and planned by who knew the change beforehand (from a measurement of the changed world). Deadlines run from a tenth of
 //! slack to three times the shortest time. Takes about three quarters of an hour of a quiet machine.
 
-use crate::{guest_image, prerequisites, run, target_dir, workspace_root};
+use crate::{
+    guest_image,
+    lab::{self, fleet},
+    prerequisites, run, target_dir, workspace_root,
+};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use std::{
@@ -63,12 +67,7 @@ pub(crate) fn run_it(args: &AdaptArgs) -> Result<()> {
     }
     let image = guest_image(&root)?;
     let work = target_dir(&root).join("adapt");
-    match fs::remove_dir_all(&work) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("removing {}", work.display())),
-    }
-    fs::create_dir_all(&work)?;
+    lab::empty(&work)?;
     let trial = Trial {
         droveway: args
             .droveway
@@ -297,15 +296,14 @@ impl Trial {
         Ok(())
     }
 
-    /// Does something in a laboratory of its own, and removes it whatever happened.
+    /// Does something in a laboratory of its own.
     fn in_lab(&self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.droveway(&["lab", "down", name])?;
-        let scenario = self.scenarios.join(format!("{name}.yaml")).display().to_string();
-        self.droveway(&["lab", "up", &scenario])?;
-        std::thread::sleep(SETTLE);
-        let outcome = work();
-        self.droveway(&["lab", "down", name])?;
-        outcome
+        lab::with(
+            &self.scenarios.join(format!("{name}.yaml")),
+            |words| self.droveway(words),
+            SETTLE,
+            work,
+        )
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -328,11 +326,6 @@ impl Trial {
         }
         Ok(())
     }
-}
-
-/// The fleet file of a laboratory; others may be up on the same machine.
-fn fleet(name: &str) -> String {
-    format!("/run/droveway/labs/{name}/fleet.yaml")
 }
 
 fn figures(report: &Path) -> Result<Figures> {

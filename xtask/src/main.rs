@@ -4,6 +4,7 @@
 mod adapt;
 mod demo;
 mod guest_image;
+mod lab;
 mod prerequisites;
 mod simulator;
 mod tests_of_all;

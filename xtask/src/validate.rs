@@ -3,7 +3,11 @@
 //! Learns from some laboratories, then makes runs in others that are held out: forecast, moved, compared, not learned from.
 //! Leaves the score as a table, the raw data as CSV and a figure. Takes about half an hour of a quiet machine.
 
-use crate::{guest_image, prerequisites, run, simulator, target_dir, workspace_root};
+use crate::{
+    guest_image,
+    lab::{self, fleet},
+    prerequisites, run, simulator, target_dir, workspace_root,
+};
 use anyhow::{Context as _, Result, bail};
 use std::{
     path::PathBuf,
@@ -116,12 +120,7 @@ pub(crate) fn run_it(yes: bool, docs: bool, built: Option<PathBuf>) -> Result<()
     }
     let image = guest_image(&root)?;
     let work = target_dir(&root).join("validate");
-    match std::fs::remove_dir_all(&work) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("removing {}", work.display())),
-    }
-    std::fs::create_dir_all(&work)?;
+    lab::empty(&work)?;
     let validation = Validation {
         droveway: built.unwrap_or_else(|| target_dir(&root).join("release/droveway")),
         image,
@@ -172,15 +171,14 @@ struct Validation {
 }
 
 impl Validation {
-    /// Does something in a laboratory of its own, and removes it whatever happened.
+    /// Does something in a laboratory of its own.
     fn in_lab(&self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.droveway(&["lab", "down", name])?;
-        let scenario = self.scenarios.join(format!("{name}.yaml")).display().to_string();
-        self.droveway(&["lab", "up", &scenario])?;
-        std::thread::sleep(SETTLE);
-        let outcome = work();
-        self.droveway(&["lab", "down", name])?;
-        outcome
+        lab::with(
+            &self.scenarios.join(format!("{name}.yaml")),
+            |words| self.droveway(words),
+            SETTLE,
+            work,
+        )
     }
 
     fn held_out(
@@ -257,11 +255,6 @@ impl Validation {
         }
         Ok(())
     }
-}
-
-/// The fleet file of a laboratory; others may be up on the same machine.
-fn fleet(name: &str) -> String {
-    format!("/run/droveway/labs/{name}/fleet.yaml")
 }
 
 /// What is said about ports and sockets: held and tuned, or both as they are.
