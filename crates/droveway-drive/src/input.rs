@@ -112,3 +112,22 @@ pub struct MigrationSample {
     /// Why the migration failed, in QEMU's words.
     pub error: Option<String>,
 }
+
+impl MigrationSample {
+    /// What a QEMU says before there are figures.
+    #[must_use]
+    pub fn without_figures(status: MigrationStatus, run_state: RunState) -> Self {
+        MigrationSample {
+            status,
+            run_state,
+            transferred: Bytes::ZERO,
+            remaining: Bytes::ZERO,
+            total: Bytes::ZERO,
+            rate: Bandwidth::ZERO,
+            dirty_rate: Bandwidth::ZERO,
+            postcopy_requests: 0,
+            downtime: None,
+            error: None,
+        }
+    }
+}

@@ -409,22 +409,10 @@ fn gone(instance: &Instance) -> Qemu {
 mod tests {
     use super::*;
     use droveway_drive::{ActionId, MigrationStatus, RunState as Vcpus};
-    use droveway_fleet::{Bandwidth, Bytes};
     use droveway_store::OpenAction;
 
     fn there(status: MigrationStatus, run_state: Vcpus) -> Seen {
-        Seen::There(Box::new(MigrationSample {
-            status,
-            run_state,
-            transferred: Bytes::ZERO,
-            remaining: Bytes::ZERO,
-            total: Bytes::ZERO,
-            rate: Bandwidth::ZERO,
-            dirty_rate: Bandwidth::ZERO,
-            postcopy_requests: 0,
-            downtime: None,
-            error: None,
-        }))
+        Seen::There(Box::new(MigrationSample::without_figures(status, run_state)))
     }
 
     /// A source that came by a migration says "completed" of that one.

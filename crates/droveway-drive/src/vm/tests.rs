@@ -235,19 +235,7 @@ fn whatever_instant_the_controller_is_killed_in_the_vm_arrives() {
 #[test]
 fn where_vcpus_run_at_both_sides_nothing_is_touched() {
     let sample = |status, run_state| {
-        let sample = MigrationSample {
-            status,
-            run_state,
-            transferred: Bytes::ZERO,
-            remaining: Bytes::ZERO,
-            total: Bytes::ZERO,
-            rate: Bandwidth::ZERO,
-            dirty_rate: Bandwidth::ZERO,
-            postcopy_requests: 0,
-            downtime: None,
-            error: None,
-        };
-        Seen::There(Box::new(sample))
+        Seen::There(Box::new(MigrationSample::without_figures(status, run_state)))
     };
     let inherited = Inherited {
         source: sample(MigrationStatus::Failed, RunState::Running),
