@@ -124,7 +124,7 @@ pub struct SuitePolicy {
     /// Whether migration sockets are tuned; auto: by ours.
     #[serde(default, skip_serializing_if = "Switch::is_auto")]
     pub tuning: Switch,
-    /// Whether it is planned again while VMs move; auto: by ours (lab).
+    /// Whether it is planned again while VMs move; auto: by ours (in the simulator where the scenario changes).
     #[serde(default, skip_serializing_if = "Switch::is_auto")]
     pub replan: Switch,
     /// False: the ports' queueing disciplines stay as they are (lab).
@@ -357,15 +357,9 @@ impl SuiteSpec {
                     problems.push(Problem::new(format!("{path}.intents"), text));
                 }
             }
-            if self.stage == Stage::Simulator {
-                for (set, field) in
-                    [(of.replan != Switch::Auto, "replan"), (!of.shaping, "shaping")]
-                {
-                    if set {
-                        let text = "has no effect in the simulator: leave it out, or use the lab";
-                        problems.push(Problem::new(format!("{path}.{field}"), text));
-                    }
-                }
+            if self.stage == Stage::Simulator && !of.shaping {
+                let text = "has no effect in the simulator: leave it out, or use the lab";
+                problems.push(Problem::new(format!("{path}.shaping"), text));
             }
         }
     }

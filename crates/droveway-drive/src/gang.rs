@@ -4,17 +4,20 @@
 //! [`Plan::concurrency`] streams uses the port: the next VM in the plan's order starts in the same instant in which one
 //! leaves it. A move whose start is [`StartRule::AfterEnd`] waits for that VM alone. A VM that fails or is rolled back leaves the others untouched.
 //! Never are more VMs exposed at once than the plan allows: [`exposure`]. Switchovers do not coincide: [`stagger`].
+//! Where ports have no classes streams of low urgency yield: [`yielding`].
 
 mod adapt;
 mod exposure;
 mod operate;
 mod path;
 mod stagger;
+mod yielding;
 
 pub(crate) use adapt::is_unpaced;
 pub use adapt::{ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction};
 pub use operate::OPERATOR;
 pub use path::PathSample;
+pub use yielding::PortsSeen;
 
 use crate::{
     action::{Action, ActionError, ActionId, Reply},
@@ -29,6 +32,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
+use yielding::Yielding;
 
 /// One plan's driver.
 #[derive(Debug)]
@@ -56,6 +60,10 @@ pub struct GangDriver {
     background: BTreeMap<VmId, RateLimit>,
     /// Whose stream goes before the others.
     first: Option<VmId>,
+    /// How streams yield to applications, where the kernel does not see to it.
+    yielding: Option<Yielding>,
+    /// What each stream may take for it.
+    yields_to: RateLimit,
     /// Drained by the shell after each input, so as many as one input leads to.
     actions: VecDeque<GangAction>,
     decisions: VecDeque<Decision>,
@@ -91,6 +99,8 @@ impl GangDriver {
             wishes: Wishes::default(),
             bears: BTreeMap::new(),
             first: None,
+            yielding: None,
+            yields_to: RateLimit::Unlimited,
             actions: VecDeque::new(),
             decisions: VecDeque::new(),
         })

@@ -9,7 +9,7 @@
 //! - `request` (one VM) and `operate` (the run) take what an operator wants; it is decided at once, from state alone.
 //! - `poll_action` and `poll_record` are drained until `None`; `poll_timeout` says when to call `handle_timeout`.
 //! - A gang also gives `poll_gang_action` and `poll_decision`; one that adapts takes `handle_traffic`, `handle_path` and
-//!   `handle_answer`.
+//!   `handle_answer`, one that yields `handle_ports`.
 //! - Each action has an id; the shell answers each exactly once, in any order, or never: every wait has a bound.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -24,7 +24,7 @@ mod vm;
 pub use action::{Action, ActionError, ActionId, FailureClass, Limits, Reply};
 pub use gang::{
     ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction, GangDriver, OPERATOR,
-    PathSample,
+    PathSample, PortsSeen,
 };
 pub use input::{MigrationSample, MigrationStatus, QemuEvent, RunState, Side};
 pub use operator::{Accepted, OperatorRequest, Refusal};

@@ -279,6 +279,9 @@ pub(crate) struct SimulateArgs {
     /// Whether the migrations' sockets are tuned; auto: by policies of ours
     #[arg(long, value_enum, default_value_t = Tuned::Auto)]
     pub(crate) tuning: Tuned,
+    /// Whether it is planned again when the run leaves its forecast (a scenario's `changes`); auto: by policies of ours
+    #[arg(long, value_enum, default_value_t = Replans::Auto)]
+    pub(crate) replan: Replans,
     /// Chance: the same number gives the same run
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
@@ -501,6 +504,17 @@ pub(crate) enum Replans {
     On,
     /// Never
     Off,
+}
+
+impl Replans {
+    /// True if it is planned again under a policy, which is one of ours or not.
+    pub(crate) const fn applies(self, ours: bool) -> bool {
+        match self {
+            Replans::Auto => ours,
+            Replans::On => true,
+            Replans::Off => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

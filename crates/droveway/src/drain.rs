@@ -511,7 +511,11 @@ impl<'a> Job<'a> {
             Arc::new(Replanner { intent, facts: facts.clone(), knowledge })
         });
         if let Some(replanner) = &replanner {
-            gang = replanner.adapted(gang, self.request.args.observe_only);
+            let observes = self.request.args.observe_only;
+            gang = replanner.adapted(gang, observes);
+            if !observes {
+                gang = gang.yielding([source.port.rate, target.port.rate]);
+            }
         }
         let watch =
             replanner.as_ref().and_then(|_| Watch::open([source, target], &pairs, self.fleet));
@@ -616,11 +620,7 @@ impl<'a> Job<'a> {
     fn replans(&self) -> bool {
         let ours =
             matches!(&self.how, How::Policy(policy) if policy.name == policy::DEFAULT_POLICY);
-        match self.request.args.replan {
-            Replans::Auto => ours || self.request.args.observe_only,
-            Replans::On => true,
-            Replans::Off => false,
-        }
+        self.request.args.replan.applies(ours || self.request.args.observe_only)
     }
 
     /// The plan, checked.

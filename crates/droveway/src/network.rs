@@ -183,7 +183,7 @@ impl Network {
         };
         let journal = fleet::network_path(fleet);
         let ports = looked.ports.into_iter().map(|(host, rate, shaper)| {
-            let yields = intent.urgency == Urgency::Low;
+            let yields = plan.urgency == Urgency::Low;
             let of = |index, way| {
                 let migration = promised(plan, &host, rate, way);
                 let floors = keeps(&host, index).unwrap_or_default();
@@ -239,10 +239,11 @@ impl Network {
         for port in &mut self.ports {
             for held in &mut port.ways {
                 let migration = promised(plan, &port.host, port.rate, held.way);
-                if migration == held.promise.migration {
+                let yields = plan.urgency == Urgency::Low;
+                if (migration, yields) == (held.promise.migration, held.promise.yields) {
                     continue;
                 }
-                let promise = Promise { migration, ..held.promise.clone() };
+                let promise = Promise { migration, yields, ..held.promise.clone() };
                 match port.shaper.promise(held.way, &promise) {
                     Ok(()) => (held.promise, held.watch) = (promise, Watch::default()),
                     Err(error) => failed.push(format!(

@@ -25,8 +25,8 @@ pub(crate) use view::{Expectations, View};
 
 use crate::{clock, fleet::RunLock, network::Network};
 use droveway_drive::{
-    Accepted, Action, ActionError, ActionId, GangAction, GangDriver, OperatorRequest, QemuEvent,
-    Refusal, Reply, Side,
+    Accepted, Action, ActionError, ActionId, GangAction, GangDriver, OperatorRequest, PortsSeen,
+    QemuEvent, Refusal, Reply, Side,
 };
 use droveway_fleet::{Fleet, Timestamp, VmId};
 use droveway_plan::replan::Answer;
@@ -229,9 +229,15 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
             }
             _ = tick.tick() => {
                 now = now.max(clock::now());
-                ledger.note_ports(now, run.ports.read(now));
+                let reading = run.ports.read(now);
+                let seen = reading.seen(run.gang.plan());
+                ledger.note_ports(now, reading);
                 for (vm, sample) in paths.sample(now, &mut ledger) {
                     run.gang.handle_path(now, &vm, sample);
+                }
+                if let Some([source_tx, target_rx]) = seen {
+                    let streams = ledger.acknowledged();
+                    run.gang.handle_ports(now, PortsSeen { source_tx, target_rx, streams });
                 }
                 if let Some(seen) = run.watch.as_mut().and_then(|watch| watch.look(now)) {
                     run.gang.handle_traffic(now, seen);
@@ -294,6 +300,11 @@ fn adapt(
             GangAction::GiveWay { to } => {
                 if let Some(tuner) = tuner.as_deref_mut() {
                     tuner.give_way(to);
+                }
+            }
+            GangAction::Yield { each } => {
+                if let Some(tuner) = tuner.as_deref_mut() {
+                    tuner.yield_to(each);
                 }
             }
             GangAction::Reserve(_) => {
@@ -365,7 +376,10 @@ fn take_tuned(
         }
         // A VM whose move has ended has no connection to find.
         Tuned::Not(_) if run.gang.driver(vm).is_none_or(|it| !it.uses_port()) => Ok(()),
-        Tuned::Not(reason) => Err(reason),
+        Tuned::Not(reason) => {
+            tuner.note_missing(vm, pair);
+            Err(reason)
+        }
     }
 }
 

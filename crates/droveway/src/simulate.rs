@@ -23,8 +23,10 @@ use droveway_fleet::{
 };
 use droveway_host::Counters;
 use droveway_model::{calibration::Calibration, world::World};
-use droveway_plan::{GangFacts, Known, Made, Plan, VmFacts, check::check, policy};
-use droveway_sim::{Outcome, Physics, Simulation};
+use droveway_plan::{
+    GangFacts, Known, Made, Plan, VmFacts, adaptive::Effort, check::check, policy, replan::Base,
+};
+use droveway_sim::{Adapting, Outcome, Physics, Simulation};
 use std::{
     collections::BTreeMap,
     fs,
@@ -57,6 +59,7 @@ pub(crate) fn run(
         physics,
         seed: args.seed,
         limit_asked: args.max_downtime.is_some(),
+        replans: args.replan.applies(is_ours(&args.policy)),
     };
     let report = wish.simulated(&mut |line| eprintln!("{line}"))?;
     if let Some(folder) = &args.report {
@@ -86,20 +89,33 @@ pub(crate) struct Wish<'a> {
     pub(crate) seed: u64,
     /// Somebody asked for the limit of downtime, so that missing it is a failure.
     pub(crate) limit_asked: bool,
+    /// It is planned again when the run leaves its forecast.
+    pub(crate) replans: bool,
 }
+
+/// How long an answer takes, seconds: what one about eight VMs takes beside QEMUs on a busy machine.
+const ANSWER_SECONDS: f64 = 0.05;
 
 impl Wish<'_> {
     /// Plans, moves in miniature, and reports; `say` hears what there is to say before.
     pub(crate) fn simulated(&self, say: &mut dyn FnMut(&str)) -> Result<RunReport, Failure> {
         let (scenario, intent, physics) = (self.scenario, self.intent, self.physics);
-        let (plan, decided) = planned(scenario, intent, &physics, say)?;
+        let measured = Measured::of(scenario, intent, &physics);
+        let (plan, decided) = measured.planned(intent, say)?;
+        let base = || {
+            // What an ablation took from the first plan, no other plan has.
+            let levers = policy::find(&intent.policy).map(|chosen| chosen.effort().levers);
+            let effort = Effort { levers: levers.unwrap_or_default(), ..Effort::default() };
+            Base { intent, facts: &measured.facts, known: measured.known(), effort }
+        };
+        let adapting = || Adapting { base: base(), latency: ANSWER_SECONDS, observe_only: false };
         let simulation = Simulation {
             scenario,
             plan: plan.clone(),
             physics,
             seed: self.seed,
             faults: droveway_sim::changes(self.scenario),
-            adapting: None,
+            adapting: self.replans.then(adapting),
         };
         let outcome = droveway_sim::simulate(&simulation)
             .map_err(|error| Failure::new(Exit::Usage, error))?;
@@ -133,6 +149,10 @@ fn ends(scenario: &Scenario, args: &SimulateArgs) -> Result<(HostId, HostId), Fa
     Ok((source, target))
 }
 
+fn is_ours(policy: &str) -> bool {
+    policy.split(':').next() == Some(policy::DEFAULT_POLICY)
+}
+
 fn no_hosts() -> Failure {
     Failure::usage("the scenario needs two hosts: one to leave and one to go to")
 }
@@ -162,61 +182,76 @@ fn intent(
     intent.deadline = args.deadline;
     intent.reserve = args.reserve;
     // Simulated ports can always be shaped, and simulated sockets tuned.
-    let ours = args.policy.split(':').next() == Some(policy::DEFAULT_POLICY);
-    (intent.shaping, intent.tuning) = (true, args.tuning.applies(ours));
+    (intent.shaping, intent.tuning) = (true, args.tuning.applies(is_ours(&args.policy)));
     if let Some(limit) = args.max_downtime {
         intent.max_downtime = limit;
     }
     Ok(intent)
 }
 
-fn planned(
-    scenario: &Scenario,
-    intent: &Intent,
-    physics: &Physics,
-    say: &mut dyn FnMut(&str),
-) -> Result<(Plan, Vec<Decision>), Failure> {
-    let facts = |name: &VmId| {
-        scenario.spec.vm(name.as_str()).map(|vm| VmFacts {
-            vm: vm.name.clone(),
-            memory: vm.memory,
-            allow_postcopy: vm.allow_postcopy,
-            max_downtime: vm.max_downtime.map(TimeSpan::duration),
-            deadline: vm.deadline.map(TimeSpan::duration),
-            group: vm.group.clone(),
-        })
-    };
-    let facts = GangFacts {
-        port_rate: scenario.spec.link.rate,
-        vms: intent.vms.iter().filter_map(facts).collect(),
-    };
-    let usage = |error| Failure::new(Exit::Usage, error);
-    let calibration = Calibration { constants: physics.constants, ..Calibration::default() };
-    let world = World::of(&droveway_sim::snapshot(scenario, physics), physics.constants);
-    let known = Known { world: &world, calibration: &calibration };
-    let Made { plan, notes, reasoning } = policy::find(&intent.policy)
-        .and_then(|policy| policy.plan("simulated", intent, &facts, Some(known)))
-        .map_err(usage)?;
-    if let Some(deadlines) = reasoning.as_ref().and_then(|made| made.deadlines.as_ref()) {
-        say(&explain::deadlines(deadlines));
-    }
-    let violations = check(&plan, &facts);
-    for note in &notes {
-        say(&format!(
-            "note: {}: {} instead of {}: {}",
-            note.vm, note.choice, note.instead_of, note.reason
-        ));
-    }
-    if violations.is_empty() {
-        let mut decided = drain::decisions(&notes, reasoning.as_ref());
-        if let Some(wait) = Wait::of(&plan) {
-            say(&wait.text());
-            decided.push(wait.decision());
+/// A perfect measurement of a scenario, and what is known of its VMs.
+struct Measured {
+    facts: GangFacts,
+    world: World,
+    calibration: Calibration,
+}
+
+impl Measured {
+    fn of(scenario: &Scenario, intent: &Intent, physics: &Physics) -> Self {
+        let facts = |name: &VmId| {
+            scenario.spec.vm(name.as_str()).map(|vm| VmFacts {
+                vm: vm.name.clone(),
+                memory: vm.memory,
+                allow_postcopy: vm.allow_postcopy,
+                max_downtime: vm.max_downtime.map(TimeSpan::duration),
+                deadline: vm.deadline.map(TimeSpan::duration),
+                group: vm.group.clone(),
+            })
+        };
+        Measured {
+            facts: GangFacts {
+                port_rate: scenario.spec.link.rate,
+                vms: intent.vms.iter().filter_map(facts).collect(),
+            },
+            world: World::of(&droveway_sim::snapshot(scenario, physics), physics.constants),
+            calibration: Calibration { constants: physics.constants, ..Calibration::default() },
         }
-        return Ok((plan, decided));
     }
-    let text: Vec<_> = violations.iter().map(ToString::to_string).collect();
-    Err(Failure::says(Exit::Blocked, text.join("; ")))
+
+    fn known(&self) -> Known<'_> {
+        Known { world: &self.world, calibration: &self.calibration }
+    }
+
+    fn planned(
+        &self,
+        intent: &Intent,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(Plan, Vec<Decision>), Failure> {
+        let usage = |error| Failure::new(Exit::Usage, error);
+        let Made { plan, notes, reasoning } = policy::find(&intent.policy)
+            .and_then(|policy| policy.plan("simulated", intent, &self.facts, Some(self.known())))
+            .map_err(usage)?;
+        if let Some(deadlines) = reasoning.as_ref().and_then(|made| made.deadlines.as_ref()) {
+            say(&explain::deadlines(deadlines));
+        }
+        let violations = check(&plan, &self.facts);
+        for note in &notes {
+            say(&format!(
+                "note: {}: {} instead of {}: {}",
+                note.vm, note.choice, note.instead_of, note.reason
+            ));
+        }
+        if violations.is_empty() {
+            let mut decided = drain::decisions(&notes, reasoning.as_ref());
+            if let Some(wait) = Wait::of(&plan) {
+                say(&wait.text());
+                decided.push(wait.decision());
+            }
+            return Ok((plan, decided));
+        }
+        let text: Vec<_> = violations.iter().map(ToString::to_string).collect();
+        Err(Failure::says(Exit::Blocked, text.join("; ")))
+    }
 }
 
 /// Everything that a report needs beside the outcome.
@@ -311,6 +346,7 @@ impl Case<'_> {
 
 fn ledger(plan: &Plan, outcome: &Outcome) -> Ledger {
     let mut ledger = Ledger::new(plan);
+    ledger.decisions.clone_from(&outcome.decisions);
     ledger.began_at = Some(outcome.began_at);
     ledger.ended_at = Some(outcome.ended_at);
     for (vm, record) in &outcome.records {
@@ -414,6 +450,7 @@ mod tests {
             deadline: Some(deadline.parse().unwrap()),
             reserve: droveway_fleet::Reserve::Auto,
             tuning: cli::Tuned::Auto,
+            replan: cli::Replans::Auto,
             seed: 1,
             report: None,
         };
@@ -421,7 +458,8 @@ mod tests {
         let (source, target) = ends(&scenario, &args).unwrap();
         let intent = intent(&scenario, &args, &source, &target).unwrap();
         let physics = Physics::default();
-        let (mut plan, decided) = planned(&scenario, &intent, &physics, &mut |_| {}).unwrap();
+        let measured = Measured::of(&scenario, &intent, &physics);
+        let (mut plan, decided) = measured.planned(&intent, &mut |_| {}).unwrap();
         plan.start_after = wait.map(|wait| wait.parse().unwrap());
         let (plan_of_it, faults) = (plan.clone(), Vec::new());
         let simulation = Simulation {
@@ -434,7 +472,8 @@ mod tests {
         };
         let outcome = droveway_sim::simulate(&simulation).unwrap();
         let (scenario, intent) = (&scenario, &intent);
-        let wish = Wish { scenario, intent, physics, seed: 1, limit_asked: false };
+        let replans = false;
+        let wish = Wish { scenario, intent, physics, seed: 1, limit_asked: false, replans };
         let case = Case { wish: &wish, plan: &plan, decided: &decided };
         case.report(&outcome).unwrap()
     }

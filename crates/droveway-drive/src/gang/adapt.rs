@@ -127,6 +127,11 @@ pub enum GangAction {
         /// Whose.
         to: Option<VmId>,
     },
+    /// No stream takes more than this from now on, whatever its own ceiling: applications want the port.
+    Yield {
+        /// Of each stream.
+        each: RateLimit,
+    },
 }
 
 /// How a gang adapts.
@@ -197,6 +202,10 @@ impl Adapter {
         }
     }
 
+    pub(super) const fn deadlines(&self) -> &BTreeMap<VmId, Duration> {
+        &self.adaptation.deadlines
+    }
+
     pub(super) fn begin(&mut self, now: Timestamp) {
         self.began = now;
     }
@@ -244,6 +253,8 @@ impl GangDriver {
     /// Takes what ports and VMs carried since the last time: payload; what streams had of it the driver knows itself. To be
     /// called about once a second.
     pub fn handle_traffic(&mut self, now: Timestamp, mut seen: Traffic) {
+        // Streams that are held back say nothing about what the path carries.
+        let is_yielding = self.is_yielding();
         let sent: Bytes = self.drivers.values().map(|driver| driver.progress().transferred).sum();
         let Some(adapter) = &mut self.adapter else { return };
         let (before, disturbed) = (adapter.looked, std::mem::take(&mut adapter.disturbed));
@@ -254,7 +265,8 @@ impl GangDriver {
         adapter.looked = Some((now, sent));
         let Some((at, sent_before)) = before.filter(|_| !disturbed) else { return };
         seen.streams = Bandwidth::of(sent.saturating_sub(sent_before), now.since(at));
-        let streams = self.drivers.values().filter(|driver| driver.takes_what_it_gets()).count();
+        let takes = |driver: &&crate::vm::VmDriver| !is_yielding && driver.takes_what_it_gets();
+        let streams = self.drivers.values().filter(takes).count();
         seen.is_full = streams > 0;
         let by_flow = self.plan.reservations.is_empty() && streams > 0;
         let count = u32::try_from(streams).unwrap_or(u32::MAX).max(1);

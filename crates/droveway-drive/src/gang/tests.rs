@@ -1,6 +1,7 @@
 mod adapt;
 mod operate;
 mod stagger;
+mod yielding;
 
 use super::*;
 use crate::{

@@ -182,7 +182,8 @@ impl World<'_> {
                     self.first = to;
                     self.changed = true;
                 }
-                GangAction::GiveWay { .. } => {}
+                // Simulated ports are not looked at for it, so nobody is asked to yield.
+                GangAction::GiveWay { .. } | GangAction::Yield { .. } => {}
             }
         }
         while let Some(decision) = self.gang.poll_decision() {

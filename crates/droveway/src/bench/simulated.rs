@@ -65,6 +65,12 @@ fn attempt(
         physics,
         seed: u64::from(cell.repeat),
         limit_asked: true,
+        // Where nothing changes there is nothing to plan again for.
+        replans: match policy.replan {
+            Switch::Auto => policy.is_ours() && !scenario.spec.changes.is_empty(),
+            Switch::On => true,
+            Switch::Off => false,
+        },
     };
     let mut said = String::new();
     let outcome = wish.simulated(&mut |line| {

@@ -4,7 +4,7 @@ use super::{Display, path::PathLog, sampler::PortReading};
 use crate::fleet::{ActiveRun, ActiveVm};
 use droveway_drive::{Decision, GangDriver, Outcome, Phase, Progress, Record, RecordKind};
 use droveway_fleet::{
-    Bandwidth, Timestamp, VmId,
+    Bandwidth, Bytes, Timestamp, VmId,
     report::{Divergence, Reservation},
 };
 use droveway_host::features::{MachineCpu, OwnUsage, own_usage};
@@ -218,6 +218,11 @@ impl Ledger {
         if self.ports.last().is_none_or(|last| last.at < now) {
             self.ports.push(reading);
         }
+    }
+
+    /// Payload of the moves that their targets have taken, as the kernel counts it.
+    pub(super) fn acknowledged(&self) -> Bytes {
+        Bytes::new(self.vms.values().map(|entry| entry.path.acknowledged()).sum())
     }
 
     pub(crate) fn note(&mut self, vm: &VmId, record: Record, gang: &GangDriver) {

@@ -134,12 +134,17 @@ impl PathLog {
             let said = (one.info.bytes_acked, one.info.segments_retransmitted);
             self.said.insert((one.local, one.remote), said);
         }
-        let acknowledged = self.said.values().map(|(bytes, _)| bytes).sum();
+        let acknowledged = self.acknowledged();
         self.first.get_or_insert((at, acknowledged));
         // What lingers after its last byte does not slow the rate.
         if self.last.is_none_or(|(_, before)| acknowledged > before) {
             self.last = Some((at, acknowledged));
         }
+    }
+
+    /// Payload that the target has taken so far.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.said.values().map(|(bytes, _)| bytes).sum()
     }
 
     /// `None` if no connection was seen.

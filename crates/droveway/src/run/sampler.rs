@@ -1,10 +1,11 @@
 //! The ports' counters during a run.
 
-use droveway_fleet::{Host, HostId, Timestamp};
+use droveway_fleet::{Bytes, Host, HostId, Timestamp};
 use droveway_host::{
     counters::{Counters, PortCounters},
     netns::Netns,
 };
+use droveway_plan::Plan;
 
 /// The ports of the hosts that a run concerns. One that cannot be read is left out, and said so once.
 #[derive(Debug)]
@@ -18,6 +19,15 @@ pub(crate) struct Ports {
 pub(crate) struct PortReading {
     pub(crate) at: Timestamp,
     pub(crate) counters: Vec<(HostId, Counters)>,
+}
+
+impl PortReading {
+    /// What the source's port had sent and the target's received; `None` if one of them was not read.
+    pub(super) fn seen(&self, plan: &Plan) -> Option<[Bytes; 2]> {
+        let of = |host: &HostId| self.counters.iter().find(|(of, _)| of == host).map(|(_, it)| it);
+        let (source, target) = (of(&plan.source)?, of(&plan.target)?);
+        Some([Bytes::new(source.tx_bytes), Bytes::new(target.rx_bytes)])
+    }
 }
 
 impl Ports {

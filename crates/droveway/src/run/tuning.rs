@@ -7,6 +7,7 @@
 //! A stream that was found is paced by the kernel, and QEMU's own ceilings, which pulse, overshoot and lag, are lifted:
 //!
 //! ```text
+//!  (not found) post-copy: nearly nothing, by QEMU's own ceiling
 //!  passes      the plan's ceiling, or what the driver has set since
 //!  stopped     none: the VM stands still
 //!  fetching    post-copy, once the target has the VM's state: a part of the port, so that the guest's first pages come sooner
@@ -17,7 +18,7 @@ mod search;
 
 use super::{Input, perform::Pair};
 use droveway_drive::{Action, MigrationStatus, QemuEvent, Side};
-use droveway_fleet::{Bandwidth, Bytes, RateLimit, VmId};
+use droveway_fleet::{Bandwidth, Bytes, RateLimit, Technique, VmId};
 use droveway_host::{
     shaping::{STREAM, URGENT},
     sockets::SocketFinder,
@@ -99,6 +100,11 @@ const UNSENT_LEAST: Bytes = Bytes::new(64 << 10);
 const FETCH_RATIO: f64 = 0.25;
 const FETCH_BYTES: Bytes = Bytes::new(4 << 20);
 
+/// What a post-copy's stream may send before its socket is tuned, through QEMU's own ceiling: 64 KiB in each of QEMU's slices of 100
+/// ms. Nobody needs those bytes before the switch, and until it is tuned a socket takes megabytes at once, behind which the
+/// stopped VM's state then waits (0.83 s on a port of 100 Mbit/s beside another stream and three flows; measured).
+const QUIET: RateLimit = RateLimit::At(Bandwidth::from_bytes_per_second(640 << 10));
+
 /// What other streams may take of their rate while a VM stands still, on ports without classes: enough that they do not stall, and
 /// little beside a whole port.
 const GIVES_WAY_RATIO: f64 = 0.1;
@@ -112,6 +118,8 @@ struct Ceilings {
     giving_way: Bandwidth,
     background: RateLimit,
     unsent_max: u32,
+    /// It is to switch to post-copy as soon as it has begun.
+    begins_quietly: bool,
 }
 
 impl Ceilings {
@@ -123,6 +131,7 @@ impl Ceilings {
             giving_way: step.switchover_bandwidth.scaled(GIVES_WAY_RATIO),
             background: step.postcopy_bandwidth,
             unsent_max: u32::try_from(unsent.get()).unwrap_or(u32::MAX),
+            begins_quietly: step.technique == Technique::PostCopy,
         }
     }
 
@@ -164,6 +173,8 @@ pub(super) struct Tuner {
     migrations: BTreeMap<VmId, Migration>,
     /// Whose stream goes before the others.
     first: Option<VmId>,
+    /// What each stream may take beside applications that want the port.
+    yields_to: RateLimit,
 }
 
 /// What is known of one migration's connections.
@@ -187,21 +198,30 @@ impl Tuner {
             ceilings: ceilings.collect(),
             migrations: BTreeMap::new(),
             first: None,
+            yields_to: RateLimit::Unlimited,
         }
+    }
+
+    /// What the stream may take now.
+    fn limit(&self, vm: &VmId) -> Option<RateLimit> {
+        let (migration, ceilings) = (self.migrations.get(vm)?, self.ceilings.get(vm)?);
+        let limit = ceilings.at(migration.stage);
+        if migration.stage == Stage::Stopped {
+            return Some(limit);
+        }
+        let limit = limit.at_most(self.yields_to);
+        let gives_way = !self.classes && self.first.as_ref().is_some_and(|first| first != vm);
+        if gives_way && !ceilings.giving_way.is_zero() {
+            return Some(limit.at_most(RateLimit::At(ceilings.giving_way)));
+        }
+        Some(limit)
     }
 
     /// Sets the stream's pace to what it is to be now. True if the kernel keeps it.
     fn pace(&self, vm: &VmId) -> bool {
-        let (Some(migration), Some(ceilings)) = (self.migrations.get(vm), self.ceilings.get(vm))
-        else {
-            return false;
-        };
-        let mut limit = ceilings.at(migration.stage);
-        let gives_way = !self.classes && self.first.as_ref().is_some_and(|first| first != vm);
-        if gives_way && migration.stage != Stage::Stopped && !ceilings.giving_way.is_zero() {
-            limit = limit.at_most(RateLimit::At(ceilings.giving_way));
-        }
-        migration.stream.as_ref().is_some_and(|stream| stream.pace(limit))
+        let stream = self.migrations.get(vm).and_then(|migration| migration.stream.as_ref());
+        let limit = self.limit(vm);
+        stream.zip(limit).is_some_and(|(stream, limit)| stream.pace(limit))
     }
 
     /// The stream of that VM goes before the others from now on: by its class where the ports have classes, else by the others'
@@ -218,6 +238,14 @@ impl Tuner {
             }
             return;
         }
+        for vm in self.migrations.keys() {
+            self.pace(vm);
+        }
+    }
+
+    /// No stream takes more than this from now on, but that of a VM that stands still.
+    pub(super) fn yield_to(&mut self, each: RateLimit) {
+        self.yields_to = each;
         for vm in self.migrations.keys() {
             self.pace(vm);
         }
@@ -263,6 +291,7 @@ impl Tuner {
     /// that can be paced. Returns what is left for QEMU to do.
     pub(super) fn note_action(&mut self, vm: &VmId, action: Action, pair: &Pair) -> Action {
         match &action {
+            Action::Configure { .. } => return self.limited(vm, action),
             Action::Migrate { uri } => {
                 self.begin(vm, uri, false);
                 self.search(vm, Which::Stream, pair);
@@ -300,6 +329,17 @@ impl Tuner {
         action
     }
 
+    /// What QEMU is told beforehand.
+    fn limited(&self, vm: &VmId, mut action: Action) -> Action {
+        let quietly = self.ceilings.get(vm).is_some_and(|it| it.begins_quietly);
+        if let Action::Configure { side: Side::Source, limits, .. } = &mut action
+            && quietly
+        {
+            limits.bandwidth = limits.bandwidth.at_most(QUIET);
+        }
+        action
+    }
+
     fn begin(&mut self, vm: &VmId, uri: &str, again: bool) {
         let port = uri.rsplit(':').next().and_then(|port| port.parse().ok());
         let Some(port) = port else { return };
@@ -312,15 +352,32 @@ impl Tuner {
     pub(super) fn note_stream(&mut self, vm: &VmId, source: Box<SourceEnd>, pair: &Pair) {
         let Some(migration) = self.migrations.get_mut(vm) else { return };
         let beside = source.port();
+        if self.classes && self.first.as_ref() == Some(vm) {
+            // It stood still before its stream was found.
+            source.prioritize(URGENT);
+        }
         migration.stream = Some(source);
         if migration.switches {
             self.search(vm, Which::Urgent { beside }, pair);
         }
-        let limited = self.ceilings.get(vm).is_some_and(|it| {
-            [it.stream, it.background].iter().any(|limit| *limit != RateLimit::Unlimited)
-        });
-        if self.pace(vm) && limited {
-            lift(vm.clone(), pair.clone());
+        let Some(ceilings) = self.ceilings.get(vm) else { return };
+        let limited =
+            [ceilings.stream, ceilings.background].iter().any(|it| *it != RateLimit::Unlimited);
+        let quiet = ceilings.begins_quietly;
+        if self.pace(vm) {
+            if limited || quiet {
+                set_ceilings(vm.clone(), pair.clone(), [RateLimit::Unlimited; 2]);
+            }
+        } else if quiet {
+            set_ceilings(vm.clone(), pair.clone(), [ceilings.stream, ceilings.background]);
+        }
+    }
+
+    /// A connection was not found. What QEMU was told for the beginning does not stay for that.
+    pub(super) fn note_missing(&self, vm: &VmId, pair: &Pair) {
+        let is_found = self.migrations.get(vm).is_some_and(|it| it.stream.is_some());
+        if let Some(ceilings) = self.ceilings.get(vm).filter(|it| it.begins_quietly && !is_found) {
+            set_ceilings(vm.clone(), pair.clone(), [ceilings.stream, ceilings.background]);
         }
     }
 
@@ -347,16 +404,17 @@ impl Tuner {
     }
 }
 
-/// QEMU's own ceilings would make pulses of an even pace. Where they stay they hold as well.
-fn lift(vm: VmId, pair: Pair) {
-    let none = MigrationParameters {
-        max_bandwidth: Some(RateLimit::Unlimited),
-        max_postcopy_bandwidth: Some(RateLimit::Unlimited),
+/// Sets QEMU's own ceilings, before and after a switch. Beside a paced socket they are lifted: they would make pulses of an even
+/// pace. Where they stay they hold as well.
+fn set_ceilings(vm: VmId, pair: Pair, [stream, background]: [RateLimit; 2]) {
+    let parameters = MigrationParameters {
+        max_bandwidth: Some(stream),
+        max_postcopy_bandwidth: Some(background),
         ..MigrationParameters::default()
     };
     tokio::spawn(async move {
-        if let Err(error) = pair.source.client.set_parameters(&none).await {
-            tracing::debug!(%vm, "QEMU's own ceilings stay: {error}");
+        if let Err(error) = pair.source.client.set_parameters(&parameters).await {
+            tracing::warn!(%vm, "QEMU's own ceilings stay: {error}");
         }
     });
 }

@@ -1,4 +1,5 @@
 use super::*;
+use droveway_drive::Limits;
 
 fn mbit(rate: u64) -> RateLimit {
     RateLimit::At(rate_of(rate))
@@ -14,6 +15,7 @@ const CEILINGS: Ceilings = Ceilings {
     giving_way: Bandwidth::from_bits_per_second(20_000_000),
     background: RateLimit::Unlimited,
     unsent_max: 0,
+    begins_quietly: false,
 };
 
 #[test]
@@ -46,6 +48,7 @@ fn tuner() -> (Tuner, VmId) {
         ceilings: BTreeMap::from([(vm.clone(), ceilings)]),
         migrations: BTreeMap::new(),
         first: None,
+        yields_to: RateLimit::Unlimited,
     };
     tuner.begin(&vm, "tcp:10.8.0.2:49152", false);
     (tuner, vm)
@@ -90,4 +93,54 @@ fn a_stream_that_was_not_found_is_left_to_qemu() {
     let (tuner, vm) = tuner();
     assert!(!tuner.pace(&vm));
     assert!(!tuner.pace(&"other".parse().unwrap()));
+}
+
+#[test]
+fn a_post_copy_begins_quietly_and_no_other_move_does() {
+    let (mut tuner, vm) = tuner();
+    let limits = Limits {
+        bandwidth: mbit(40),
+        postcopy_bandwidth: mbit(60),
+        switchover_bandwidth: rate_of(100),
+        downtime: Duration::from_millis(300),
+    };
+    let configure = |side| Action::Configure { side, postcopy: true, throttle: false, limits };
+    let told = |tuner: &mut Tuner, side| {
+        let action = tuner.limited(&vm, configure(side));
+        let Action::Configure { limits: told, .. } = action else { panic!("{action:?}") };
+        assert_eq!(Limits { bandwidth: limits.bandwidth, ..told }, limits, "nothing else changes");
+        told.bandwidth
+    };
+    assert_eq!(told(&mut tuner, Side::Source), mbit(40));
+    tuner.ceilings.get_mut(&vm).unwrap().begins_quietly = true;
+    assert_eq!(told(&mut tuner, Side::Source), QUIET);
+    assert_eq!(told(&mut tuner, Side::Target), mbit(40));
+}
+
+#[test]
+fn streams_that_yield_are_held_below_their_ceilings_but_not_while_their_vm_stands_still() {
+    let (mut tuner, vm) = tuner();
+    tuner.yield_to(mbit(10));
+    assert_eq!(tuner.limit(&vm), Some(mbit(10)));
+    tuner.yield_to(mbit(50));
+    assert_eq!(tuner.limit(&vm), Some(mbit(40)), "the plan's own ceiling is lower");
+    tuner.note_event(&vm, Side::Source, &QemuEvent::Stopped);
+    tuner.yield_to(mbit(10));
+    assert_eq!(tuner.limit(&vm), Some(RateLimit::Unlimited));
+}
+
+#[test]
+fn others_give_way_to_a_vm_that_stands_still() {
+    let (mut tuner, vm) = tuner();
+    let other: VmId = "vm-2".parse().unwrap();
+    tuner.give_way(Some(other.clone()));
+    assert_eq!(tuner.limit(&vm), Some(mbit(20)));
+    tuner.give_way(Some(vm.clone()));
+    assert_eq!(tuner.limit(&vm), Some(mbit(40)));
+    tuner.give_way(None);
+    assert_eq!(tuner.limit(&vm), Some(mbit(40)));
+    // Classes do it where there are some.
+    tuner.classes = true;
+    tuner.give_way(Some(other));
+    assert_eq!(tuner.limit(&vm), Some(mbit(40)));
 }
