@@ -83,6 +83,11 @@ impl<'a> Moved<'a> {
         }
     }
 
+    /// Whether what it sends again has a ceiling that its first bytes do not have.
+    pub(super) fn trails(&self) -> bool {
+        self.way.technique == Technique::Hybrid && self.behind().is_finite()
+    }
+
     /// What it aims at when it stops: a hybrid at no more than its switch takes.
     fn downtime_limit(&self) -> f64 {
         match self.way.technique {

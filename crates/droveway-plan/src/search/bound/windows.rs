@@ -631,6 +631,8 @@ fn steps(
     let free = course.free(scene);
     let step = |prices: &Vec<(usize, Price)>| {
         let (mut least, mut anyhow) = (f64::INFINITY, f64::INFINITY);
+        // Whoever trails behind sends what it sends again at any rate.
+        let of_any = prices.iter().map(|(_, price)| price.byte).fold(f64::INFINITY, f64::min);
         for (at, price) in prices {
             // Alone, it is as slow as its ceiling.
             if *window < 2.0 && cells[*at].low > behind {
@@ -638,7 +640,8 @@ fn steps(
             }
             let part = (1.0 / window).min(behind / price.high);
             let exposed = scene.own(*slots, price.high).min(behind) * efficiency;
-            let cost = price.byte / efficiency * (1.0 + again[*at])
+            let later = if moved.trails() { of_any } else { price.byte };
+            let cost = (price.byte + later * again[*at]) / efficiency
                 + price.second * scan * part
                 + split * (1.0 / exposed.max(1.0) + scan);
             anyhow = anyhow.min(cost);
