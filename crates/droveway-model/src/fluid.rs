@@ -11,11 +11,13 @@
 //! Everything is bounded: a gang that cannot end is reported as such at the horizon or after [`EVENTS_PER_MOVE_MAX`].
 
 mod course;
+mod legs;
 mod problem;
 mod runner;
 mod trace;
 
 pub use course::{Course, FlowCourse, MoveCourse, MoveEnd};
+pub use legs::{Before, Leg, Legs};
 pub use problem::{
     Begun, BegunAt, Constants, End, FlowModel, Gang, MoveModel, PortModel, Start, Tail, VmModel,
 };
@@ -325,20 +327,9 @@ impl Fluid {
         any_begun
     }
 
-    /// The claim of a flow as its ends are now; one that is silent wants nothing.
+    /// The claim of a flow as its ends are now.
     fn flow_claim(&self, flow: &FlowModel) -> Claim {
-        let silent = |end| matches!(end, End::Vm(vm) if !self.alive[vm]);
-        let (from, to) = (self.place(flow.from), self.place(flow.to));
-        let crosses = match (from, to) {
-            // It stays on its host and costs no port anything.
-            (Some(from), Some(to)) if from == to => Crosses::default(),
-            (Some(from), Some(to)) => Crosses::of(&[2 * self.local[from], 2 * self.local[to] + 1]),
-            (Some(from), None) => Crosses::of(&[2 * self.local[from]]),
-            (None, Some(to)) => Crosses::of(&[2 * self.local[to] + 1]),
-            (None, None) => Crosses::default(),
-        };
-        let demand = if silent(flow.from) || silent(flow.to) { 0.0 } else { flow.demand };
-        Claim { weight: flow.weight, demand, class: Class::Application, crosses }
+        flow_claim(flow, &self.places, &self.alive, &self.local)
     }
 
     /// Gives every flow and every active stream its rate. The first claims are the flows', in their order, and are renewed
@@ -369,16 +360,13 @@ impl Fluid {
             let source = gang.vms[step.vm].host;
             let (from, to) = (&gang.ports[source], &gang.ports[step.target]);
             let (tx, rx) = (2 * self.local[source], 2 * self.local[step.target] + 1);
-            // One stream or many, what they carry together is what the port carries; each split guest asks for itself.
-            let forward = from.tx.min(to.rx);
-            let acknowledged = gang.constants.acknowledgement_ratio * forward;
-            for (resource, port) in [(tx + 1, from.rx), (rx - 1, to.tx)] {
-                let left = &mut self.resources[resource].capacity;
-                *left = left.min((port - acknowledged).max(0.0));
-                if runner.is_split() {
-                    *left = (*left - gang.constants.requests(forward)).max(0.0);
-                }
-            }
+            take_way_back(
+                &mut self.resources,
+                (tx + 1, rx - 1),
+                (from, to),
+                &gang.constants,
+                runner.is_split(),
+            );
             let weight = step.weight * gang.constants.stream_weight;
             let demand = runner.ceiling(step);
             let crosses = Crosses::of(&[tx, rx]);
@@ -434,6 +422,48 @@ impl Fluid {
                 self.flow_slots[next[vm]] = (positions[index], index);
                 next[vm] += 1;
             }
+        }
+    }
+}
+
+/// The claim of a flow whose ends are there; one that is silent wants nothing. `local`: by host, the number of its port among
+/// the resources.
+fn flow_claim(flow: &FlowModel, places: &[usize], alive: &[bool], local: &[usize]) -> Claim {
+    let silent = |end| matches!(end, End::Vm(vm) if !alive[vm]);
+    let place = |end| match end {
+        End::Vm(vm) => Some(places[vm]),
+        End::Host(host) => Some(host),
+        End::Outside => None,
+    };
+    let crosses = match (place(flow.from), place(flow.to)) {
+        // It stays on its host and costs no port anything.
+        (Some(from), Some(to)) if from == to => Crosses::default(),
+        (Some(from), Some(to)) => Crosses::of(&[2 * local[from], 2 * local[to] + 1]),
+        (Some(from), None) => Crosses::of(&[2 * local[from]]),
+        (None, Some(to)) => Crosses::of(&[2 * local[to] + 1]),
+        (None, None) => Crosses::default(),
+    };
+    let demand = if silent(flow.from) || silent(flow.to) { 0.0 } else { flow.demand };
+    Claim { weight: flow.weight, demand, class: Class::Application, crosses }
+}
+
+/// Takes what acknowledgements and page requests of a stream need from the way back, `(source RX, target TX)` as resources.
+/// One stream or many, what they carry together is what the port carries; each split guest asks for itself.
+fn take_way_back(
+    resources: &mut [Resource],
+    back: (usize, usize),
+    ports: (&PortModel, &PortModel),
+    constants: &Constants,
+    split: bool,
+) {
+    let (from, to) = ports;
+    let forward = from.tx.min(to.rx);
+    let acknowledged = constants.acknowledgement_ratio * forward;
+    for (resource, port) in [(back.0, from.rx), (back.1, to.tx)] {
+        let left = &mut resources[resource].capacity;
+        *left = left.min((port - acknowledged).max(0.0));
+        if split {
+            *left = (*left - constants.requests(forward)).max(0.0);
         }
     }
 }

@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let said = |wanted: &str| words.iter().any(|word| word == wanted);
     for urgency in Urgency::ALL {
         let mut gaps = Vec::new();
-        let mut proved = 0;
+        let (mut proved, mut serial) = (0, Vec::new());
         for seed in 1..=gangs {
             let names = (0..vms).map(|vm| format!("vm{vm:02}").parse());
             let names: Vec<VmId> = names.collect::<Result<_, _>>()?;
@@ -103,6 +103,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let Some(why) = made.reasoning else { continue };
             proved += u64::from(why.gap <= 0.0);
             gaps.push(why.gap);
+            serial.extend(why.serial_gap);
             if said("each") {
                 let weights = droveway_plan::adaptive::weights(urgency);
                 let parts = why.cost.parts;
@@ -132,10 +133,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         gaps.sort_by(f64::total_cmp);
         let at = |part: f64| 100.0 * gaps[(part * (gaps.len() - 1) as f64).round() as usize];
         println!(
-            "{urgency:?}: {vms} VMs, {gangs} gangs: gap median {:.1} %, p95 {:.1} %, worst {:.1} %; {proved} proved best",
+            "{urgency:?}: {vms} VMs, {gangs} gangs: gap median {:.1} %, p95 {:.1} %, worst {:.1} %; {proved} proved best; against one VM at a time {} known, {} best to 0.1 %, worst {:.2} %",
             at(0.5),
             at(0.95),
-            at(1.0)
+            at(1.0),
+            serial.len(),
+            serial.iter().filter(|gap: &&f64| **gap <= 1e-3).count(),
+            100.0 * serial.iter().copied().fold(0.0, f64::max)
         );
     }
     Ok(())

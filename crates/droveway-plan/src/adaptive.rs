@@ -154,6 +154,9 @@ pub struct Reasoning {
     pub bound: f64,
     /// What a better schedule could gain at most, as a share of the cost; 0 if all were considered.
     pub gap: f64,
+    /// What a better schedule could gain at most that moves one VM at a time, as a share of the cost: of up to eight VMs all of
+    /// those are considered. `None`: not known beyond `gap`.
+    pub serial_gap: Option<f64>,
     /// Schedules that were played.
     pub plays: usize,
     /// `search`, or the plain policy that the never-worse rule preferred.
@@ -281,11 +284,11 @@ pub fn propose(
     }
     let (task, share) =
         pool.map_or((&simple, asked), |index| (&pools[index].task, pools[index].share));
-    let (bound, gap) = match pool.map(|index| &pools[index].found) {
-        Some(found) if found.exact && cost == found.cost => (found.bound, 0.0),
-        Some(found) => (found.bound, gap(cost, found.bound)),
-        None => (lower_bound(&simple), gap(cost, lower_bound(&simple))),
-    };
+    // A plain policy's ports were searched, too, unless its limits were others.
+    let searched_on = pool.or_else(|| pools.iter().position(|pool| pool.task == simple));
+    let found = searched_on.map(|index| &pools[index].found);
+    let bound = found.map_or_else(|| lower_bound(&simple), |found| found.bound);
+    let serial = found.and_then(|found| found.serial.or(found.exact.then_some(found.bound)));
     let mut judge = Judge::new(task);
     let course = judge.course(&schedule);
     let context = Context { facts, bare: &bare, task, schedule: &schedule, cost, course: &course };
@@ -306,7 +309,8 @@ pub fn propose(
         urgency: intent.urgency,
         cost,
         bound,
-        gap,
+        gap: gap(cost, bound),
+        serial_gap: serial.map(|bound| gap(cost, bound)),
         plays: all.iter().map(|pool| pool.found.plays).sum::<usize>() + judge.plays,
         preferred_to: (chosen != "search").then_some(searched),
         chosen,

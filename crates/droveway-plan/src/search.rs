@@ -159,6 +159,8 @@ pub struct Found {
     pub bound: f64,
     /// True if every schedule was considered.
     pub exact: bool,
+    /// No schedule that moves one VM at a time costs less than this; `None`: that was not proved.
+    pub serial: Option<f64>,
     /// Schedules that were played.
     pub plays: usize,
     /// The best few, this one first.
@@ -417,16 +419,18 @@ pub fn search_for(task: &Task, rivals: &[Weights], plays: usize, seed: u64) -> O
         return None;
     }
     let mut search = Search::new(task, rivals, plays);
-    search.improve_known();
+    let bounds = bound::Bounds::of(task);
+    search.improve_known(&bounds.schedules());
     for rival in 1..search.objectives.len() {
         search.improve_rival(rival);
     }
-    let bounds = bound::Bounds::of(task);
     let exact = search.enumerate(&bounds);
+    let mut serial = None;
     if !exact {
         search.shaken(seed);
+        serial = search.serial();
     }
-    search.found(bounds.all(task), exact)
+    search.found(bounds.all(task, serial), exact, serial)
 }
 
 /// The same where nobody asks how much better another could be: nothing is proved, and the bound is zero.
@@ -440,12 +444,12 @@ pub(crate) fn search_roughly(
         return None;
     }
     let mut search = Search::new(task, rivals, plays);
-    search.improve_known();
+    search.improve_known(&[]);
     for rival in 1..search.objectives.len() {
         search.improve_rival(rival);
     }
     search.shaken(seed);
-    search.found(0.0, false)
+    search.found(0.0, false, None)
 }
 
 /// What is found near `starts` and the plain schedules, by at most `plays` plays: for a question that is nearly one that
@@ -467,7 +471,7 @@ pub fn search_near(task: &Task, starts: &[Schedule], plays: usize) -> Option<Fou
     if let Some(Some((cost, schedule))) = search.best.first().cloned() {
         search.improve(schedule, cost.value, 0, plays);
     }
-    search.found(lower_bound(task), false)
+    search.found(lower_bound(task), false, None)
 }
 
 struct Search<'a> {
@@ -482,6 +486,8 @@ struct Search<'a> {
     /// The best few under the first.
     nearby: Vec<(Cost, Schedule)>,
     plays: usize,
+    /// What serial moves cost, of few VMs.
+    alone: Option<serial::Alone<'a>>,
 }
 
 /// Costs that differ by less are the same: rounding of the plays.
@@ -504,6 +510,7 @@ impl<'a> Search<'a> {
             best,
             nearby: Vec::new(),
             plays,
+            alone: None,
         }
     }
 
@@ -544,12 +551,24 @@ impl<'a> Search<'a> {
         self.nearby.truncate(NEARBY);
     }
 
-    fn found(self, bound: f64, exact: bool) -> Option<Found> {
+    /// What no serial schedule is below, if that can be said; offers one that is better than what was found.
+    fn serial(&mut self) -> Option<f64> {
+        let best = self.best.first().and_then(Option::as_ref)?.0.value;
+        let mut alone = self.alone.take()?;
+        let sure = serial::surely(self.task, &mut alone, best)?;
+        if let Some(schedule) = sure.better {
+            self.offer(&schedule);
+        }
+        Some(sure.bound)
+    }
+
+    fn found(self, bound: f64, exact: bool, serial: Option<f64>) -> Option<Found> {
         let (plays, nearby) = (self.judge.plays, self.nearby);
         let mut best = self.best.into_iter();
         let (cost, schedule) = best.next().flatten()?;
         let rivals = best.flatten().collect();
-        Some(Found { schedule, cost, bound, exact, plays, nearby, rivals })
+        let bound = if exact { cost.value } else { bound };
+        Some(Found { schedule, cost, bound, exact, serial, plays, nearby, rivals })
     }
 
     fn value(&self, parts: &Objective, objective: usize) -> f64 {
@@ -560,8 +579,8 @@ impl<'a> Search<'a> {
         self.judge.plays >= self.plays
     }
 
-    /// Improves the plain schedules, those by direction and, where that is feasible, the best serial one.
-    fn improve_known(&mut self) {
+    /// Improves the plain schedules, those by direction, `others` and, where that is feasible, the best serial one.
+    fn improve_known(&mut self, others: &[Schedule]) {
         let windows = [1, 2, self.task.window_max()];
         let mut starts = Vec::new();
         if self.task.movers.len() <= SERIAL_MAX {
@@ -573,6 +592,7 @@ impl<'a> Search<'a> {
                     starts.push((self.value(&parts, 0), schedule));
                 }
             }
+            self.alone = Some(alone);
         }
         for technique in Technique::ALL {
             for window in windows.into_iter().filter(|w| *w <= self.task.window_max()) {
@@ -581,7 +601,7 @@ impl<'a> Search<'a> {
                 starts.push((self.value(&parts, 0), schedule));
             }
         }
-        for schedule in self.task.by_direction() {
+        for schedule in self.task.by_direction().into_iter().chain(others.iter().cloned()) {
             let parts = self.offer(&schedule);
             starts.push((self.value(&parts, 0), schedule));
         }
@@ -599,18 +619,23 @@ impl<'a> Search<'a> {
         self.improve(schedule, cost.value, rival, until.min(self.plays));
     }
 
-    /// Single changes, the first that helps, until none does or so many plays were made.
+    /// Single changes, the first that helps, until none does or so many plays were made. After one that helped it goes on with
+    /// the next, not with the first again: what was just tried in vain rarely helps now, and of a large gang the plays would be
+    /// used up before its last VMs were ever looked at.
     fn improve(&mut self, mut schedule: Schedule, mut cost: f64, objective: usize, plays: usize) {
+        let mut place = 0;
         'again: loop {
             let from = schedule.clone();
-            for neighbour in neighbours(self.task, &from) {
+            let rest = neighbours(self.task, &from).enumerate().skip(place);
+            let around = rest.chain(neighbours(self.task, &from).enumerate().take(place));
+            for (at, neighbour) in around {
                 if self.judge.plays >= plays {
                     return;
                 }
                 let parts = self.offer(&neighbour);
                 let other = self.value(&parts, objective);
                 if other < cost - SAME * cost.abs().max(1.0) {
-                    (schedule, cost) = (neighbour, other);
+                    (schedule, cost, place) = (neighbour, other, at + 1);
                     continue 'again;
                 }
             }

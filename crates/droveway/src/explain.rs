@@ -58,10 +58,14 @@ pub(crate) fn deadlines(deadlines: &Deadlines) -> String {
 
 fn chosen(reasoning: &Reasoning) -> String {
     let searched = if reasoning.gap > 0.0 {
+        let one_at_a_time = reasoning.serial_gap.filter(|gap| *gap < reasoning.gap).map(|gap| {
+            format!(", nothing that moves one VM at a time more than {:.2} %", 100.0 * gap)
+        });
         format!(
-            "{} schedules played; nothing can be more than {:.0} % better",
+            "{} schedules played; nothing can be more than {:.0} % better{}",
             reasoning.plays,
-            100.0 * reasoning.gap
+            100.0 * reasoning.gap,
+            one_at_a_time.unwrap_or_default()
         )
     } else {
         format!("every schedule considered, {} played", reasoning.plays)

@@ -109,15 +109,19 @@ const IN_SLICE: [f64; 8] = [0.5, 0.118, 0.736, 0.354, 0.972, 0.590, 0.208, 0.826
 impl Runner {
     /// Of the move at that place.
     pub(super) fn new(gang: &Gang, place: usize) -> Self {
-        let vm = &gang.vms[gang.moves[place].vm];
+        Runner::of(gang.vms[gang.moves[place].vm].send_bytes, gang.slices_from * (1 + place))
+    }
+
+    /// Of a VM of that size; `slices_from`: where in its slices its passes end.
+    pub(super) fn of(send_bytes: f64, slices_from: usize) -> Self {
         Runner {
-            slices_from: gang.slices_from * (1 + place),
+            slices_from,
             stage: Stage::Waiting,
             rate: 0.0,
             ended: None,
             resumed: None,
             until: 0.0,
-            left: vm.send_bytes,
+            left: send_bytes,
             sent: 0.0,
             passes: 0,
             pass_began: 0.0,
@@ -133,7 +137,7 @@ impl Runner {
             throttle: Throttle::default(),
             scan_per_byte: 0.0,
             queued: 0.0,
-            left_before: vm.send_bytes,
+            left_before: send_bytes,
             first: (Stage::Setup, 0),
         }
     }
@@ -220,6 +224,11 @@ impl Runner {
     /// Whether the guest's traffic flows.
     pub(super) fn answers(&self, now: f64) -> bool {
         !self.stage.is_stopped() && self.silent_until.is_none_or(|until| now >= until)
+    }
+
+    /// For how long after `now` it is silent, seconds; infinite until that is known.
+    pub(super) fn silent_for(&self, now: f64) -> f64 {
+        self.silent_until.map_or(0.0, |until| (until - now).max(0.0))
     }
 
     /// When it started; zero if it has not.

@@ -1,6 +1,7 @@
 mod begun;
 mod goldens;
 mod laws;
+mod legs;
 mod trace;
 
 use super::*;

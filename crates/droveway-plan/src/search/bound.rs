@@ -13,7 +13,7 @@ mod moves;
 mod ports;
 mod windows;
 
-use super::Task;
+use super::{Schedule, Task};
 use alone::Parts;
 use droveway_model::fluid::End;
 use ports::Ports;
@@ -22,7 +22,7 @@ use windows::{Scene, Windows};
 /// A lower bound of the cost of every schedule of `task`, seconds.
 #[must_use]
 pub fn lower_bound(task: &Task) -> f64 {
-    Bounds::of(task).all(task)
+    Bounds::of(task).all(task, None)
 }
 
 /// A lower bound of the total time of every schedule of `task`, seconds.
@@ -55,14 +55,24 @@ impl Bounds {
         Bounds { time: Time::of(task), pairs: Ports::of(task).into_iter().map(pair).collect() }
     }
 
-    /// Of every schedule.
-    pub(super) fn all(&self, task: &Task) -> f64 {
+    /// Schedules that the bounds are nearest to: where to look for good ones. None for gangs between several hosts.
+    pub(super) fn schedules(&self) -> Vec<Schedule> {
+        let [(movers, windows)] = self.pairs.as_slice() else { return Vec::new() };
+        windows.iter().flat_map(|of| of.schedules(movers)).collect()
+    }
+
+    /// Of every schedule; `serial`: what is known of those that move one VM at a time.
+    pub(super) fn all(&self, task: &Task, serial: Option<f64>) -> f64 {
         let seconds = task.objective().total_seconds * self.time.all();
+        let of = |of: &Windows| {
+            let progress = (1.0 - ROUNDING) * of.all(seconds);
+            if of.to == 1 { progress.max(serial.unwrap_or(0.0)) } else { progress }
+        };
         let pair = |(_, windows): &(Vec<usize>, Vec<Windows>)| {
-            windows.iter().map(|of| of.all(seconds)).fold(f64::INFINITY, f64::min)
+            windows.iter().map(of).fold(f64::INFINITY, f64::min)
         };
         // Pairs share the time, so the dearest of them is what is sure.
-        let progress = (1.0 - ROUNDING) * self.pairs.iter().map(pair).fold(seconds, f64::max);
+        let progress = self.pairs.iter().map(pair).fold((1.0 - ROUNDING) * seconds, f64::max);
         // The parts are those of one pair of ports.
         if self.pairs.len() > 1 {
             progress

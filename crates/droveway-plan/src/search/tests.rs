@@ -333,7 +333,7 @@ fn excess(vms: &[(f64, f64, f64, f64, f64)], plays: usize, seed: u64) -> f64 {
     let best = search(&task, usize::MAX, 1).unwrap();
     assert!(best.exact);
     let mut search = Search::new(&task, &[], plays);
-    search.improve_known();
+    search.improve_known(&[]);
     search.shaken(seed);
     let (cost, _) = search.best[0].clone().unwrap();
     cost.value / best.cost.value - 1.0
@@ -476,7 +476,7 @@ fn no_schedule_costs_less_than_the_bound() {
         let seed = u64::from(seed);
         let (task, mut random) = any_task(count, seed);
         let bounds = bound::Bounds::of(&task);
-        let all = bounds.all(&task);
+        let all = bounds.all(&task, None);
         assert!(all.is_finite() && all > 0.0, "seed {seed}: {all}");
         let found = search(&task, 300, seed).unwrap();
         let mut judge = Judge::new(&task);
@@ -504,6 +504,102 @@ fn no_schedule_costs_less_than_the_bound() {
         }
     }
     assert!(below.is_empty(), "{} below: {}", below.len(), below.join("\n"));
+}
+
+/// The least of every schedule with windows up to `widest`, of a few VMs in all their ways and orders.
+fn cheapest(task: &Task, widest: usize) -> f64 {
+    let count = task.movers.len();
+    let mut judge = Judge::new(task);
+    let mut least = f64::INFINITY;
+    let mut ways = vec![0; count];
+    loop {
+        let mut order: Vec<usize> = (0..count).collect();
+        loop {
+            for window in 1..=widest {
+                let schedule = Schedule { order: order.clone(), ways: ways.clone(), window };
+                least = least.min(judge.cost(&schedule).value);
+            }
+            if !exact::next_permutation(&mut order) {
+                break;
+            }
+        }
+        let next = (0..count).find(|index| ways[*index] + 1 < task.movers[*index].ways.len());
+        let Some(next) = next else { return least };
+        ways[next] += 1;
+        ways[..next].fill(0);
+    }
+}
+
+/// Small gangs of all kinds: the bound of each is no more than its best schedule, found by trying all.
+#[test]
+fn the_bound_is_below_brute_force() {
+    let mut above: Vec<String> = Vec::new();
+    for seed in 1..=SMALL_GANGS {
+        let count = usize::try_from(1 + seed % 3).unwrap();
+        let (task, _) = any_task(count, u64::from(seed) << 8);
+        let (bound, least) = (lower_bound(&task), cheapest(&task, count));
+        if bound > least * (1.0 + 1e-9) {
+            above.push(format!("seed {seed}, {count} VMs: {bound} above {least}"));
+        }
+    }
+    assert!(above.is_empty(), "{} above: {}", above.len(), above.join("\n"));
+}
+
+/// Of three thousand none was otherwise.
+const SMALL_GANGS: u32 = 300;
+
+/// What is said to be sure of serial schedules is what trying all of them says, whatever the best known one costs: nothing
+/// better is missed, and nothing is said to be better that is not.
+#[test]
+fn what_is_sure_of_serial_schedules_is_brute_force() {
+    let mut asked = 0;
+    for seed in 1..=48_u32 {
+        let count = usize::try_from(2 + seed % 3).unwrap();
+        let (mut task, _) = any_task(count, u64::from(seed));
+        for mover in &mut task.movers {
+            mover.group = None;
+        }
+        let least = cheapest(&task, 1);
+        let mut alone = serial::Alone::of(&task);
+        let close = |value: f64, to: f64| value <= to * (1.0 + 1e-9) && value >= to * 0.999;
+        // From whatever was found before: nothing, something dear, the best, something better that is not serial.
+        for known in [f64::INFINITY, 1.5 * least, least, 0.97 * least] {
+            let Some(sure) = serial::surely(&task, &mut alone, known) else { continue };
+            asked += 1;
+            let expected = least.min(known);
+            assert!(close(sure.bound, expected), "seed {seed}: {sure:?}, not {expected}");
+            if let Some(better) = sure.better {
+                let cost = Judge::new(&task).cost(&better).value;
+                assert!(close(least, cost) || close(cost, least), "seed {seed}: {cost} {least}");
+            }
+        }
+    }
+    // A VM that answers only after the next has moved is not asked about.
+    assert!(asked >= 180, "{asked}");
+}
+
+/// Gangs of eight: whatever is found, no schedule of one VM at a time is left out that is better.
+#[test]
+fn of_eight_vms_all_serial_schedules_are_known() {
+    for seed in 1..=6 {
+        let (mut task, mut random) = any_task(8, seed);
+        for mover in &mut task.movers {
+            mover.group = None;
+        }
+        let found = search(&task, 400, seed).unwrap();
+        let sure = found.serial.unwrap();
+        assert!(found.bound <= found.cost.value && sure <= found.cost.value);
+        // Nothing serial is better than what was found by more than the neglected.
+        assert!(sure >= found.cost.value * (1.0 - 2.0 * serial::SURE), "{found:?}");
+        let mut judge = Judge::new(&task);
+        let mut schedule = Schedule { window: 1, ..found.schedule.clone() };
+        for _ in 0..400 {
+            shake(&task, &mut schedule, &mut random);
+            schedule.window = 1;
+            let cost = judge.cost(&schedule).value;
+            assert!(cost >= sure, "seed {seed}: {cost} below {sure}: {schedule:?}");
+        }
+    }
 }
 
 #[test]

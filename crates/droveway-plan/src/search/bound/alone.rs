@@ -4,7 +4,7 @@
 
 use super::super::{Task, Way};
 use droveway_fleet::Technique;
-use droveway_model::fluid::{End, Fluid, Gang};
+use droveway_model::fluid::{End, FlowModel, Fluid, Gang};
 
 /// The parts, weighted where they can be.
 pub(super) struct Parts {
@@ -29,7 +29,16 @@ impl Parts {
             gang.moves = vec![task.movers[index].moved(way)];
             let course = fluid.play(&gang);
             let parts = task.cost(&course, &[index]).parts;
-            let silence = objective.outage_seconds * parts.outage_seconds
+            let mut outage = parts.outage_seconds;
+            if way.technique != Technique::PostCopy {
+                // Beside its own traffic it stops for less, and that traffic gives way while it is silent.
+                let fixed =
+                    gang.constants.switch_seconds.min(gang.constants.postcopy_switch_seconds)
+                        + gang.constants.announce_seconds;
+                let fixed = (task.movers[index].priority * fixed).min(outage);
+                outage = fixed + (outage - fixed) * (1.0 - own_share(task, index));
+            }
+            let silence = objective.outage_seconds * outage
                 + objective.exposure_seconds * parts.exposure_seconds;
             Least { seconds: course.moves[0].end_seconds, silence }
         };
@@ -79,6 +88,17 @@ impl Parts {
     pub(super) fn seconds_of(&self, ways: &[usize]) -> f64 {
         self.alone.iter().zip(ways).map(|(of, way)| of[*way].seconds).fold(0.0, f64::max)
     }
+}
+
+/// The share of the ports that a VM's own traffic may take, in the direction in which that is more.
+fn own_share(task: &Task, index: usize) -> f64 {
+    let this = End::Vm(task.movers[index].step.vm);
+    let side = |of: &dyn Fn(&FlowModel) -> bool| -> f64 {
+        let flows = task.gang.flows.iter().filter(|flow| of(flow));
+        flows.map(|flow| flow.demand.min(task.capacity)).sum()
+    };
+    let most = side(&|flow| flow.from == this).max(side(&|flow| flow.to == this));
+    (most / task.capacity.max(1.0)).min(1.0)
 }
 
 /// Steps towards the best rate: each takes a third off what is left.

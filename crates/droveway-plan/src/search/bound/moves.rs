@@ -74,6 +74,20 @@ impl<'a> Moved<'a> {
         self.way.postcopy_bandwidth.unwrap_or(self.step.postcopy_bandwidth)
     }
 
+    /// Whether its first bytes go without a ceiling: of a hybrid only the rest has one.
+    pub(super) fn is_free(&self) -> bool {
+        match self.way.technique {
+            Technique::PreCopy | Technique::Hybrid => self.step.bandwidth.is_infinite(),
+            Technique::PostCopy => self.behind().is_infinite(),
+            Technique::StopAndCopy => true,
+        }
+    }
+
+    /// Whether what it sends again has a ceiling that its first bytes do not have.
+    pub(super) fn trails(&self) -> bool {
+        self.way.technique == Technique::Hybrid && self.behind().is_finite()
+    }
+
     /// What it aims at when it stops: a hybrid at no more than its switch takes.
     fn downtime_limit(&self) -> f64 {
         match self.way.technique {
@@ -296,6 +310,7 @@ impl<'a> Moved<'a> {
                 let most = (SWITCH_PART * beside.own).min(beside.rate);
                 let most = most * (1.0 + beside.freed / beside.rate.max(1.0));
                 let rate = self.rate(most.min(self.behind()));
+                let swift = self.rate(most);
                 let limit = self.constants.threshold_ratio * self.downtime_limit();
                 let slice = self.constants.slice_seconds;
                 let share = self.rate(beside.own) / rate;
@@ -304,8 +319,9 @@ impl<'a> Moved<'a> {
                 let split = self.switched(transfer, self.constants.essential_pages_hybrid)
                     + self.split_second() * transfer
                     + finish;
-                let surely = self.passes_twice(beside.own)
-                    && limit > slice
+                // More than fits the downtime, and than a slice takes before the request to switch is heard.
+                let too_much = dirty > slice.max(limit) * swift;
+                let surely = (too_much || self.passes_twice(beside.own) && limit > slice)
                     && self.step.switch_after_pass <= 1;
                 if surely { split } else { split.min(self.ended_by_stop(beside, certain)) }
             }

@@ -20,6 +20,8 @@ pub(super) struct Ports {
     stays: [Vec<Asked>; 2],
     /// Any stream that sends gets this much at least.
     pub(super) least_rate: f64,
+    /// So does one without a ceiling, which may be more.
+    pub(super) least_free: f64,
 }
 
 /// What one VM asks for: of source TX while it is there, of target RX once it is there.
@@ -71,6 +73,7 @@ impl Ports {
                         loads: Vec::new(),
                         stays: [Vec::new(), Vec::new()],
                         least_rate: 0.0,
+                        least_free: 0.0,
                     });
                 }
             }
@@ -80,10 +83,11 @@ impl Ports {
         let several = all.len() > 1;
         for of in &mut all {
             of.ask(task, &usual.iter().map(|flow| flow.baseline).collect::<Vec<_>>());
-            of.least_rate = if several { 0.0 } else { of.least_rate(task, &from_to(task)) };
+            let free = if several { 0.0 } else { of.least_rate(task, &from_to(task)) };
             // Beside nothing it has the port; a bound of zero would be no rate at all.
             let most = of.most_rate();
-            of.least_rate = of.least_rate.clamp(LEAST_RATE * most, most);
+            of.least_free = free.clamp(LEAST_RATE * most, most);
+            of.least_rate = free.min(ceiling(task)).clamp(LEAST_RATE * most, most);
         }
         all
     }
@@ -146,9 +150,9 @@ impl Ports {
         self.room[0].min(self.room[1])
     }
 
-    /// What a stream that sends surely has, beside everything that could ever be in its way.
+    /// What a stream without a ceiling surely has, beside everything that could ever be in its way.
     fn least_rate(&self, task: &Task, crossing: &[Vec<(f64, f64)>; 2]) -> f64 {
-        let mut least = ceiling(task);
+        let mut least = f64::INFINITY;
         let weight = task.gang.constants.stream_weight
             * task.movers.iter().map(|mover| mover.step.weight).fold(f64::INFINITY, f64::min);
         for (side, flows) in crossing.iter().enumerate() {

@@ -8,14 +8,14 @@
 //! to steps, bounded by prices of the steps.
 //!
 //! While VMs wait for their turn the window is full, so a stream has its part of the rate and no more, except where others
-//! are between two moves (bounded by how long that takes in all) and among the last few VMs (bounded by how many slots
-//! can be empty how long).
+//! are between two moves (bounded by how long that takes in all) and among the last few VMs: until one ends after which so many
+//! others end, all of those have a slot, so it has as many streams beside it, and no more VMs than that end so late.
 
 use super::{
     moves::{Beside, Moved},
     ports::{Demand, Mixed, Ports, ceiling},
 };
-use crate::search::Task;
+use crate::search::{Schedule, Task, Way};
 use droveway_fleet::Technique;
 
 /// Steps of progress.
@@ -26,9 +26,8 @@ const RATES: u32 = 24;
 const PRICE_ROUNDS: u32 = 24;
 /// How much of the gang may be post-copied, as a share of its bytes: each range is bounded by itself.
 const SPLIT_SHARES: [f64; 3] = [0.0, 0.25, 1.0];
-/// Empty slots among the last VMs spare the others at most a quarter of what so many of the largest would have taken of their
-/// slots; a third, since not all sizes are known to the byte.
-const LAST_SHARE: f64 = 1.0 / 3.0;
+/// Places from the end that are told apart: a VM after which few end has fewer streams beside it than the window allows.
+const PLACES: usize = 3;
 
 /// Bounds of all schedules with these windows.
 pub(super) struct Windows {
@@ -47,9 +46,9 @@ struct Level {
     base: f64,
     /// By mover of the ports, by way.
     costs: Vec<Vec<Cost>>,
-    /// Of so many VMs the rest may go faster than they stopped for.
-    last: usize,
-    /// Bytes of VMs that may have gone as if alone.
+    /// How many VMs may be among those of each place, and nearer to the end.
+    last: [usize; PLACES],
+    /// The most bytes that all those have.
     last_bytes: f64,
 }
 
@@ -58,13 +57,14 @@ struct Level {
 struct Cost {
     /// Where the window is full.
     full: f64,
-    /// What the last few may spare of their silence, and of their bytes.
-    spared_silence: f64,
-    spared_bytes: f64,
+    /// What it may spare of its silence and of its bytes at each place from the end, the most at the first.
+    spared: [f64; PLACES],
     /// Silence alone.
     silent: f64,
     bytes: f64,
     split: bool,
+    /// Where in the gang's progress its bytes cost least.
+    step: usize,
 }
 
 /// A range of rates.
@@ -138,6 +138,21 @@ impl<'a> Scene<'a> {
         1.0 + smallest.map(|other| other.min(bytes)).sum::<f64>() / bytes.max(1.0)
     }
 
+    /// What a VM has of the streams' rate: its part of so many, and what others with a ceiling leave.
+    fn own(&self, slots: f64, rate: f64) -> f64 {
+        (rate - (slots - 1.0) * self.ceiling.min(rate / slots)).clamp(0.0, rate)
+    }
+
+    /// How many have a slot until a VM ends after which enough others end.
+    fn slots(&self, bytes: f64, from: usize) -> f64 {
+        // All at once, all begin together: nobody comes later.
+        if self.even && from < self.ports.movers.len() {
+            count(from)
+        } else {
+            self.beside(bytes, from)
+        }
+    }
+
     /// The rates of streams of that weight.
     fn cells(&self, streams: f64) -> Vec<Cell> {
         let (least, most) = (self.ports.least_rate, self.ports.most_rate());
@@ -146,6 +161,8 @@ impl<'a> Scene<'a> {
             (0..RATES).map(|i| least * ratio.powi(i.cast_signed())).chain([most]).collect();
         let held = self.ports.held.into_iter().filter(|held| *held > least && *held < most);
         points.extend(held);
+        let free = self.ports.least_free;
+        points.extend((free > least && free < most).then_some(free));
         points.sort_by(f64::total_cmp);
         let mut cells: Vec<Cell> = Vec::new();
         let mut before: Option<Demand> = None;
@@ -171,7 +188,7 @@ impl<'a> Scene<'a> {
     }
 
     /// By step and cell, what bytes cost; the least that may be at the target, and the most.
-    fn prices(&self, cells: &[Cell], window: usize, missing: f64) -> Vec<Vec<Option<Price>>> {
+    fn prices(&self, cells: &[Cell], window: usize, missing: f64) -> Vec<Vec<(usize, Price)>> {
         let ports = self.ports;
         let objective = self.task.objective();
         let all = ports.bytes();
@@ -207,9 +224,31 @@ impl<'a> Scene<'a> {
                 }
                 Some(Price { high, byte, second })
             };
-            cells.iter().map(price).collect()
+            let priced = cells.iter().enumerate();
+            let priced = priced.filter_map(|(at, cell)| Some((at, price(cell)?))).collect();
+            if window > 1 { self.cheapest(priced, count(window)) } else { priced }
         };
         (0..STEPS).map(step).collect()
+    }
+
+    /// Without those that are slower and cost no less, whatever VM it is.
+    fn cheapest(&self, priced: Vec<(usize, Price)>, window: f64) -> Vec<(usize, Price)> {
+        let constants = &self.task.gang.constants;
+        let zero =
+            constants.zero_scan_seconds_per_byte.max(constants.postcopy_zero_scan_seconds_per_byte);
+        let vms =
+            self.ports.movers.iter().map(|at| &self.task.gang.vms[self.task.movers[*at].step.vm]);
+        let scans = vms.map(|vm| zero * vm.zero_bytes / vm.send_bytes.max(1.0));
+        let scan = scans.fold(0.0, f64::max) * constants.efficiency / window;
+        let mut least = f64::INFINITY;
+        let mut kept: Vec<(usize, Price)> = Vec::with_capacity(priced.len());
+        for (at, price) in priced.into_iter().rev() {
+            if price.byte < least {
+                kept.push((at, price));
+            }
+            least = least.min(price.byte + price.second * scan);
+        }
+        kept
     }
 }
 
@@ -226,9 +265,15 @@ impl Windows {
             let lower = SPLIT_SHARES.iter().copied();
             std::iter::once(0.0).chain(lower).zip(SPLIT_SHARES).collect()
         };
-        let levels =
-            shares.into_iter().map(|(least, most)| Level::of(scene, &cells, from, to, least, most));
+        let courses = Courses::of(scene, &cells, from, to);
+        let level = |(least, most)| Level::of(scene, &cells, &courses, (from, to), least, most);
+        let levels = shares.into_iter().map(level);
         Windows { from, to, levels: levels.collect() }
+    }
+
+    /// The schedules that the bounds are nearest to: of `movers`, all of the gang.
+    pub(super) fn schedules(&self, movers: &[usize]) -> Vec<Schedule> {
+        self.levels.iter().filter_map(|level| level.schedule(movers, self.from)).collect()
     }
 
     /// Of every schedule with these windows; `seconds`: no schedule costs less in time alone.
@@ -243,12 +288,93 @@ impl Windows {
     }
 }
 
+/// All VMs with their parts of the streams' rate: what does not depend on how much of the gang is post-copied.
+struct Courses<'a> {
+    /// Places from the end, each with those up to the next.
+    places: Vec<usize>,
+    /// By mover of the ports, by way: where the window is full, and at each place from the end.
+    of: Vec<Vec<(Course<'a>, Vec<Course<'a>>)>>,
+}
+
+/// One VM, one way, with so many streams.
+struct Course<'a> {
+    moved: Moved<'a>,
+    slots: f64,
+    /// Most that move at once, and what a silence gives the streams.
+    window: f64,
+    freed: f64,
+    /// It ends near the end of the gang.
+    is_last: bool,
+    /// By cell: what it costs besides its bytes, at its low end.
+    fixed: Vec<f64>,
+    /// What is sent again, at its high end: a cell that ends earlier sends no less again.
+    again: Vec<f64>,
+}
+
+impl<'a> Courses<'a> {
+    fn of(scene: &Scene<'a>, cells: &[Cell], from: usize, to: usize) -> Self {
+        let (task, ports) = (scene.task, scene.ports);
+        let several = to > 1;
+        // Until a VM ends after which so many others end, all of those have a slot, as far as there are slots.
+        let places: Vec<usize> = if several { places(from) } else { Vec::new() };
+        let freed_most = ports.loads.iter().map(|load| ports.asks(load)).fold(0.0, f64::max);
+        let of = |(index, load): (&usize, &super::ports::Load)| {
+            let freed = ports.asks(load) + if several { freed_most } else { 0.0 };
+            let course = |way: Way, slots: f64, is_last: bool| {
+                let moved = Moved::of(task, *index, way, ports.most_rate(), load.usual());
+                let mut course = Course {
+                    again: cells.iter().map(|c| moved.again(scene.own(slots, c.high))).collect(),
+                    fixed: Vec::new(),
+                    window: count(to),
+                    moved,
+                    slots,
+                    freed,
+                    is_last,
+                };
+                course.fixed = cells.iter().map(|cell| course.fixed_at(scene, cell.low)).collect();
+                course
+            };
+            let of_way = |way: &Way| {
+                let at = |place: &usize| {
+                    course(*way, if scene.even { count(*place) } else { 1.0 }, true)
+                };
+                let full = course(*way, scene.slots(load.bytes, from), false);
+                (full, places.iter().map(at).collect())
+            };
+            task.movers[*index].ways.iter().map(of_way).collect()
+        };
+        let of = ports.movers.iter().zip(&ports.loads).map(of).collect();
+        Courses { places, of }
+    }
+}
+
+impl Course<'_> {
+    fn fixed_at(&self, scene: &Scene<'_>, rate: f64) -> f64 {
+        let own = scene.own(self.slots, rate);
+        let beside = Beside { rate, own, window: self.window, freed: self.freed };
+        self.moved.fixed(beside, self.is_last)
+    }
+
+    /// Where its own stream has no ceiling, all streams have so much at least while it sends.
+    fn free(&self, scene: &Scene<'_>) -> f64 {
+        if self.moved.is_free() { scene.ports.least_free * (1.0 - 1e-6) } else { 0.0 }
+    }
+
+    /// What it costs besides its bytes at rates up to `top`.
+    fn fixed(&self, scene: &Scene<'_>, cells: &[Cell], top: f64) -> f64 {
+        let free = self.free(scene);
+        let up_to = cells.iter().zip(&self.fixed);
+        let up_to = up_to.filter(|(cell, _)| cell.low <= top && cell.high >= free);
+        up_to.map(|(_, fixed)| *fixed).fold(self.fixed_at(scene, top), f64::min)
+    }
+}
+
 impl Level {
     fn of(
         scene: &Scene<'_>,
         cells: &[Cell],
-        from: usize,
-        to: usize,
+        courses: &Courses<'_>,
+        (from, to): (usize, usize),
         split_least: f64,
         split_most: f64,
     ) -> Self {
@@ -257,20 +383,15 @@ impl Level {
         let constants = &task.gang.constants;
         let all = ports.bytes();
         let several = to > 1;
-        // What a VM has of the streams' rate: its part of a full window, and what others with a ceiling leave.
-        let part = |bytes: f64| {
-            let beside = scene.beside(bytes, from);
-            move |rate: f64| {
-                (rate - (beside - 1.0) * scene.ceiling.min(rate / beside)).clamp(0.0, rate)
-            }
-        };
+        let places = &courses.places;
+        let all_begin = from >= ports.movers.len();
         let missing = |at: usize, side: usize| {
             let index = ports.movers[at];
-            let own = part(ports.loads[at].bytes);
+            let own = scene.own(scene.slots(ports.loads[at].bytes, from), ports.least_rate);
             let ways = task.movers[index].ways.iter();
             ways.map(|way| {
                 let moved = Moved::of(task, index, *way, ports.most_rate(), [0.0; 2]);
-                moved.missing(ports.most_rate(), own(ports.least_rate))[side]
+                moved.missing(ports.most_rate(), own)[side]
             })
             .fold(0.0, f64::max)
         };
@@ -280,40 +401,32 @@ impl Level {
             of.iter().take(to).sum::<f64>()
         };
         let prices = scene.prices(cells, to, largest(1) + largest(0).min(split_most * all));
-        let top = prices.iter().flatten().flatten().map(|price| price.high);
+        let top = prices.iter().flatten().map(|(_, price)| price.high);
         let top = top.fold(ports.least_rate, f64::max);
-        let freed_most = ports.loads.iter().map(|load| ports.asks(load)).fold(0.0, f64::max);
         let mut of_full: Vec<Vec<Bytes>> = Vec::new();
-        let mut of_last: Vec<Vec<(f64, Option<Vec<f64>>)>> = Vec::new();
+        let mut of_last: Vec<Vec<Vec<Bytes>>> = Vec::new();
         let (mut spared, mut dirties) = (0.0_f64, 0.0_f64);
-        for (index, load) in ports.movers.iter().zip(&ports.loads) {
+        for ((index, load), of_ways) in ports.movers.iter().zip(&ports.loads).zip(&courses.of) {
             let [sends, receives] = load.usual();
-            let own = part(load.bytes);
-            let freed = ports.asks(load) + if several { freed_most } else { 0.0 };
             let (mut full, mut last) = (Vec::new(), Vec::new());
-            for way in &task.movers[*index].ways {
-                let moved = Moved::of(task, *index, *way, ports.most_rate(), [sends, receives]);
-                let fixed = |is_last: bool| {
-                    let rates = cells.iter().map(|cell| cell.low).filter(|rate| *rate <= top);
-                    let cost = |rate: f64| {
-                        let own = if is_last { rate } else { own(rate) };
-                        let beside = Beside { rate, own, window: count(to), freed };
-                        moved.fixed(beside, is_last)
-                    };
-                    rates.chain([top]).map(cost).fold(f64::INFINITY, f64::min)
-                };
+            for (course, of_places) in of_ways {
+                let moved = &course.moved;
                 // One after the other, nothing is sent between two moves.
                 let between =
                     if several { 0.0 } else { objective.total_seconds * moved.unsent_seconds() };
                 full.push(Bytes {
-                    fixed: fixed(false) + between,
-                    steps: steps(&prices, cells, &moved, &own, count(to)),
+                    fixed: course.fixed(scene, cells, top) + between,
+                    steps: steps(&prices, cells, course, scene),
                 });
-                last.push(if several {
-                    (fixed(true), Some(steps(&prices, cells, &moved, &|rate| rate, count(to))))
-                } else {
-                    (fixed(false) + between, None)
-                });
+                let at = |course: &Course<'_>| Bytes {
+                    fixed: course.fixed(scene, cells, top),
+                    steps: if all_begin {
+                        Vec::new()
+                    } else {
+                        steps(&prices, cells, course, scene)
+                    },
+                };
+                last.push(of_places.iter().map(at).collect());
                 dirties = dirties.max(moved.dirties());
                 let silence = task.movers[*index].priority * objective.outage_seconds
                     + objective.lost_bytes * sends.min(receives);
@@ -340,8 +453,8 @@ impl Level {
             .zip(&ports.loads)
             .map(|(((full, last), (index, bytes)), load)| {
                 let ways = full.iter().zip(last).zip(&task.movers[*index].ways);
-                ways.map(|((full, (fixed, steps)), way)| {
-                    let at = least_step(&full.steps, &price, *bytes).1;
+                ways.map(|((full, last), way)| {
+                    let (step, at) = least_step(&full.steps, &price, *bytes);
                     // A silent VM is nobody's competitor: what it leaves the streams is theirs.
                     let moved = Moved::of(task, *index, *way, ports.most_rate(), [0.0; 2]);
                     let given = moved.silent_most() * ports.asks(load) * dearest;
@@ -350,39 +463,67 @@ impl Level {
                     } else {
                         objective.total_seconds * moved.unsent_seconds()
                     };
-                    let alone =
-                        steps.as_ref().map_or(at, |steps| least_step(steps, &price, *bytes).1);
+                    let mut spared = [0.0; PLACES];
+                    let mut fixed = full.fixed;
+                    // The nearer to the end, the more.
+                    let mut most = 0.0_f64;
+                    for (spared, last) in spared.iter_mut().zip(last).rev() {
+                        let bytes = if last.steps.is_empty() {
+                            0.0
+                        } else {
+                            at - least_step(&last.steps, &price, *bytes).1
+                        };
+                        most = most.max((full.fixed - last.fixed).max(0.0) + bytes.max(0.0));
+                        *spared = most;
+                        fixed = fixed.min(last.fixed);
+                    }
                     Cost {
                         full: full.fixed + at - given,
-                        spared_silence: (full.fixed - fixed).max(0.0),
-                        spared_bytes: (at - alone).max(0.0),
+                        spared,
                         // The time alone has what is spent between two moves.
-                        silent: full.fixed.min(*fixed) - between,
+                        silent: fixed - between,
                         bytes: *bytes,
                         split: way.technique == Technique::PostCopy,
+                        step,
                     }
                 })
                 .collect()
             })
             .collect();
-        // All at once, all begin together: nobody comes later to have the ports alone.
-        let later = scene.largest(ports.movers.len() - from.min(ports.movers.len()));
-        let largest = scene.largest(1);
+        let mut last = [0; PLACES];
+        for (number, last) in last.iter_mut().enumerate().take(places.len()) {
+            *last = places.get(number + 1).map_or(from, |next| *next) - 1;
+        }
         Level {
             split_least: split_least * all,
             split_most: split_most * all,
             base,
             costs,
-            last: if several { to } else { 0 },
-            last_bytes: (LAST_SHARE * count(to) * largest).min(later),
+            last,
+            last_bytes: scene.largest(if several { from - 1 } else { 0 }),
         }
+    }
+
+    /// Each VM by the way that adds least, in the order of the steps at which they cost least.
+    fn schedule(&self, movers: &[usize], window: usize) -> Option<Schedule> {
+        let mut ways = vec![0; movers.len()];
+        let mut order = Vec::with_capacity(movers.len());
+        for (costs, mover) in self.costs.iter().zip(movers) {
+            let allowed = |cost: &&(usize, &Cost)| self.split_most > 0.0 || !cost.1.split;
+            let least = costs.iter().enumerate().filter(|cost| allowed(&cost));
+            let (way, cost) = least.min_by(|a, b| a.1.full.total_cmp(&b.1.full))?;
+            ways[*mover] = way;
+            order.push((cost.step, *mover));
+        }
+        order.sort_unstable();
+        Some(Schedule { order: order.into_iter().map(|(_, mover)| mover).collect(), ways, window })
     }
 
     fn all(&self, seconds: f64) -> f64 {
         // Each VM by the way that adds least; so much of the gang post-copied, where that adds least.
         let mut chosen = 0.0;
         let (mut dearer, mut dearer_last) = (Vec::new(), Vec::new());
-        let mut spared = (Vec::new(), Vec::new());
+        let mut spared = Vec::new();
         let mut silent = 0.0;
         for ways in &self.costs {
             let least = |of: &dyn Fn(&Cost) -> Option<f64>| {
@@ -396,67 +537,70 @@ impl Level {
             }
             chosen += best;
             let bytes = ways.first().map_or(0.0, |cost| cost.bytes);
-            let among_last = |cost: &Cost| cost.full - cost.spared_silence - cost.spared_bytes;
             let split = least(&|cost| cost.split.then_some(cost.full));
             if split.is_finite() {
-                let split_last = least(&|cost| cost.split.then(|| among_last(cost)));
+                let split_last = least(&|cost| cost.split.then_some(cost.full - cost.spared[0]));
                 dearer.push(((split - best).max(0.0), bytes));
                 dearer_last.push(((split_last - best).max(0.0), bytes));
             }
-            // Among the last it may be another way that adds least.
-            let quiet = least(&|cost| allowed(cost).then_some(cost.full - cost.spared_silence));
-            let last = least(&|cost| allowed(cost).then(|| among_last(cost)));
-            spared.0.push((best - quiet, 1.0));
-            spared.1.push((quiet - last, bytes));
+            // Near the end it may be another way that adds least.
+            spared.push(std::array::from_fn(|place| {
+                best - least(&|cost| allowed(cost).then_some(cost.full - cost.spared[place]))
+            }));
             silent += least(&|cost| allowed(cost).then_some(cost.silent));
         }
         let last = self.split_least.min(self.last_bytes);
         let more = cheapest(dearer_last, last)
             .and_then(|more| Some(more + cheapest(dearer, self.split_least - last)?));
         let Some(more) = more else { return f64::INFINITY };
-        let whole = self.base + chosen + more - self.spared(spared);
+        let whole = self.base + chosen + more - self.spared(&spared);
         whole.max(seconds + silent)
     }
 
     fn of_ways(&self, movers: &[usize], ways: &[usize], seconds: f64) -> f64 {
-        let mut spared = (Vec::new(), Vec::new());
+        let mut spared = Vec::new();
         let (mut whole, mut silent, mut split) = (self.base, 0.0, 0.0);
         for (of, mover) in self.costs.iter().zip(movers) {
             let cost = of[ways[*mover]];
             whole += cost.full;
             silent += cost.silent;
             split += if cost.split { cost.bytes } else { 0.0 };
-            spared.0.push((cost.spared_silence, 1.0));
-            spared.1.push((cost.spared_bytes, cost.bytes));
+            spared.push(cost.spared);
         }
         if split < self.split_least || split > self.split_most * (1.0 + 1e-9) {
             return f64::INFINITY;
         }
-        (whole - self.spared(spared)).max(seconds + silent)
+        (whole - self.spared(&spared)).max(seconds + silent)
     }
 
-    /// What the last few are spared at most.
-    fn spared(&self, (silence, bytes): (Things, Things)) -> f64 {
-        dearest(silence, count(self.last)) + dearest(bytes, self.last_bytes)
+    /// What the VMs are spared at most that end last. What one is spared at a place it is spared from the next place on and
+    /// the rest beyond that, and no more VMs than there are places are spared either.
+    fn spared(&self, of: &[[f64; PLACES]]) -> f64 {
+        let mut sum = 0.0;
+        for (place, last) in self.last.iter().enumerate().filter(|(_, last)| **last > 0) {
+            let next = |spared: &[f64; PLACES]| match self.last.get(place + 1) {
+                Some(more) if *more > 0 => spared[place + 1],
+                _ => 0.0,
+            };
+            let mut more: Vec<f64> = of.iter().map(|it| (it[place] - next(it)).max(0.0)).collect();
+            more.sort_by(|a, b| b.total_cmp(a));
+            sum += more.iter().take(*last).sum::<f64>();
+        }
+        sum
     }
+}
+
+/// The places from the end that are told apart in windows of at least `from`, each with those up to the next.
+fn places(from: usize) -> Vec<usize> {
+    let mut places: Vec<usize> =
+        (0..PLACES).map(|part| (part * from).div_ceil(PLACES).max(1)).collect();
+    places.dedup();
+    places.retain(|place| *place < from);
+    places
 }
 
 /// Things with what they are worth or cost, and their sizes.
 type Things = Vec<(f64, f64)>;
-
-/// The most that things of these sizes are worth together, in so much room; the last one in part.
-fn dearest(mut things: Things, mut room: f64) -> f64 {
-    things.sort_by(|a, b| (b.0 * a.1).total_cmp(&(a.0 * b.1)));
-    let mut worth = 0.0;
-    for (value, size) in things {
-        if room <= 0.0 {
-            break;
-        }
-        worth += value * (room / size.max(f64::MIN_POSITIVE)).min(1.0);
-        room -= size;
-    }
-    worth
-}
 
 /// The least that things cost that fill at least so much room, the last one in part; `None` if all do not fill it.
 fn cheapest(mut things: Things, mut room: f64) -> Option<f64> {
@@ -474,34 +618,38 @@ fn cheapest(mut things: Things, mut room: f64) -> Option<f64> {
 
 /// What a VM's byte of progress costs, by step.
 fn steps(
-    prices: &[Vec<Option<Price>>],
+    prices: &[Vec<(usize, Price)>],
     cells: &[Cell],
-    moved: &Moved<'_>,
-    own: &dyn Fn(f64) -> f64,
-    window: f64,
+    course: &Course<'_>,
+    scene: &Scene<'_>,
 ) -> Vec<f64> {
+    let Course { moved, slots, window, again, .. } = course;
     let efficiency = moved.efficiency();
     let behind = if moved.is_split() { moved.behind() } else { f64::INFINITY };
     let split = if moved.is_split() { moved.split_second() } else { 0.0 };
     let scan = moved.scan();
-    // By cell at its end; a cell that ends earlier sends no less again.
-    let again: Vec<f64> = cells.iter().map(|cell| moved.again(own(cell.high))).collect();
-    let step = |prices: &Vec<Option<Price>>| {
-        let mut least = f64::INFINITY;
-        for ((price, cell), again) in prices.iter().zip(cells).zip(&again) {
-            let Some(price) = price else { continue };
+    let free = course.free(scene);
+    let step = |prices: &Vec<(usize, Price)>| {
+        let (mut least, mut anyhow) = (f64::INFINITY, f64::INFINITY);
+        // Whoever trails behind sends what it sends again at any rate.
+        let of_any = prices.iter().map(|(_, price)| price.byte).fold(f64::INFINITY, f64::min);
+        for (at, price) in prices {
             // Alone, it is as slow as its ceiling.
-            if window < 2.0 && cell.low > behind {
+            if *window < 2.0 && cells[*at].low > behind {
                 continue;
             }
             let part = (1.0 / window).min(behind / price.high);
-            let exposed = own(price.high).min(behind) * efficiency;
-            let cost = price.byte / efficiency * (1.0 + again)
+            let exposed = scene.own(*slots, price.high).min(behind) * efficiency;
+            let later = if moved.trails() { of_any } else { price.byte };
+            let cost = (price.byte + later * again[*at]) / efficiency
                 + price.second * scan * part
                 + split * (1.0 / exposed.max(1.0) + scan);
-            least = least.min(cost);
+            anyhow = anyhow.min(cost);
+            if cells[*at].high >= free {
+                least = least.min(cost);
+            }
         }
-        least
+        if least.is_finite() { least } else { anyhow }
     };
     prices.iter().map(step).collect()
 }
