@@ -112,6 +112,24 @@ pub(super) fn line(
     Ok(())
 }
 
+/// A horizontal or vertical line in dashes, pixels.
+pub(super) fn dashed(
+    area: &Area<'_>,
+    [from, to]: [(i32, i32); 2],
+    color: RGBColor,
+) -> Result<(), Failed> {
+    const DASH: i32 = 5;
+    let length = (to.0 - from.0).max(to.1 - from.1);
+    for index in 0..length / (2 * DASH) {
+        let at = |along: i32| {
+            if from.1 == to.1 { (from.0 + along, from.1) } else { (from.0, from.1 + along) }
+        };
+        let start = 2 * DASH * index;
+        line(area, vec![at(start), at(start + DASH)], color.stroke_width(1))?;
+    }
+    Ok(())
+}
+
 /// A filled rectangle, pixels.
 pub(super) fn bar(
     area: &Area<'_>,
