@@ -8,7 +8,7 @@
 use crate::{
     compare::{Analysis, Arm, Bench, Family, medians, over_line_rate},
     result::RunRow,
-    stats::{self, Interval},
+    stats::{self, Interval, PAIRS_LEAST},
 };
 use droveway_fleet::{
     RateLimit, Urgency,
@@ -178,6 +178,17 @@ impl Target {
         }
     }
 
+    /// Whether it was judged from too little to be sure: fewer pairs than a verdict needs, or moves than were asked for.
+    /// Scenarios are as many as the suite has.
+    #[must_use]
+    pub fn is_from_few(&self) -> bool {
+        match self.aim {
+            Aim::NotMoved => self.of < MOVES_WANTED,
+            Aim::Dominated | Aim::OutageOverBest => false,
+            _ => self.of < PAIRS_LEAST,
+        }
+    }
+
     /// Whether it was missed where it counts.
     #[must_use]
     pub fn is_missed(&self) -> bool {
@@ -185,6 +196,8 @@ impl Target {
     }
 }
 
+/// Moves without loss that are asked for.
+pub const MOVES_WANTED: usize = 300;
 /// Another policy is as fast if it takes at most so many times as long.
 pub const NEAR: f64 = 1.25;
 /// Loss below this, in seconds of the port, is what measuring itself makes: added to both sides of a ratio of losses.

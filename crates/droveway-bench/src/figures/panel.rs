@@ -108,6 +108,10 @@ pub(super) fn line(
     points: Vec<(i32, i32)>,
     style: impl Into<ShapeStyle>,
 ) -> Result<(), Failed> {
+    // One place is no line, which some who read SVG complain about.
+    if points.windows(2).all(|two| two[0] == two[1]) {
+        return Ok(());
+    }
     area.draw(&PathElement::new(points, style))?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::{
     result::RunRow,
     stats::{LEVEL, PAIRS_LEAST, Paired, Summary, Verdict},
     suite::{Stage, Switch},
-    targets::{Ports, Target, Unit},
+    targets::{MOVES_WANTED, Ports, Target, Unit},
 };
 use droveway_fleet::report::CPU_SATURATED;
 use std::collections::BTreeSet;
@@ -80,10 +80,18 @@ fn aims(targets: &[Target]) -> Vec<String> {
     }
     let missed = || counting.iter().filter(|it| it.is_missed());
     let count = missed().count();
+    let few = counting.iter().filter(|it| it.is_from_few()).count();
     let mut said = vec![format!(
-        "{} of {} targets are met{}.",
-        counting.len() - count,
+        "Of {} targets of which there are data {} are met{}{}.",
         counting.len(),
+        counting.len() - count,
+        if few > 0 {
+            format!(
+                "; {few} are judged from too little to be sure (fewer than {PAIRS_LEAST} pairs, or {MOVES_WANTED} moves)"
+            )
+        } else {
+            String::new()
+        },
         if count == 0 { "" } else { "; missed are" }
     )];
     said.extend(missed().map(|target| {
@@ -123,7 +131,11 @@ pub(super) fn targets<'a>(analysis: &Analysis) -> Block<'a> {
             target.aim.name().to_owned(),
             target.arm.clone().unwrap_or_else(|| "all of ours".to_owned()),
             target.ports.name().to_owned(),
-            target.standing().name().to_owned(),
+            if target.is_from_few() {
+                format!("{}, from few", target.standing().name())
+            } else {
+                target.standing().name().to_owned()
+            },
             told_of(target, target.limit),
             found(target),
             target.of.to_string(),
