@@ -5,6 +5,7 @@ use crate::{
     result::{CellResult, RunRow},
     stats::{self, Paired, Summary, Verdict},
     suite::{Resolved, SuitePolicy, Switch},
+    targets::{self, Target},
 };
 use droveway_fleet::Reserve;
 use droveway_plan::policy::DEFAULT_POLICY;
@@ -36,6 +37,8 @@ pub struct Analysis {
     pub dominated: Vec<Dominated>,
     /// How good forecasts were.
     pub forecasts: Option<Forecasts>,
+    /// What ours was to reach, against what came.
+    pub targets: Vec<Target>,
 }
 
 /// How much was run.
@@ -222,14 +225,17 @@ pub fn analyse(bench: &Bench) -> Analysis {
     }
     comparisons.retain(|it| it.time.is_some() || it.lost.is_some());
     ablations.retain(|it| it.time.is_some() || it.lost.is_some());
-    Analysis {
+    let mut analysis = Analysis {
         counts: counts(bench),
         comparisons,
         ablations,
         dominated: dominated(bench, &arms),
         forecasts: forecasts(bench),
         arms,
-    }
+        targets: Vec::new(),
+    };
+    analysis.targets = targets::targets(bench, &analysis);
+    analysis
 }
 
 impl Analysis {
@@ -373,16 +379,25 @@ fn compare(bench: &Bench, one: &str, other: &str) -> Comparison {
 /// Medians of an arm in a scenario: total seconds, lost seconds of the port, worst outage (zero where nobody listened).
 #[must_use]
 pub fn medians(bench: &Bench, scenario: &str, arm: &str) -> Option<[f64; 3]> {
-    let of = bench.results.iter().filter(|it| it.cell.scenario == scenario && it.cell.arm() == arm);
-    let runs: Vec<&RunRow> = of.filter_map(CellResult::moved).collect();
-    let middle = |value: &dyn Fn(&RunRow) -> f64| {
-        stats::median(&runs.iter().map(|run| value(run)).collect::<Vec<_>>())
-    };
+    let middle = |value: &dyn Fn(&RunRow) -> Option<f64>| median_of(bench, scenario, arm, value);
     Some([
-        middle(&|run| run.total_seconds)?,
-        middle(&|run| run.lost_port_seconds)?,
-        middle(&|run| run.worst_outage_seconds.unwrap_or(0.0))?,
+        middle(&|run| Some(run.total_seconds))?,
+        middle(&|run| Some(run.lost_port_seconds))?,
+        middle(&|run| Some(run.worst_outage_seconds.unwrap_or(0.0)))?,
     ])
+}
+
+/// The median of a value over the runs of an arm in a scenario that moved every VM.
+#[must_use]
+pub fn median_of(
+    bench: &Bench,
+    scenario: &str,
+    arm: &str,
+    value: impl Fn(&RunRow) -> Option<f64>,
+) -> Option<f64> {
+    let of = bench.results.iter().filter(|it| it.cell.scenario == scenario && it.cell.arm() == arm);
+    let values: Vec<f64> = of.filter_map(CellResult::moved).filter_map(value).collect();
+    stats::median(&values)
 }
 
 fn dominated(bench: &Bench, arms: &[Arm]) -> Vec<Dominated> {

@@ -46,7 +46,7 @@ pub fn all(
     figures.extend(pareto::overall(analysis)?);
     figures.extend(pareto::by_scenario(bench, analysis)?);
     figures.extend(techniques::all(bench, analysis)?);
-    figures.extend(over_time::figure(reports)?);
+    figures.extend(over_time::figure(bench, reports)?);
     figures.extend(rows::distributions(bench, analysis)?);
     figures.extend(forecast::figure(bench)?);
     figures.extend(scaling::all(bench, analysis)?);

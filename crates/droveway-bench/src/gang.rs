@@ -101,6 +101,7 @@ impl GangOfMany {
                     hot_weight: None,
                 }),
                 services: Vec::new(),
+                compute_share: None,
             });
             let ends = [("client", name.as_str()), (name.as_str(), "client")];
             let kinds = [

@@ -20,6 +20,7 @@ pub mod result;
 pub mod stats;
 pub mod suite;
 pub mod tables;
+pub mod targets;
 
 pub use cells::{Cell, order};
 pub use result::{Attempt, CellResult};

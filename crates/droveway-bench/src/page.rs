@@ -1,6 +1,7 @@
 //! The report: one self-contained HTML page (pictures inline, no script) and the same as Markdown. What was found stands
 //! first, and of that where ours loses.
 
+mod applications;
 mod blocks;
 mod words;
 
@@ -33,7 +34,13 @@ fn blocks<'a>(bench: &Bench, analysis: &Analysis, figures: &'a [Figure]) -> Vec<
     blocks.push(Block::List(words::summary(bench, analysis)));
     blocks.push(Block::Heading("Where ours loses".to_owned()));
     blocks.push(Block::List(words::losses(analysis)));
+    if !analysis.targets.is_empty() {
+        blocks.push(Block::Heading("Against the targets".to_owned()));
+        blocks.push(Block::Text(words::HOW_AIMED.to_owned()));
+        blocks.push(words::targets(analysis));
+    }
     blocks.push(Block::Heading("Arms".to_owned()));
+    blocks.extend(words::uneven(bench, analysis).map(Block::Text));
     blocks.push(words::arms(analysis));
     if !analysis.comparisons.is_empty() {
         blocks.push(Block::Heading("Ours against each".to_owned()));
@@ -44,6 +51,11 @@ fn blocks<'a>(bench: &Bench, analysis: &Analysis, figures: &'a [Figure]) -> Vec<
         blocks.push(Block::Heading("What each lever is worth".to_owned()));
         blocks.push(Block::Text(words::HOW_ABLATED.to_owned()));
         blocks.push(words::comparisons(&analysis.ablations));
+    }
+    if let Some(table) = applications::table(bench, analysis) {
+        blocks.push(Block::Heading("What applications kept".to_owned()));
+        blocks.push(Block::Text(applications::HOW.to_owned()));
+        blocks.push(table);
     }
     blocks.push(Block::Heading("By scenario".to_owned()));
     blocks.push(words::scenarios(bench, analysis));

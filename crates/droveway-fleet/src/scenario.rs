@@ -155,7 +155,14 @@ pub struct ScenarioVm {
     /// Services that run in it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Service>,
+    /// The share of a virtual CPU that each of its sysbench services takes at most, so that guests which compute all the
+    /// time leave a small machine idle enough for the network to be the bottleneck. All of it by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_share: Option<Ratio>,
 }
+
+/// A smaller share would compute for less than a millisecond at a time, which the guest's scheduler does not grant.
+const COMPUTE_SHARE_MIN: f64 = 0.01;
 
 fn one() -> u32 {
     1
@@ -362,6 +369,18 @@ impl ScenarioSpec {
         }
         if vm.vcpus == 0 {
             problems.push(Problem::new(format!("{path}.vcpus"), "at least 1 is needed"));
+        }
+        if let Some(share) = vm.compute_share {
+            let computes = [Service::SysbenchCpu, Service::SysbenchMemory];
+            let problem = if share.get() < COMPUTE_SHARE_MIN {
+                Some("at least 0.01 is needed")
+            } else if !vm.services.iter().any(|service| computes.contains(service)) {
+                Some("belongs to a VM with 'sysbench-cpu' or 'sysbench-memory' among its services")
+            } else {
+                None
+            };
+            let path = || format!("{path}.computeShare");
+            problems.extend(problem.map(|message| Problem::new(path(), message)));
         }
         if let Some(load) = &vm.memory_load {
             // The kernel, the services and the page cache need the rest.

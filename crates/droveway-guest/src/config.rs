@@ -14,6 +14,8 @@ pub(crate) struct Config {
     pub(crate) load: Option<Load>,
     pub(crate) iperf_ports: Vec<u16>,
     pub(crate) services: Vec<Service>,
+    /// Of a virtual CPU, for each service that computes; `None`: all that it gets.
+    pub(crate) share: Option<f64>,
 }
 
 /// IPv4 address of the guest's only card, with the length of its network's prefix.
@@ -94,6 +96,7 @@ const ADDRESS: &str = "dw.addr";
 const LOAD: &str = "dw.load";
 const IPERF: &str = "dw.iperf";
 const SERVICES: &str = "dw.services";
+const SHARE: &str = "dw.share";
 
 impl Config {
     pub(crate) fn parse(command_line: &str) -> Result<Self, ConfigError> {
@@ -102,6 +105,7 @@ impl Config {
         let mut load = None;
         let mut iperf_ports = None;
         let mut services = None;
+        let mut share = None;
         for word in command_line.split_whitespace().filter(|word| word.starts_with("dw.")) {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             match key {
@@ -109,6 +113,7 @@ impl Config {
                 ADDRESS => set(&mut address, ADDRESS, parse_address(value)?)?,
                 LOAD => set(&mut load, LOAD, parse_load(value)?)?,
                 IPERF => set(&mut iperf_ports, IPERF, parse_ports(value)?)?,
+                SHARE => set(&mut share, SHARE, parse_share(value)?)?,
                 SERVICES => set(&mut services, SERVICES, parse_services(value)?)?,
                 _ => return Err(ConfigError::UnknownKey(key.to_owned())),
             }
@@ -119,6 +124,7 @@ impl Config {
             load,
             iperf_ports: iperf_ports.unwrap_or_default(),
             services: services.unwrap_or_default(),
+            share,
         })
     }
 }
@@ -212,6 +218,11 @@ fn parse_services(value: &str) -> Result<Vec<Service>, ConfigError> {
         .ok_or_else(|| invalid(SERVICES, value, "some of memcached,sysbench-memory,sysbench-cpu"))
 }
 
+fn parse_share(value: &str) -> Result<f64, ConfigError> {
+    let share = parse_ratio(value).filter(|share| *share > 0.0);
+    share.ok_or_else(|| invalid(SHARE, value, "a share above 0, up to 1"))
+}
+
 fn invalid(key: &'static str, value: &str, expected: &'static str) -> ConfigError {
     ConfigError::Invalid { key, value: value.to_owned(), expected }
 }
@@ -231,7 +242,7 @@ mod tests {
         let config = Config::parse(
             "console=ttyS0 quiet dw.name=web-1 dw.addr=10.77.0.20/24 \
              dw.load=workingSet:104857600,writeRate:31457280,hotShare:0.1,hotWeight:0.9 \
-             dw.iperf=5201,5202 dw.services=memcached,sysbench-memory,sysbench-cpu\n",
+             dw.iperf=5201,5202 dw.services=memcached,sysbench-memory,sysbench-cpu dw.share=0.1\n",
         )
         .expect("valid");
         assert_eq!(
@@ -246,6 +257,7 @@ mod tests {
                 }),
                 iperf_ports: vec![5201, 5202],
                 services: Service::ALL.to_vec(),
+                share: Some(0.1),
             }
         );
         assert_eq!(config.address.to_string(), "10.77.0.20/24");
@@ -254,7 +266,7 @@ mod tests {
     #[test]
     fn only_name_and_address_are_needed() {
         let config = Config::parse("dw.addr=10.0.2.15/24 root=/dev/x dw.name=t").expect("valid");
-        assert_eq!(config.load, None);
+        assert_eq!((config.load, config.share), (None, None));
         assert!(config.iperf_ports.is_empty() && config.services.is_empty());
     }
 
@@ -273,6 +285,8 @@ mod tests {
         check_error(&with("dw.iperf=0"), "TCP ports");
         check_error(&with("dw.iperf=5201,"), "TCP ports");
         check_error(&with("dw.services=nginx"), "some of memcached");
+        check_error(&with("dw.share=0"), "above 0");
+        check_error(&with("dw.share=10%"), "above 0");
         check_error(&with("dw.load=workingSet:4096"), "writeRate");
         check_error(&with("dw.load=workingSet:100,writeRate:1"), "workingSet");
         check_error(&with("dw.load=workingSet:100MiB,writeRate:1"), "workingSet");

@@ -11,6 +11,7 @@
 //! | `config` | the kernel command line (`dw.*`) as a checked value |
 //! | `memory_load` | writes memory at a given rate, so that pages get dirty |
 //! | `services` | iperf3 servers, memcached, sysbench: kept running, output offered to followers |
+//! | `quota` | how much of a CPU a program may take |
 //! | `echo` | UDP echo, by which clients measure outages |
 //! | `agent` | TCP: run iperf3, follow a load or a service, read facts |
 //!
@@ -24,6 +25,7 @@ mod console;
 mod echo;
 mod memory_load;
 mod net;
+mod quota;
 mod services;
 
 use std::process::Command;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::config::{Config, Service};
-use crate::{boot, console};
+use crate::{boot, console, quota};
 
 /// Pause before a program that ended is started again, so that one that cannot start does not spin.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
@@ -54,7 +54,11 @@ impl Services {
             running.push(keep_running(format!("iperf3-{port}"), iperf_server(*port))?);
         }
         for service in &config.services {
-            running.push(keep_running(service.name().to_owned(), command_line(*service)?)?);
+            let mut words = command_line(*service)?;
+            if let Some(share) = config.share.filter(|_| *service != Service::Memcached) {
+                words = within(quota::of(service.name(), share)?, words);
+            }
+            running.push(keep_running(service.name().to_owned(), words)?);
         }
         Ok(Self(running))
     }
@@ -171,6 +175,16 @@ fn command_line(service: Service) -> Result<Vec<String>, String> {
     })
 }
 
+/// The same program as a member of a control group. It enters by itself before it becomes the program, so that none of its
+/// threads is outside.
+fn within(members: String, command_line: Vec<String>) -> Vec<String> {
+    let script = r#"echo $$ > "$0" && exec "$@""#;
+    let mut all = words(&["sh", "-c", script]);
+    all.push(members);
+    all.extend(command_line);
+    all
+}
+
 /// A quarter of the memory, and never less than memcached's own default.
 fn cache_mib(memory_bytes: u64) -> u64 {
     (memory_bytes / 4 / (1 << 20)).max(64)
@@ -277,6 +291,16 @@ mod tests {
         let mut kept = Vec::new();
         reader.read_to_end(&mut kept).expect("read");
         assert_eq!(kept.len(), 64 * 1024);
+    }
+
+    #[test]
+    fn a_program_enters_its_group_before_it_starts() {
+        let members = std::env::temp_dir().join(format!("droveway-group-{}", std::process::id()));
+        let line = within(members.display().to_string(), words(&["/bin/sh", "-c", "exit $0", "7"]));
+        let outcome = run_once(&line, &Output::default());
+        let member: u32 = std::fs::read_to_string(&members).unwrap().trim().parse().unwrap();
+        let _ = std::fs::remove_file(&members);
+        assert!(outcome.contains('7') && member > 1, "{outcome}");
     }
 
     #[test]

@@ -105,6 +105,9 @@ impl Machines<'_> {
             let names: Vec<&str> = vm.services.iter().map(|service| service.name()).collect();
             words.push(format!("dw.services={}", names.join(",")));
         }
+        if let Some(share) = vm.compute_share {
+            words.push(format!("dw.share={share}"));
+        }
         if let Some(ports) = self.iperf_ports.get(&vm.name).filter(|ports| !ports.is_empty()) {
             let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
             words.push(format!("dw.iperf={}", ports.join(",")));
@@ -198,7 +201,7 @@ mod tests {
     }
 
     const VMS: &str = "{ name: one, host: alpha, memory: 256MiB }, \
-         { name: two, host: beta, memory: 1GiB, vcpus: 2, services: [ memcached, sysbench-cpu ], \
+         { name: two, host: beta, memory: 1GiB, vcpus: 2, services: [ memcached, sysbench-cpu ], computeShare: 0.1, \
            memoryLoad: { workingSet: 100MiB, writeRate: 30MiB/s, hotShare: 0.1, hotWeight: 90% } }";
 
     #[test]
@@ -236,7 +239,7 @@ mod tests {
             format!(
                 "{base} dw.name=two dw.addr=10.77.1.2/16 dw.load=workingSet:104857600,\
                  writeRate:31457280,hotShare:0.1,hotWeight:0.9 \
-                 dw.services=memcached,sysbench-cpu dw.iperf=5201,5202"
+                 dw.services=memcached,sysbench-cpu dw.share=0.1 dw.iperf=5201,5202"
             )
         );
     }

@@ -4,6 +4,7 @@
 //! files, laboratories and processes.
 
 mod labs;
+mod png;
 mod progress;
 mod simulated;
 mod store;
@@ -23,7 +24,8 @@ use droveway_bench::{
     tables,
 };
 use droveway_fleet::{
-    AllowPostcopy, Intent, RunReport, document,
+    AllowPostcopy, Intent, RunReport,
+    document::{self, Spec as _},
     scenario::{Scenario, ScenarioSpec},
 };
 use progress::Progress;
@@ -51,6 +53,9 @@ pub(crate) struct BenchRunArgs {
     /// The results' folder: suite, cells with all their reports, tables, figures, report
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// Run it there, whatever the suite says: its simulated runs on the lab, or the other way round
+    #[arg(long, value_parser = ["lab", "simulator"])]
+    pub(crate) stage: Option<String>,
     /// Go on where an earlier run of the same suite into that folder ended
     #[arg(long)]
     pub(crate) resume: bool,
@@ -75,7 +80,11 @@ fn run_suite(
     calibration: Option<&Path>,
     output: Output,
 ) -> Result<Exit, Failure> {
-    let resolved = resolved(&args.suite)?;
+    let stage = args.stage.as_deref().map(|name| match name {
+        "simulator" => Stage::Simulator,
+        _ => Stage::Lab,
+    });
+    let resolved = resolved(&args.suite, stage)?;
     let store = Store::begin(&args.out, resolved, args.resume, calibration)?;
     let cells = store.left()?;
     let mut progress = Progress::new(&store, &cells)?;
@@ -91,13 +100,21 @@ fn run_suite(
     report(&store, output)
 }
 
-/// The suite in a file, with its scenarios.
-fn resolved(path: &Path) -> Result<Resolved, Failure> {
+/// The suite in a file, with its scenarios; on another stage than it says, if one is named.
+fn resolved(path: &Path, stage: Option<Stage>) -> Result<Resolved, Failure> {
     let origin = path.display().to_string();
     let text =
         fs::read_to_string(path).map_err(|error| Failure::usage(format!("{origin}: {error}")))?;
-    let suite = document::parse::<SuiteSpec>(&text, &origin)
+    let mut suite = document::parse::<SuiteSpec>(&text, &origin)
         .map_err(|error| Failure::new(Exit::Usage, error))?;
+    if let Some(stage) = stage {
+        suite.spec.stage = stage;
+        // What has no meaning on that stage is refused, as if it stood in the file.
+        if let Some(problem) = suite.spec.problems().into_iter().next() {
+            let text = format!("{origin}: {}: {}", problem.path, problem.message);
+            return Err(Failure::usage(text));
+        }
+    }
     let read = |file: &str| -> Result<Scenario, String> {
         let path = path.with_file_name(file);
         let origin = path.display().to_string();
@@ -174,8 +191,19 @@ fn report(store: &Store, output: Output) -> Result<Exit, Failure> {
     let everything =
         Everything { suite: &bench.resolved, analysis: &analysis, results: &bench.results };
     state::write(&everything, &store.dir.join("results.json"))?;
+    let painter = png::Painter::new();
+    if painter.is_none() && !figures.is_empty() {
+        eprintln!("this machine has no font: figures are SVG only");
+        eprintln!(
+            "hint: install one (fonts-dejavu-core) and run `droveway bench report` again for PNGs"
+        );
+    }
     for figure in &figures {
         write(&format!("figures/{}.svg", figure.name), &figure.svg)?;
+        if let Some(painter) = &painter {
+            let png = painter.paint(&figure.svg)?;
+            state::write_bytes(&png, &store.dir.join(format!("figures/{}.png", figure.name)))?;
+        }
     }
     write("report.html", &page::html(&bench, &analysis, &figures))?;
     write("report.md", &page::markdown(&bench, &analysis, &figures))?;

@@ -111,6 +111,11 @@ pub(crate) fn write<T: Serialize>(value: &T, path: &Path) -> Result<(), Failure>
 
 /// The same for a text.
 pub(crate) fn write_text(text: &str, path: &Path) -> Result<(), Failure> {
+    write_bytes(text.as_bytes(), path)
+}
+
+/// The same for anything.
+pub(crate) fn write_bytes(bytes: &[u8], path: &Path) -> Result<(), Failure> {
     let Some(name) = path.file_name() else {
         return Err(Failure::usage(format!("'{}' is not a file's name", path.display())));
     };
@@ -123,7 +128,7 @@ pub(crate) fn write_text(text: &str, path: &Path) -> Result<(), Failure> {
             fs::create_dir_all(folder)?;
         }
         let mut file = fs::File::create(&beside)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, path)
     })();

@@ -108,7 +108,29 @@ pub(super) fn line(
     points: Vec<(i32, i32)>,
     style: impl Into<ShapeStyle>,
 ) -> Result<(), Failed> {
+    // One place is no line, which some who read SVG complain about.
+    if points.windows(2).all(|two| two[0] == two[1]) {
+        return Ok(());
+    }
     area.draw(&PathElement::new(points, style))?;
+    Ok(())
+}
+
+/// A horizontal or vertical line in dashes, pixels.
+pub(super) fn dashed(
+    area: &Area<'_>,
+    [from, to]: [(i32, i32); 2],
+    color: RGBColor,
+) -> Result<(), Failed> {
+    const DASH: i32 = 5;
+    let length = (to.0 - from.0).max(to.1 - from.1);
+    for index in 0..length / (2 * DASH) {
+        let at = |along: i32| {
+            if from.1 == to.1 { (from.0 + along, from.1) } else { (from.0, from.1 + along) }
+        };
+        let start = 2 * DASH * index;
+        line(area, vec![at(start), at(start + DASH)], color.stroke_width(1))?;
+    }
     Ok(())
 }
 

@@ -3,8 +3,8 @@
 use super::{
     Failed, Figure,
     panel::{
-        Anchor, Area, INK, Mark, PALE, Panel, Scale, bar, color_of, families, legend, line, mark,
-        picture, pixels, text, width_of,
+        Anchor, Area, INK, Mark, PALE, Panel, Scale, bar, color_of, dashed, families, legend, line,
+        mark, picture, pixels, text, width_of,
     },
 };
 use crate::{
@@ -83,6 +83,9 @@ pub(super) fn arms(analysis: &Analysis) -> Result<Option<Figure>, Failed> {
             panel.title(area, title)?;
             panel.x_axis(area, unit)?;
             panel.frame(area)?;
+            if place == 0 {
+                upright(area, &panel, 1.0)?;
+            }
             for (index, arm) in arms.iter().enumerate() {
                 let Some(summary) = of(arm) else { continue };
                 let (y, color) = (row(index), color_of(arm.family));
@@ -99,7 +102,8 @@ pub(super) fn arms(analysis: &Analysis) -> Result<Option<Figure>, Failed> {
         name: "arms".to_owned(),
         title: "Time, loss and silence".to_owned(),
         caption: "Medians over all runs that moved every VM; lines are 95 % bootstrap intervals of the median. Left is \
-                  better in all three. Line rate is what had to be sent, each page once, over what the port carries."
+                  better in all three. Line rate (the dashed line) is what had to be sent, each page once, over what the port carries; \
+                  lost bytes are told in seconds of the port."
             .to_owned(),
         svg,
     }))
@@ -118,6 +122,7 @@ pub(super) fn distributions(bench: &Bench, analysis: &Analysis) -> Result<Option
         let moved = vms.filter(|vm| vm.result == "completed");
         moved.filter_map(value).map(|seconds| 1000.0 * seconds).collect()
     };
+    let limit = bench.resolved.suite.spec.limits.max_downtime.duration().as_secs_f64();
     let measures: [(&str, OfVm); 2] = [
         ("downtime: no vCPU runs", |vm| vm.downtime_seconds),
         ("outage: a client's longest silence", |vm| vm.outage_seconds),
@@ -129,10 +134,15 @@ pub(super) fn distributions(bench: &Bench, analysis: &Analysis) -> Result<Option
         names(area, &arms)?;
         for (place, (title, value)) in measures.iter().enumerate() {
             let all = arms.iter().flat_map(|arm| of(arm, *value));
-            let panel = panel(&arms, left, place, Scale::decades(all));
+            // The limit of downtimes is shown, also where nobody comes near it.
+            let shown = (place == 0).then_some(1000.0 * limit);
+            let panel = panel(&arms, left, place, Scale::decades(all.chain(shown)));
             panel.title(area, title)?;
             panel.x_axis(area, "milliseconds, by VM")?;
             panel.frame(area)?;
+            if place == 0 {
+                upright(area, &panel, 1000.0 * limit)?;
+            }
             for (index, arm) in arms.iter().enumerate() {
                 spread(area, &panel, row(index), arm, &of(arm, *value))?;
             }
@@ -143,10 +153,17 @@ pub(super) fn distributions(bench: &Bench, analysis: &Analysis) -> Result<Option
         name: "downtime-outage".to_owned(),
         title: "Downtime and outage".to_owned(),
         caption: "By VM, over all runs: the line spans least to most, the box half of the VMs, the dark tick is the median, \
-                  the light one the 99th percentile. Downtime is what the hypervisors see, outage what a client outside sees."
+                  the light one the 99th percentile. Downtime is what the hypervisors see, outage what a client outside sees. The \
+                  dashed line is the downtime that every policy was to aim at."
             .to_owned(),
         svg,
     }))
+}
+
+/// A dashed line from top to bottom.
+fn upright(area: &Area<'_>, panel: &Panel, value: f64) -> Result<(), Failed> {
+    let x = panel.across(value);
+    dashed(area, [(x, panel.top), (x, panel.bottom())], PALE)
 }
 
 fn spread(area: &Area<'_>, panel: &Panel, y: i32, arm: &Arm, values: &[f64]) -> Result<(), Failed> {

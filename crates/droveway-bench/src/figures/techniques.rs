@@ -95,7 +95,11 @@ fn figure(bench: &Bench, analysis: &Analysis, load: &str) -> Result<Option<Figur
                     height: PANEL.1,
                     x: Scale::linear(0.0, count(directions.len())),
                     // Both ends have one scale: they are to be compared.
-                    y: Scale::from_zero(all.iter().copied()),
+                    y: if down == 0 {
+                        Scale::from_zero(all.iter().copied())
+                    } else {
+                        decades(&all)
+                    },
                 };
                 panel.title(area, &format!("{name}, traffic at the {end}"))?;
                 panel.y_axis(area, unit)?;
@@ -126,10 +130,16 @@ fn figure(bench: &Bench, analysis: &Analysis, load: &str) -> Result<Option<Figur
         name,
         title,
         caption: "Bars are medians, thin lines span all runs. Traffic at the source is the moving VM's own; at the target it \
-                  is a resident's there. The stream uses what the source sends and the target receives."
+                  is a resident's there. Downtime stands on a scale by decades. The stream uses what the source sends and the target receives."
             .to_owned(),
         svg,
     }))
+}
+
+/// A scale for downtimes, which differ a thousandfold between techniques; it begins below the least, so that every bar is seen.
+fn decades(values: &[f64]) -> Scale {
+    let least = values.iter().copied().filter(|value| *value > 0.0).reduce(f64::min);
+    Scale::decades(values.iter().copied().chain(least.map(|least| least / 2.0)))
 }
 
 /// Bars side by side around the middle of a place.

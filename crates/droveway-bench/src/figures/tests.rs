@@ -31,7 +31,8 @@ fn every_figure_is_drawn_inside_its_picture() {
     }
     let analysis = analyse(&bench);
     let cells = wanted(&bench);
-    assert_eq!(cells.len(), 6, "two arms of three scenarios: {cells:?}");
+    assert_eq!(cells.len(), 9, "two others and ours, of three scenarios: {cells:?}");
+    assert!(cells.iter().skip(2).step_by(3).all(|cell| cell.policy == "adaptive"), "{cells:?}");
     let reports: Vec<(Cell, RunReport)> =
         cells.into_iter().map(|cell| (cell, report(9.0, 1_000_000))).collect();
     let figures = all(&bench, &analysis, &reports).unwrap();

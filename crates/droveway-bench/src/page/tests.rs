@@ -5,10 +5,13 @@ use crate::compare::{
 
 #[test]
 fn the_summary_stands_first_and_says_where_ours_loses() {
-    let bench = with_ours(bench(|arm, repeat| {
+    let mut bench = with_ours(bench(|arm, repeat| {
         let scale = f64::from(repeat);
         if arm.starts_with("ours") { (10.0 + scale, 50_000_000) } else { (6.0 + scale, 0) }
     }));
+    // Targets are about urgency alone.
+    let soon = &mut bench.resolved.suite.spec.intents[1];
+    (soon.deadline, soon.floor) = (None, None);
     let analysis = analyse(&bench);
     let figures = crate::figures::all(&bench, &analysis, &[]).unwrap();
     let (html, markdown) =
@@ -20,6 +23,11 @@ fn the_summary_stands_first_and_says_where_ours_loses() {
         assert!(page.contains("is worse than solive@medium in total time"), "{page}");
         assert!(page.contains("is behind pre-copy-serial@medium in time, loss and silence"));
         assert!(page.contains("adaptive@soon"));
+        assert!(
+            at("Missed: total time / fastest other policy, adaptive@soon") < at("Where ours loses")
+        );
+        assert!(at("Where ours loses") < at("Against the targets"));
+        assert!(page.contains("tcp %"));
     }
     assert!(html.contains("<svg") && !html.contains("<script") && !html.contains("src="));
     assert!(markdown.contains("](figures/arms.svg)"));
@@ -39,4 +47,17 @@ fn few_pairs_are_called_few() {
     bench.results.retain(|it| it.cell.repeat == 1 && it.cell.scenario == "a");
     let markdown = super::markdown(&bench, &analyse(&bench), &[]);
     assert!(markdown.contains("too few to call anything better or worse"), "{markdown}");
+    assert!(markdown.contains("too few pairs to call it better or worse"), "{markdown}");
+}
+
+#[test]
+fn arms_that_lack_scenarios_are_named() {
+    let mut bench = with_ours(bench(|_, _| (5.0, 0)));
+    assert!(!super::markdown(&bench, &analyse(&bench), &[]).contains("Not every arm"));
+    bench.results.retain(|it| it.cell.scenario != "a" || it.cell.policy != "solive");
+    let markdown = super::markdown(&bench, &analyse(&bench), &[]);
+    assert!(
+        markdown.contains("solive@medium has none in a; solive@soon has none in a"),
+        "{markdown}"
+    );
 }

@@ -158,3 +158,14 @@ fn suites_that_ship_are_sound() {
     }
     assert!(seen >= 6, "{seen} suites");
 }
+
+/// `field.yaml` is what its question says: every policy of the registry.
+#[test]
+fn the_field_is_every_policy() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../suites/field.yaml");
+    let suite: Suite = document::parse(&std::fs::read_to_string(path).unwrap(), path).unwrap();
+    let there = |name: &str| suite.spec.policies.iter().any(|it| it.policy == name);
+    let missing: Vec<&str> =
+        POLICIES.iter().map(|it| it.name).filter(|name| !there(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

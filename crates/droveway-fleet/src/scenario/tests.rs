@@ -93,6 +93,10 @@ fn names_must_fit_together() {
     check(", requests: 2000/s", "", &["spec.traffic[3].requests: is missing"]);
     check("rate: 300Mbit/s", "rate: 300Mbit/s, requests: 5/s", &["spec.traffic[1].requests"]);
     check("memcached, sysbench-memory", "sysbench-memory", &["spec.traffic[3].to", "memcached"]);
+    let share = "deadline: 60s, computeShare: 0.1";
+    check("deadline: 60s", share, &["spec.vms[1].computeShare", "sysbench-cpu"]);
+    let share = "[ memcached, sysbench-memory ], computeShare: 0.001";
+    check("[ memcached, sysbench-memory ]", share, &["spec.vms[0].computeShare", "at least"]);
     check("workingSet: 100MiB", "workingSet: 500MiB", &["three quarters"]);
     check("memory: 512MiB, deadline", "memory: 16MiB, deadline", &["at least 128MiB"]);
 }
