@@ -4,6 +4,7 @@
 mod adapt;
 mod demo;
 mod guest_image;
+mod kills;
 mod lab;
 mod prerequisites;
 mod simulator;
@@ -59,6 +60,8 @@ enum Task {
     },
     /// Real runs whose world changes under way, and real runs with deadlines; about three quarters of an hour
     Adapt(adapt::AdaptArgs),
+    /// Controllers of real drains killed at random instants, and taken over; some ten minutes
+    Kills(kills::KillsArgs),
     /// Check what no compiler checks: purity of the pure crates, sizes of files
     Tidy,
 }
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         }),
         Task::Validate { yes, docs, droveway } => validate::run_it(yes, docs, droveway),
         Task::Adapt(args) => adapt::run_it(&args),
+        Task::Kills(args) => kills::run_it(&args),
         Task::Tidy => tidy::run(&workspace_root()),
     };
     match done {

@@ -17,6 +17,7 @@
 mod action;
 mod gang;
 mod input;
+pub mod journal;
 mod operator;
 mod record;
 mod vm;

@@ -10,7 +10,7 @@
 //! post-copy-paused -> recovering | post-copy | settling | ended
 //! recovering -> post-copy | post-copy-paused | settling | ended
 //! settling -> rolling-back | ended
-//! rolling-back -> ended
+//! rolling-back -> post-copy | settling | ended
 //! ```
 //! (A test compares this picture with [`TRANSITIONS`].)
 //!
@@ -23,6 +23,9 @@
 //! only: first the target is destroyed and certainly gone, then the source gives up and runs again. After a post-copy
 //! switch nothing is undone: the way is forward, or recovery.
 //!
+//! **Never the last copy.** What is known may be old, so both sides are asked before a target is destroyed: one that runs is
+//! the VM, and the way is forward. A silent target is destroyed only if the source says that it still has the VM.
+//!
 //! **Never lost.** The source is destroyed only after the target said that its vCPUs run. Whatever cannot be confirmed
 //! within its bound ends as [`Outcome::NeedsRecovery`], with both sides left as they are.
 //!
@@ -34,6 +37,7 @@ mod exposure;
 mod ladder;
 mod revise;
 mod states;
+mod undo;
 
 use crate::{
     action::{Action, ActionError, ActionId, FailureClass, Limits, Reply},
@@ -60,7 +64,7 @@ pub const TRANSITIONS: &[(Phase, &[Phase])] = &[
     (Phase::PostCopyPaused, &[Phase::Recovering, Phase::PostCopy, Phase::Settling, Phase::Ended]),
     (Phase::Recovering, &[Phase::PostCopy, Phase::PostCopyPaused, Phase::Settling, Phase::Ended]),
     (Phase::Settling, &[Phase::RollingBack, Phase::Ended]),
-    (Phase::RollingBack, &[Phase::Ended]),
+    (Phase::RollingBack, &[Phase::PostCopy, Phase::Settling, Phase::Ended]),
     (Phase::Ended, &[]),
 ];
 
@@ -115,12 +119,25 @@ enum State {
 /// The steps of undoing, in their only safe order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Undo {
+    /// Both sides are asked whether the VM has moved after all; nothing was done yet.
+    Ask { target: Asked, source: Asked },
     /// The target is being destroyed.
     Target,
     /// The source is giving up the migration.
     Source { since: Timestamp },
     /// The source's vCPUs are being confirmed.
     Confirm,
+}
+
+/// A side that was asked for its figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// Its answer is awaited: to this action, not to one that was asked earlier.
+    Awaited(ActionId),
+    /// It answered.
+    Said,
+    /// It did not.
+    Silent,
 }
 
 impl State {
@@ -147,6 +164,8 @@ struct Facts {
     status: Option<MigrationStatus>,
     run_state: Option<RunState>,
     gone: bool,
+    /// When that was heard.
+    gone_at: Option<Timestamp>,
     error: Option<String>,
 }
 
@@ -319,7 +338,7 @@ impl VmDriver {
     /// An event of one of the two QEMUs.
     pub fn handle_event(&mut self, now: Timestamp, side: Side, event: QemuEvent) {
         match event {
-            QemuEvent::Gone => self.facts(side).gone = true,
+            QemuEvent::Gone => self.note_gone(now, side),
             QemuEvent::Status(status) => self.facts(side).status = Some(status),
             QemuEvent::Stopped => {
                 self.facts(side).run_state = Some(RunState::Paused);
@@ -351,6 +370,7 @@ impl VmDriver {
         reply: Result<Reply, ActionError>,
     ) {
         let Some(action) = self.pending.remove(&id) else { return };
+        let answered = reply.is_ok();
         match reply {
             Ok(Reply::Sample(sample)) => {
                 if let Action::Sample(side) = action {
@@ -360,6 +380,7 @@ impl VmDriver {
             Ok(reply) => self.on_done(now, &action, reply),
             Err(error) => self.on_error(now, &action, &error),
         }
+        self.on_asked(id, answered);
         self.evaluate(now);
     }
 
@@ -490,7 +511,13 @@ impl VmDriver {
         }
     }
 
-    fn act(&mut self, action: Action) {
+    fn note_gone(&mut self, now: Timestamp, side: Side) {
+        let facts = self.facts(side);
+        facts.gone = true;
+        facts.gone_at = facts.gone_at.or(Some(now));
+    }
+
+    fn act(&mut self, action: Action) -> ActionId {
         if let Action::SetDowntimeLimit(downtime)
         | Action::Configure { limits: Limits { downtime, .. }, .. } = action
         {
@@ -500,6 +527,7 @@ impl VmDriver {
         self.next_id += 1;
         self.pending.insert(id, action.clone());
         self.actions.push_back((id, action));
+        id
     }
 
     fn awaits(&self, wanted: impl Fn(&Action) -> bool) -> bool {

@@ -5,6 +5,9 @@
 //! share as the model says ([`droveway_model::share`]), and faults. The drivers themselves run unchanged, and so does the
 //! planner that a run asks when it leaves its forecast.
 //!
+//! [`FaultSchedule`] makes such a run from one number: a gang, how it is to move, and what goes wrong meanwhile; every law is
+//! checked after every event ([`simulate_closely`]).
+//!
 //! Time jumps from event to event; between two events every rate is constant. Everything that is random comes from the
 //! seed, so a run is its scenario, its plan and its seed.
 #![forbid(unsafe_code)]
@@ -13,13 +16,16 @@
 mod chance;
 mod memory;
 mod qemu;
+mod schedule;
 mod snapshot;
 mod world;
 
 pub use memory::Memory;
+pub use schedule::{FaultSchedule, Ran, Timed};
 pub use snapshot::snapshot;
 pub use world::{
-    Adapting, ApplicationLog, Fault, Outcome, PortSample, SimError, Simulation, changes, simulate,
+    Adapting, ApplicationLog, Broken, Fault, Left, Outcome, PortSample, SimError, Simulation,
+    changes, simulate, simulate_closely,
 };
 
 use droveway_model::fluid::Constants;

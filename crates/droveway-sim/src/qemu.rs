@@ -4,14 +4,13 @@
 //! those that QEMU gives. A main loop that sits in the stream while the VM is stopped answers nothing but what is out of
 //! band; a cancelled or failed migration lets the VM run on at the source.
 
+mod answers;
+
+pub(crate) use answers::side_of;
+
 use crate::{Memory, Physics};
-use droveway_drive::{
-    Action, ActionError, FailureClass, Limits, MigrationSample, MigrationStatus, QemuEvent, Reply,
-    RunState, Side,
-};
-use droveway_fleet::{Bandwidth, Bytes};
+use droveway_drive::{Limits, MigrationStatus, QemuEvent, Side};
 use droveway_model::technique::outage_after_switch;
-use std::time::Duration;
 
 /// One QEMU process.
 #[derive(Debug, Clone)]
@@ -32,8 +31,12 @@ pub(crate) enum Stage {
     Pass,
     /// The VM is stopped, the rest is sent.
     Rest,
-    /// The VM is stopped, the target loads.
+    /// The VM is stopped, the last bytes are between the two sockets.
     Load,
+    /// The target has everything and loads it.
+    Starting,
+    /// The VM runs at the target; the source waits for its word.
+    Word,
     /// The VM is stopped and will run at the target before its memory is there.
     Switch,
     /// It runs at the target, memory follows.
@@ -81,6 +84,20 @@ pub(crate) struct Pair {
     state_seconds: f64,
     /// What each requested page takes longer on a path that has become worse, seconds.
     path_seconds: f64,
+    /// Both hosts' ports carry something.
+    up: bool,
+    /// The path is back, but the connection waits for its next try until then.
+    backs_off_until: f64,
+    /// Each process is stopped (`SIGSTOP`) until then.
+    frozen_until: [f64; 2],
+    /// Nothing of what is under way goes on: kept by [`Self::refresh`].
+    still: bool,
+    /// The source gave up after the target had everything.
+    abandoned: bool,
+    /// The VM is at the target, the source's copy stale.
+    moved: bool,
+    /// A broken post-copy was connected anew, and goes on once both sides do.
+    recovering: bool,
 }
 
 /// Multiples of it fall as evenly as can be.
@@ -150,6 +167,13 @@ impl Pair {
             share_at_switch: 0.0,
             state_seconds: 0.0,
             path_seconds: 0.0,
+            up: true,
+            backs_off_until: 0.0,
+            frozen_until: [0.0; 2],
+            still: false,
+            abandoned: false,
+            moved: false,
+            recovering: false,
         }
     }
 
@@ -179,8 +203,7 @@ impl Pair {
     /// Whether bytes of memory are on their way.
     pub(crate) fn sends(&self) -> bool {
         let stage = matches!(self.stage, Stage::Pass | Stage::Rest | Stage::PostCopy);
-        let broken = self.source.status == MigrationStatus::PostcopyPaused;
-        stage && self.source.alive && self.target.alive && !broken
+        stage && !self.still
     }
 
     /// Whether the guest runs at the target and asks for the pages that it lacks.
@@ -279,19 +302,43 @@ impl Pair {
                 f64::INFINITY
             }
         };
-        let wakes = self.silent_until.filter(|until| *until > now).unwrap_or(f64::INFINITY);
-        // Where one process is dead the stage stands still: what was due then never comes.
-        if !self.source.alive || !self.target.alive {
-            return wakes.max(now);
+        let still = self.still;
+        let wakes = self.silent_until.filter(|until| *until > now && !still);
+        let [source, target] = self.frozen_until;
+        let later = [source, target, self.backs_off_until].into_iter().filter(|at| *at > now);
+        let wakes = later.chain(wakes).fold(f64::INFINITY, f64::min);
+        // Where nothing goes on, what was due is due later, or never.
+        if still {
+            return wakes;
         }
         let own = match self.stage {
             Stage::Idle => f64::INFINITY,
-            Stage::Setup | Stage::Load | Stage::Switch => self.until,
+            Stage::Setup | Stage::Load | Stage::Starting | Stage::Switch => self.until,
+            Stage::Word => now,
+            Stage::PostCopy if self.recovering => now,
             Stage::Pass if self.postcopy_asked => now,
             Stage::Pass => now + time(self.memory.pending() - self.leaves(physics)),
             Stage::Rest | Stage::PostCopy => now + time(self.memory.pending()),
         };
         own.max(now).min(wakes)
+    }
+
+    /// Time passes: what is under way goes on, or is due so much later.
+    pub(crate) fn pass_time(&mut self, elapsed: f64, now: f64) {
+        if !self.still {
+            return;
+        }
+        self.until += elapsed;
+        if self.stage == Stage::Pass && self.is_frozen(Side::Source, now) {
+            // Its guest writes nothing meanwhile.
+            self.pass_began += elapsed;
+        }
+        if self.stage == Stage::PostCopy
+            && let Some(until) = &mut self.silent_until
+        {
+            // Its pages do not come.
+            *until += elapsed;
+        }
     }
 
     pub(crate) fn send(&mut self, elapsed: f64) {
@@ -309,7 +356,7 @@ impl Pair {
         if woke {
             self.silent_until = None;
         }
-        if !self.source.alive || !self.target.alive {
+        if self.still {
             return woke;
         }
         let rounding = NOTHING.max(self.rate * 1e-6);
@@ -349,15 +396,33 @@ impl Pair {
             }
             Stage::Rest if self.memory.pending() <= rounding => {
                 self.stage = Stage::Load;
-                self.until = now
-                    + constants.switch_seconds * self.chance[1]
-                    + constants.socket_bytes / self.rate.max(1.0);
+                self.until = now + constants.socket_bytes / self.rate.max(1.0);
                 true
             }
             Stage::Load if now >= self.until => {
+                self.stage = Stage::Starting;
+                self.until += constants.switch_seconds * self.chance[1];
+                true
+            }
+            Stage::Starting if now >= self.until => {
                 self.run_at_target(out);
                 self.be_silent_until(now + constants.announce_seconds * self.chance[1], now);
+                self.set(Side::Target, MigrationStatus::Completed, out);
+                self.stage = if self.abandoned { Stage::Idle } else { Stage::Word };
+                self.refresh(now, out);
+                if self.stage == Stage::Word && !self.still {
+                    self.finish(out);
+                }
+                true
+            }
+            Stage::Word => {
                 self.finish(out);
+                true
+            }
+            Stage::PostCopy if self.recovering => {
+                self.recovering = false;
+                self.set(Side::Source, MigrationStatus::PostcopyActive, out);
+                self.set(Side::Target, MigrationStatus::PostcopyActive, out);
                 true
             }
             Stage::Switch if now >= self.until => {
@@ -373,6 +438,7 @@ impl Pair {
                     self.silences.pop();
                     self.be_silent_until(latest, now);
                 }
+                self.set(Side::Target, MigrationStatus::Completed, out);
                 self.finish(out);
                 true
             }
@@ -427,7 +493,7 @@ impl Pair {
 
     fn finish(&mut self, out: &mut Emitted) {
         self.stage = Stage::Idle;
-        self.set(Side::Target, MigrationStatus::Completed, out);
+        self.moved = true;
         self.set(Side::Source, MigrationStatus::Completed, out);
     }
 
@@ -444,208 +510,142 @@ impl Pair {
             out.push((Side::Source, QemuEvent::Resumed));
             self.silences.push((self.stopped_at.unwrap_or(now), now));
         }
-        self.stage = Stage::Idle;
+        let arrived = matches!(self.stage, Stage::Load | Stage::Starting | Stage::Word);
+        if arrived && self.target.alive {
+            // Whatever the source does now, the target has everything and will run.
+            self.abandoned = true;
+            if self.stage == Stage::Word {
+                self.stage = Stage::Idle;
+            }
+        } else {
+            // A target whose stream ends early exits.
+            if self.target.alive && self.is_wired(now) && !self.is_frozen(Side::Target, now) {
+                self.exit(Side::Target, out);
+            }
+            self.stage = Stage::Idle;
+        }
+        self.refresh(now, out);
+    }
+
+    fn exit(&mut self, side: Side, out: &mut Emitted) {
+        let qemu = self.qemu(side);
+        (qemu.alive, qemu.running) = (false, false);
+        out.push((side, QemuEvent::Gone));
     }
 
     /// A process ends, from one moment to the next.
-    pub(crate) fn kill(&mut self, side: Side, path: bool, out: &mut Emitted, now: f64) {
-        let qemu = self.qemu(side);
-        if !qemu.alive {
+    pub(crate) fn kill(&mut self, side: Side, out: &mut Emitted, now: f64) {
+        if self.qemu(side).alive {
+            self.exit(side, out);
+            self.refresh(now, out);
+        }
+    }
+
+    /// A process is stopped, and goes on by itself then.
+    pub(crate) fn freeze(&mut self, side: Side, until: f64, out: &mut Emitted, now: f64) {
+        let frozen = &mut self.frozen_until[usize::from(side == Side::Target)];
+        *frozen = frozen.max(until);
+        self.refresh(now, out);
+    }
+
+    /// The ports carry something from now on, or nothing. A connection that has waited tries again only after some time, which
+    /// doubles while it waits: `again` says when it will.
+    pub(crate) fn set_link(&mut self, up: bool, again: f64, out: &mut Emitted, now: f64) {
+        if up && !self.up && !matches!(self.stage, Stage::Idle) {
+            self.backs_off_until = again;
+        }
+        self.up = up;
+        self.refresh(now, out);
+    }
+
+    /// When its processes and its connection go on by themselves.
+    pub(crate) fn calm_at(&self) -> f64 {
+        let [source, target] = self.frozen_until;
+        source.max(target).max(self.backs_off_until)
+    }
+
+    pub(crate) fn is_frozen(&self, side: Side, now: f64) -> bool {
+        now < self.frozen_until[usize::from(side == Side::Target)]
+    }
+
+    fn is_wired(&self, now: f64) -> bool {
+        self.up && now >= self.backs_off_until
+    }
+
+    /// Whether what is under way goes on; and what each side notices of the other's end. True if that is otherwise than before.
+    pub(crate) fn refresh(&mut self, now: f64, out: &mut Emitted) -> bool {
+        let before = (self.still, self.stage);
+        self.notice_ends(now, out);
+        let goes = |qemu: &Qemu, side| qemu.alive && !self.is_frozen(side, now);
+        let source = goes(&self.source, Side::Source);
+        let target = goes(&self.target, Side::Target);
+        let paused = |qemu: &Qemu| qemu.status == MigrationStatus::PostcopyPaused;
+        let broken = self.stage == Stage::PostCopy && !self.recovering;
+        let broken = broken && (paused(&self.source) || paused(&self.target));
+        self.still = match self.stage {
+            Stage::Idle => false,
+            Stage::Starting => !target,
+            // What a source has handed to its kernel arrives without it.
+            Stage::Load => !(target && self.is_wired(now)),
+            _ => !(source && target && self.is_wired(now)) || broken,
+        };
+        before != (self.still, self.stage)
+    }
+
+    /// A process that ends closes its connection; over a path that is up the other side hears of it.
+    fn notice_ends(&mut self, now: f64, out: &mut Emitted) {
+        if !self.is_wired(now) {
             return;
         }
-        qemu.alive = false;
-        qemu.running = false;
-        out.push((side, QemuEvent::Gone));
-        match (side, self.stage) {
-            // A reset arrives only over a path that is up; without it the source just stalls.
-            (Side::Target, Stage::Setup | Stage::Pass | Stage::Rest | Stage::Load) if path => {
-                self.give_up(MigrationStatus::Failed, out, now);
+        let hears = |pair: &Pair, side| !pair.is_frozen(side, now);
+        if !self.target.alive && self.source.alive && hears(self, Side::Source) {
+            match self.stage {
+                Stage::Idle => {}
+                _ if self.abandoned => self.stage = Stage::Idle,
+                Stage::Switch | Stage::PostCopy => {
+                    if self.source.status != MigrationStatus::PostcopyPaused {
+                        self.recovering = false;
+                        self.set(Side::Source, MigrationStatus::PostcopyPaused, out);
+                    }
+                }
+                _ => self.give_up(MigrationStatus::Failed, out, now),
             }
-            (Side::Target, Stage::Switch | Stage::PostCopy) if path => {
-                self.set(Side::Source, MigrationStatus::PostcopyPaused, out);
-            }
-            (Side::Source, Stage::PostCopy) => {
-                self.set(Side::Target, MigrationStatus::PostcopyPaused, out);
-            }
-            _ => {}
         }
-    }
-
-    /// What an action leads to; `None`: no answer.
-    pub(crate) fn perform(
-        &mut self,
-        action: &Action,
-        path: bool,
-        physics: &Physics,
-        now: f64,
-        out: &mut Emitted,
-    ) -> Option<Result<Reply, ActionError>> {
-        let side = match action {
-            Action::Configure { side, .. } | Action::Sample(side) => *side,
-            Action::Resume(side) | Action::PauseChannel(side) => *side,
-            Action::Listen | Action::DestroyTarget | Action::ListenAgain => Side::Target,
-            _ => Side::Source,
-        };
-        if !self.qemu(side).alive {
-            if *action == Action::DestroyTarget {
-                return Some(Ok(Reply::Done));
-            }
-            let message = "gone".to_owned();
-            return Some(Err(ActionError { class: FailureClass::Gone, message }));
-        }
-        let stuck = side == Side::Source && matches!(self.stage, Stage::Rest | Stage::Load);
-        if stuck && !matches!(action, Action::BreakChannel | Action::DestroySource) {
-            return None;
-        }
-        Some(self.answer(action, side, path, physics, now, out))
-    }
-
-    fn answer(
-        &mut self,
-        action: &Action,
-        side: Side,
-        path: bool,
-        physics: &Physics,
-        now: f64,
-        out: &mut Emitted,
-    ) -> Result<Reply, ActionError> {
-        let refused = |message: &str| {
-            Err(ActionError { class: FailureClass::Refused, message: message.to_owned() })
-        };
-        match action {
-            Action::Configure { side, postcopy, throttle, limits } => {
-                if *side == Side::Source {
-                    self.limits = Some(*limits);
-                    self.postcopy_allowed = *postcopy;
-                    self.throttle = throttle.then(Throttle::default);
+        if !self.source.alive && self.target.alive && hears(self, Side::Target) {
+            match self.stage {
+                Stage::Setup | Stage::Pass | Stage::Rest | Stage::Switch => {
+                    self.exit(Side::Target, out);
                 }
-                Ok(Reply::Done)
-            }
-            Action::SetSwitchoverBandwidth(rate) => {
-                if let Some(limits) = &mut self.limits {
-                    limits.switchover_bandwidth = *rate;
+                Stage::PostCopy if self.target.status != MigrationStatus::PostcopyPaused => {
+                    self.recovering = false;
+                    self.set(Side::Target, MigrationStatus::PostcopyPaused, out);
                 }
-                Ok(Reply::Done)
-            }
-            Action::SetDowntimeLimit(limit) => {
-                if let Some(limits) = &mut self.limits {
-                    limits.downtime = *limit;
-                }
-                Ok(Reply::Done)
-            }
-            Action::SetBandwidth(limit) => {
-                if let Some(limits) = &mut self.limits {
-                    limits.bandwidth = *limit;
-                }
-                Ok(Reply::Done)
-            }
-            Action::SetPostcopyBandwidth(limit) => {
-                if let Some(limits) = &mut self.limits {
-                    limits.postcopy_bandwidth = *limit;
-                }
-                Ok(Reply::Done)
-            }
-            Action::Listen => Ok(Reply::Listening("tcp:simulated:1".to_owned())),
-            Action::Migrate { .. } => {
-                if !path {
-                    return refused("no route to host");
-                }
-                self.memory.restart();
-                self.stage = Stage::Setup;
-                self.until = now + physics.constants.setup_seconds * self.chance[1];
-                self.set(Side::Source, MigrationStatus::Setup, out);
-                Ok(Reply::Done)
-            }
-            Action::StartPostcopy => {
-                if !matches!(self.stage, Stage::Setup | Stage::Pass) || !self.postcopy_allowed {
-                    return refused("no migration that could switch to post-copy is active");
-                }
-                self.postcopy_asked = true;
-                Ok(Reply::Done)
-            }
-            Action::Sample(side) => Ok(Reply::Sample(Box::new(self.figures(*side)))),
-            Action::Cancel | Action::BreakChannel => match self.stage {
-                Stage::Idle => Ok(Reply::Done),
-                Stage::Switch | Stage::PostCopy => refused("post-copy cannot be cancelled"),
-                _ => {
-                    let cancelled = *action == Action::Cancel;
-                    let status = if cancelled {
-                        MigrationStatus::Cancelled
-                    } else {
-                        MigrationStatus::Failed
-                    };
-                    self.give_up(status, out, now);
-                    Ok(Reply::Done)
-                }
-            },
-            Action::DestroyTarget => {
-                self.kill(Side::Target, path, out, now);
-                Ok(Reply::Done)
-            }
-            Action::DestroySource => {
-                self.source.alive = false;
-                self.source.running = false;
-                out.push((Side::Source, QemuEvent::Gone));
-                Ok(Reply::Done)
-            }
-            Action::Resume(_) => {
-                self.qemu(side).running = true;
-                out.push((side, QemuEvent::Resumed));
-                Ok(Reply::Done)
-            }
-            Action::PauseChannel(_) => {
-                if self.qemu(side).status != MigrationStatus::PostcopyActive {
-                    return refused("not in post-copy");
-                }
-                self.set(side, MigrationStatus::PostcopyPaused, out);
-                Ok(Reply::Done)
-            }
-            Action::ListenAgain => {
-                if self.target.status != MigrationStatus::PostcopyPaused {
-                    return refused("not paused");
-                }
-                self.listening = true;
-                Ok(Reply::Listening("tcp:simulated:2".to_owned()))
-            }
-            Action::ResumeMigration { .. } => {
-                let paused = self.source.status == MigrationStatus::PostcopyPaused;
-                if !paused || !self.listening || !path || !self.target.alive {
-                    return refused("no path");
-                }
-                self.listening = false;
-                self.set(Side::Source, MigrationStatus::PostcopyActive, out);
-                self.set(Side::Target, MigrationStatus::PostcopyActive, out);
-                Ok(Reply::Done)
+                _ => {}
             }
         }
     }
 
-    fn figures(&self, side: Side) -> MigrationSample {
-        let qemu = if side == Side::Source { &self.source } else { &self.target };
-        let run_state = match (qemu.running, side, &qemu.status) {
-            (true, ..) => RunState::Running,
-            (false, Side::Source, MigrationStatus::Completed) => RunState::PostMigrate,
-            (false, Side::Source, _) => RunState::FinishMigrate,
-            (false, Side::Target, _) => RunState::InMigrate,
-        };
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "not negative, far below 2^53"
-        )]
-        let whole = |value: f64| value.max(0.0) as u64;
-        let completed = qemu.status == MigrationStatus::Completed;
-        MigrationSample {
-            status: qemu.status.clone(),
-            run_state,
-            transferred: Bytes::new(whole(self.sent)),
-            remaining: Bytes::new(whole(self.memory.pending())),
-            total: Bytes::new(whole(self.memory.content() + self.memory.zero_bytes)),
-            rate: Bandwidth::from_bytes_per_second(whole(self.rate)),
-            dirty_rate: Bandwidth::ZERO,
-            postcopy_requests: self.faults,
-            downtime: completed.then_some(Duration::ZERO),
-            error: None,
+    /// Whether the VM's state is still somewhere, as a whole or split between two that live.
+    pub(crate) fn is_intact(&self) -> bool {
+        match self.stage {
+            Stage::Switch | Stage::PostCopy => self.source.alive && self.target.alive,
+            Stage::Load | Stage::Starting | Stage::Word => self.source.alive || self.target.alive,
+            Stage::Idle if self.moved => self.target.alive,
+            Stage::Idle | Stage::Setup | Stage::Pass | Stage::Rest => self.source.alive,
         }
+    }
+
+    /// Whether the VM runs at the target and needs nothing from the source any more.
+    pub(crate) fn runs_whole(&self) -> bool {
+        self.target.running && self.stage != Stage::PostCopy
+    }
+
+    /// The target's process is ended and another waits in its place; nobody is told.
+    pub(crate) fn renew_target(&mut self) {
+        self.target = Qemu { alive: true, running: false, status: MigrationStatus::None };
+        self.source.status = MigrationStatus::None;
+        self.frozen_until[1] = 0.0;
+        (self.stage, self.postcopy_asked) = (Stage::Idle, false);
+        (self.sent, self.pass, self.abandoned, self.stopped_at) = (0.0, 0, false, None);
     }
 }

@@ -1,11 +1,16 @@
 //! The event loop: pairs of QEMUs, ports, applications and faults on one side, the gang's driver on the other.
 
 mod adapt;
+mod controller;
 mod faults;
+mod laws;
 mod parts;
+mod traffic;
 
 pub use adapt::Adapting;
+pub use controller::Left;
 pub use faults::{Fault, changes};
+pub use laws::Broken;
 
 use crate::{
     Memory, Physics,
@@ -13,20 +18,22 @@ use crate::{
     qemu::{Emitted, Pair},
 };
 use adapt::{Looked, Path, adapted};
+use controller::Controller;
 use droveway_drive::{
-    Action, ActionError, Decision, FailureClass, GangDriver, Progress, Record, Side,
+    ActionError, Decision, FailureClass, GangDriver, Progress, QemuEvent, Record, Side,
 };
 use droveway_fleet::{
     EndpointId, HostId, Scenario, Timestamp, VmId,
     log::{ApplicationSample, Silence},
-    scenario::{Discipline, TrafficKind},
+    scenario::Discipline,
 };
 use droveway_model::{
     share::{Claim, Class, Crosses, Resource, Sharer},
     world::payload,
 };
 use droveway_plan::{Plan, Violation};
-use parts::{End, Flow, Held, Input, Load, Port, Vm, promised};
+use laws::Laws;
+use parts::{End, Flow, Held, Input, Load, Port, Stalled, Vm, promised};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
@@ -145,6 +152,23 @@ pub fn simulate(simulation: &Simulation<'_>) -> Result<Outcome, SimError> {
     Ok(world.outcome)
 }
 
+/// The same, with a controller that keeps a journal and may die, and with every law checked after every event. `broken`: a
+/// rule of the world that does not hold, so that the laws can be seen to notice.
+///
+/// # Errors
+/// The same.
+pub fn simulate_closely(
+    simulation: &Simulation<'_>,
+    broken: Option<Broken>,
+) -> Result<(Outcome, Left), SimError> {
+    let mut world = World::new(simulation)?;
+    world.broken = broken;
+    world.watch();
+    world.run();
+    let left = world.check_end();
+    Ok((world.outcome, left))
+}
+
 struct World<'a> {
     physics: &'a Physics,
     random: Chance,
@@ -180,6 +204,16 @@ struct World<'a> {
     look_chance: Chance,
     /// What ports promise has changed.
     changed: bool,
+    /// The path between the hosts was up when it was looked last, and since when it has not been.
+    was_up: bool,
+    down_since: f64,
+    /// Monitors that pass nothing on.
+    stalled: Vec<Stalled>,
+    /// The controller's process.
+    controller: Controller,
+    /// What is checked after every event, if anybody wants to know.
+    laws: Option<Laws>,
+    broken: Option<Broken>,
     outcome: Outcome,
 }
 
@@ -230,6 +264,7 @@ impl<'a> World<'a> {
                         Pair::new(memory, chances, phase, overtakes)
                     }),
                     last_event: [0.0; 2],
+                    destroyed_at: None,
                 }
             })
             .collect();
@@ -282,6 +317,12 @@ impl<'a> World<'a> {
             first: None,
             look_chance: Chance::new(!simulation.seed),
             changed: false,
+            was_up: true,
+            down_since: 0.0,
+            stalled: Vec::new(),
+            controller: Controller::new(plan, simulation.seed),
+            laws: None,
+            broken: None,
             outcome: Outcome {
                 records: Vec::new(),
                 decisions: Vec::new(),
@@ -300,76 +341,6 @@ impl<'a> World<'a> {
         Ok(world)
     }
 
-    fn end(&self, name: &str) -> Option<End> {
-        let vm = self.vms.iter().position(|vm| vm.name.as_str() == name).map(End::Vm);
-        vm.or_else(|| {
-            self.machines.iter().position(|other| other.as_str() == name).map(End::Machine)
-        })
-    }
-
-    fn add_traffic(&mut self, scenario: &Scenario) {
-        for traffic in &scenario.spec.traffic {
-            let ends = self.end(traffic.from.as_str()).zip(self.end(traffic.to.as_str()));
-            // A scenario that was read has no traffic of nobody.
-            let Some((from, to)) = ends else { continue };
-            let memcached = traffic.kind == TrafficKind::Memcached;
-            let demand = match (&traffic.rate, &traffic.requests) {
-                (Some(rate), _) => rate
-                    .bandwidth()
-                    .map_or(f64::INFINITY, |rate| Physics::bytes(rate.bytes_per_second())),
-                (None, Some(requests)) => f64::from(requests.get()) * self.physics.request_bytes,
-                (None, None) => continue,
-            };
-            let kind = match traffic.kind {
-                TrafficKind::Tcp => "tcp",
-                TrafficKind::Udp => "udp",
-                TrafficKind::Memcached => "memcached",
-            };
-            // Answers are what weighs, and they go the other way.
-            let (from, to) = if memcached { (to, from) } else { (from, to) };
-            self.flows.push(Flow {
-                from,
-                to,
-                demand,
-                weight: f64::from(traffic.flows.max(1)),
-                unit: if memcached { self.physics.request_bytes } else { 1.0 },
-                log: self.outcome.applications.len(),
-                carried: 0.0,
-                looked: 0.0,
-            });
-            self.outcome.applications.push(ApplicationLog {
-                name: traffic.name.clone(),
-                kind: kind.to_owned(),
-                from: traffic.from.clone(),
-                to: traffic.to.clone(),
-                requests: memcached,
-                samples: Vec::new(),
-            });
-        }
-        for (index, vm) in scenario.spec.vms.iter().enumerate() {
-            let Some(load) = &vm.memory_load else { continue };
-            let own = || vm.name.as_str().parse::<EndpointId>().ok();
-            let name = format!("{}.memory-load", vm.name).parse().ok();
-            let (Some(name), Some(from), Some(to)) = (name, own(), own()) else { continue };
-            self.loads.push(Load {
-                vm: index,
-                rate: Physics::bytes(load.write_rate.bytes_per_second()),
-                log: self.outcome.applications.len(),
-                done: 0.0,
-            });
-            let kind = "memory-load".to_owned();
-            let (requests, samples) = (false, Vec::new());
-            self.outcome.applications.push(ApplicationLog {
-                name,
-                kind,
-                from,
-                to,
-                requests,
-                samples,
-            });
-        }
-    }
-
     fn run(&mut self) {
         let mut next_tick = 0.0;
         let mut started = false;
@@ -378,26 +349,32 @@ impl<'a> World<'a> {
         self.share();
         while self.now < TIME_MAX && self.outcome.violations.is_empty() {
             self.drain();
-            if self.now >= BEFORE && !started {
-                if self.outcome.records.is_empty() {
+            self.check(over_at.is_some());
+            if self.now >= BEFORE && !self.controller.started && self.drives() {
+                if !self.controller.prepared {
+                    self.controller.prepared = true;
                     self.gang.prepare(timestamp(self.now));
                     self.drain();
                 }
-                if self.gang.is_prepared() {
-                    started = true;
-                    self.outcome.began_at = timestamp(self.now);
-                    self.gang.start(timestamp(self.now));
-                    for (at, _) in &mut self.faults {
-                        *at += self.now;
+                if self.gang.is_prepared() && self.drives() {
+                    self.controller.started = true;
+                    if !started {
+                        started = true;
+                        self.outcome.began_at = timestamp(self.now);
+                        for (at, _) in &mut self.faults {
+                            *at += self.now;
+                        }
                     }
+                    self.begin();
                     continue;
                 }
             }
-            if started && over_at.is_none() && self.gang.is_over() {
+            if started && over_at.is_none() && self.is_over() {
                 over_at = Some(self.now);
                 self.outcome.ended_at = timestamp(self.now);
+                self.put_back();
             }
-            if over_at.is_some_and(|at| self.now >= at + AFTER) {
+            if over_at.is_some_and(|at| self.now >= at.max(self.calm_at()) + AFTER) {
                 break;
             }
             let next = self.next_time(next_tick, started, over_at);
@@ -408,11 +385,15 @@ impl<'a> World<'a> {
             }
             self.advance(next);
             let mut stale = started && self.inject();
+            stale |= self.update_link();
             stale |= self.step_pairs();
             self.release();
             stale |= self.deliver();
+            self.take_over();
             let due = self.gang.poll_timeout();
-            if over_at.is_none() && due.is_some_and(|due| due <= timestamp(self.now)) {
+            let listens =
+                over_at.is_none() && self.drives() && self.broken != Some(Broken::TimeStands);
+            if listens && due.is_some_and(|due| due <= timestamp(self.now)) {
                 self.gang.handle_timeout(timestamp(self.now));
             }
             if self.now >= next_tick {
@@ -440,14 +421,12 @@ impl<'a> World<'a> {
                 heard.map(|(from, to)| Silence { from: timestamp(*from), to: timestamp(*to) });
             self.outcome.silences.insert(vm.name.clone(), silences.collect());
         }
-        for (vm, driver) in self.gang.drivers() {
-            self.outcome.progress.insert(vm.clone(), driver.progress());
-        }
+        self.keep_progress();
     }
 
     /// Whether anybody looks at rates.
     fn looks(&self, started: bool, over_at: Option<f64>) -> bool {
-        self.adapting.is_some() && started && over_at.is_none()
+        self.adapting.is_some() && started && over_at.is_none() && self.drives()
     }
 
     fn next_time(&self, next_tick: f64, started: bool, over_at: Option<f64>) -> f64 {
@@ -458,10 +437,18 @@ impl<'a> World<'a> {
         if !started && self.now < BEFORE {
             next = next.min(BEFORE);
         }
+        next = next.min(self.controller.due());
+        if self.path.ends_at > 0.0 {
+            next = next.min(self.path.ends_at);
+        }
+        for stalled in self.stalled.iter().filter(|it| it.until > self.now) {
+            next = next.min(stalled.until);
+        }
         if let Some((&(nanos, _), _)) = self.inbox.first_key_value() {
             next = next.min(Timestamp::from_nanos(nanos).seconds());
         }
         if over_at.is_none()
+            && self.drives()
             && let Some(due) = self.gang.poll_timeout()
         {
             next = next.min(due.seconds());
@@ -477,7 +464,10 @@ impl<'a> World<'a> {
             }
         }
         for held in &self.held {
-            next = next.min(held.until);
+            // A late one waits for its QEMU alone.
+            let due = if held.from > self.now { held.from } else { f64::INFINITY };
+            let given_up = if held.late { f64::INFINITY } else { held.until };
+            next = next.min(due).min(given_up);
         }
         for port in &self.ports {
             if port.down_until > self.now {
@@ -491,6 +481,9 @@ impl<'a> World<'a> {
     fn advance(&mut self, next: f64) {
         let elapsed = next - self.now;
         if elapsed > 0.0 {
+            for pair in self.vms.iter_mut().filter_map(|vm| vm.pair.as_mut()) {
+                pair.pass_time(elapsed, self.now);
+            }
             let flows = self.flows.len();
             for (index, rate) in self.rates.iter().enumerate() {
                 let crosses = self.claims[index].crosses;
@@ -524,49 +517,6 @@ impl<'a> World<'a> {
         self.now = next;
     }
 
-    /// What applications and ports did since the last time.
-    fn log(&mut self) {
-        let (start, end) = (timestamp(self.logged_at), timestamp(self.now));
-        if end > start {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "amounts are not negative and far below 2^53"
-            )]
-            let mut note = |log: usize, amount: &mut f64| {
-                let whole = amount.floor();
-                *amount -= whole;
-                self.outcome.applications[log].samples.push(ApplicationSample {
-                    start,
-                    end,
-                    amount: whole as u64,
-                    failed: 0,
-                    latencies_us: Vec::new(),
-                });
-            };
-            for flow in &mut self.flows {
-                let mut units = flow.carried / flow.unit;
-                note(flow.log, &mut units);
-                flow.carried = units * flow.unit;
-            }
-            for load in &mut self.loads {
-                note(load.log, &mut load.done);
-            }
-            self.logged_at = self.now;
-        }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "counters are not negative and far below 2^53"
-        )]
-        let counters = self.machines[..self.hosts]
-            .iter()
-            .zip(&self.ports)
-            .map(|(name, port)| (name.clone(), port.tx as u64, port.rx as u64))
-            .collect();
-        self.outcome.ports.push(PortSample { at: end, counters });
-    }
-
     fn path_is_up(&self) -> bool {
         [self.source, self.target].iter().all(|host| self.ports[*host].down_until <= self.now)
     }
@@ -577,7 +527,11 @@ impl<'a> World<'a> {
             let mut out = Emitted::new();
             let vm = &mut self.vms[index];
             let Some(pair) = &mut vm.pair else { continue };
+            stale |= pair.refresh(self.now, &mut out);
             stale |= pair.step(self.physics, self.now, &mut out);
+            if self.broken == Some(Broken::SourceRunsOn) && pair.source.alive {
+                pair.source.running |= pair.target.running;
+            }
             if pair.source.running && pair.target.running {
                 let text = format!("VM '{}' runs twice at {:.3} s", vm.name, self.now);
                 self.outcome.violations.push(text);
@@ -595,9 +549,13 @@ impl<'a> World<'a> {
     fn emit_after(&mut self, least: f64, vm: usize, out: Emitted) {
         for (side, event) in out {
             let delay = least + self.random.between(0.0, EVENT_SECONDS_MAX);
+            let stalled = self.stalled_until(vm, side);
+            // A process that ends closes its monitor, whatever else that passes on.
+            let cuts = event == QemuEvent::Gone && stalled.is_some();
             let last = &mut self.vms[vm].last_event[usize::from(side == Side::Target)];
-            *last = last.max(self.now + delay);
-            let at = *last;
+            let in_turn = last.max(self.now + delay).max(stalled.unwrap_or(0.0));
+            let at = if cuts { self.now + delay } else { in_turn };
+            *last = last.max(at);
             let vm = self.vms[vm].name.clone();
             self.push(at, Input::Event { vm, side, event });
         }
@@ -609,53 +567,55 @@ impl<'a> World<'a> {
     }
 
     fn drain(&mut self) {
-        while let Some((vm, id, action)) = self.gang.poll_action() {
-            let path = self.path_is_up();
-            let Some(index) = self.vms.iter().position(|other| other.name == vm) else { continue };
-            let mut out = Emitted::new();
-            let reply = self.vms[index]
-                .pair
-                .as_mut()
-                .and_then(|pair| pair.perform(&action, path, self.physics, self.now, &mut out));
-            let ends = matches!(action, Action::DestroySource | Action::DestroyTarget);
-            let takes = if ends { PROCESS_END_SECONDS } else { 0.0 };
-            self.emit_after(takes, index, out);
-            let [least, most] = self.physics.answer_seconds;
-            let (delay, reply) = match reply {
-                Some(reply) => (takes + self.random.between(least, most), reply),
-                // A main loop that sits in the stream reads it when it comes out; the shell gives up on it earlier or later.
-                None => {
-                    self.held.push(Held { until: self.now + ANSWER_LIMIT, vm: index, id, action });
-                    continue;
-                }
-            };
-            self.push(self.now + delay, Input::Reply { vm, id, reply });
+        if !self.drives() {
+            return;
         }
-        while let Some(record) = self.gang.poll_record() {
-            self.outcome.records.push(record);
+        let mut actions = Vec::new();
+        while let Some((vm, id, action)) = self.gang.poll_action() {
+            self.intend(&vm, id, &action);
+            actions.push((vm, id, action));
+        }
+        while let Some((vm, record)) = self.gang.poll_record() {
+            self.note(&vm, &record);
+            self.outcome.records.push((vm, record));
         }
         self.drain_gang();
+        self.commit();
+        if !actions.is_empty() && self.dies_between(&actions) {
+            return;
+        }
+        for (vm, id, action) in actions {
+            let Some(index) = self.vms.iter().position(|other| other.name == vm) else { continue };
+            self.perform(index, id, action);
+        }
     }
 
     /// Performs what had to wait, or gives it up.
     fn release(&mut self) {
-        for held in std::mem::take(&mut self.held) {
-            let path = self.path_is_up();
-            let mut out = Emitted::new();
-            let pair = self.vms[held.vm].pair.as_mut();
-            let reply = pair.and_then(|pair| {
-                pair.perform(&held.action, path, self.physics, self.now, &mut out)
-            });
-            self.emit(held.vm, out);
+        for mut held in std::mem::take(&mut self.held) {
             let vm = self.vms[held.vm].name.clone();
-            if let Some(reply) = reply {
-                self.push(self.now, Input::Reply { vm, id: held.id, reply });
-            } else if self.now >= held.until {
+            if self.now >= held.until && !held.late {
+                // Its QEMU has it, and does it when it can: only nobody waits any more.
+                held.late = true;
                 let message = "no answer".to_owned();
                 let reply = Err(ActionError { class: FailureClass::Timeout, message });
-                self.push(self.now, Input::Reply { vm, id: held.id, reply });
-            } else {
+                self.push(self.now, Input::Reply { vm: vm.clone(), id: held.id, reply });
+            }
+            if self.now < held.from {
                 self.held.push(held);
+                continue;
+            }
+            let mut out = Emitted::new();
+            let pair = self.vms[held.vm].pair.as_mut();
+            let reply =
+                pair.and_then(|pair| pair.perform(&held.action, self.physics, self.now, &mut out));
+            self.emit(held.vm, out);
+            match reply {
+                Some(reply) if !held.late => {
+                    self.push(self.now, Input::Reply { vm, id: held.id, reply });
+                }
+                Some(_) => {}
+                None => self.held.push(held),
             }
         }
     }
@@ -669,7 +629,13 @@ impl<'a> World<'a> {
                 break;
             }
             any = true;
-            match entry.remove() {
+            let input = entry.remove();
+            if !self.drives() {
+                // Nobody hears it.
+                continue;
+            }
+            self.hear(&input);
+            match input {
                 Input::Event { vm, side, event } => self.gang.handle_event(now, &vm, side, event),
                 Input::Reply { vm, id, reply } => self.gang.handle_reply(now, &vm, id, reply),
                 Input::Answer { question, answer } => {
@@ -735,15 +701,17 @@ impl<'a> World<'a> {
             let first = self.first.as_ref() == Some(&vm.name);
             self.claims.push(Claim {
                 weight: self.stream_weight * if first { FIRST_WEIGHT } else { 1.0 },
-                demand: pair.ceiling(),
+                demand: pair.ceiling().min(self.path.carries()),
                 class: Class::Migration,
                 crosses: Crosses::of(&[2 * self.source, 2 * self.target + 1]),
             });
         }
         self.sharer.share(&self.resources, &self.claims, &mut self.rates);
         for (sender, rate) in self.senders.iter().zip(&self.rates[self.flows.len()..]) {
+            let slow = self.broken == Some(Broken::SlowStreams);
+            let rate = if slow { rate / 3.0 } else { *rate };
             if let Some(pair) = &mut self.vms[*sender].pair {
-                pair.granted(*rate, forward, self.physics, now);
+                pair.granted(rate, forward, self.physics, now);
             }
         }
         let mut used = vec![0.0; self.resources.len()];

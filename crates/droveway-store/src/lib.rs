@@ -19,17 +19,16 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-mod entry;
 mod error;
 mod schema;
-mod state;
 mod store;
 mod writer;
 
-pub use entry::{Ended, Entry, NetworkChange, RunHeader, Stamped};
+pub use droveway_drive::journal::{
+    Ended, Entry, NetworkChange, OpenAction, RunHeader, RunState, Stamped, VmState,
+};
 pub use error::StoreError;
 pub use schema::SCHEMA_VERSION;
-pub use state::{OpenAction, RunState, VmState};
 pub use store::{BYTES_MAX, JournalledRun, RUNS_MAX, RunKey, RunSummary, SAMPLES_MAX, Store};
 pub use writer::{BACKLOG_MAX, Health, PATIENCE, QUEUE_MAX, RETRY_EVERY, Writer};
 

@@ -1,12 +1,13 @@
 //! The file: opening, writing, reading, pruning. All SQL is here and in [`crate::schema`].
 
 use crate::{
-    entry::{Ended, Entry, RunHeader, Stamped},
     error::StoreError,
     schema::{self, APPLICATION_ID, SCHEMA_VERSION},
-    state::RunState,
 };
-use droveway_drive::{MigrationSample, Side};
+use droveway_drive::{
+    MigrationSample, Side,
+    journal::{Ended, Entry, RunHeader, RunState, Stamped},
+};
 use droveway_fleet::{Timestamp, VmId};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize};

@@ -1,10 +1,10 @@
 //! Writing without being in the way: a thread that writes, and a run that waits for it no longer than [`PATIENCE`].
 
 use crate::{
-    entry::{Entry, RunHeader, Stamped},
     error::StoreError,
     store::{RunKey, Store},
 };
+use droveway_drive::journal::{Entry, RunHeader, Stamped};
 use droveway_fleet::Timestamp;
 use std::{
     collections::VecDeque,

@@ -16,9 +16,7 @@ use crate::{
     render, report,
     run::{self, Display, Expectations, Finished, Pair, Ports, Run, journal::Shelf},
 };
-use droveway_drive::{
-    Action, GangDriver, Inherited, MigrationSample, Record, Seen, Told, VmDriver,
-};
+use droveway_drive::{GangDriver, MigrationSample, Record, Seen, VmDriver};
 use droveway_fleet::{Fleet, FleetVm, Host, HostId, Instance, Intent, VmId};
 use droveway_plan::{Move, Plan};
 use droveway_qmp::{Client, QmpAddress};
@@ -293,7 +291,7 @@ async fn look(
     // The target first: see `Inherited`.
     let (target_qemu, at_target) = seen(vm, target).await?;
     let (source_qemu, at_source) = seen(vm, source).await?;
-    let inherited = inherited(known, at_source, at_target);
+    let inherited = known.inherited(at_source, at_target);
     let pair = |source_qemu: Qemu, target_qemu: Qemu| Pair {
         source: source_qemu,
         target: target_qemu,
@@ -341,29 +339,6 @@ async fn accelerator(source: &Qemu, target: &Qemu) -> &'static str {
     "unknown"
 }
 
-/// The journal's word and the QEMUs'.
-fn inherited(known: &VmState, source: Seen, target: Seen) -> Inherited {
-    let is_open = known.open.values().any(|open| matches!(open.action, Action::Migrate { .. }));
-    let migrate = match (known.migrate_asked, is_open) {
-        (false, _) => Told::Never,
-        (true, true) => Told::Perhaps,
-        (true, false) => Told::Surely,
-    };
-    Inherited {
-        source,
-        target,
-        migrate,
-        postcopy_prepared: known.postcopy_prepared,
-        postcopy_asked: known.postcopy_asked,
-        postcopied: known.postcopied,
-        undoing: known.target_ending,
-        releasing: known.source_ending,
-        pass: known.pass,
-        stopped_at: known.stopped_at,
-        resumed_at: known.resumed_at,
-    }
-}
-
 /// The QEMU of a VM on a host, and what it says.
 async fn seen(vm: &FleetVm, host: &Host) -> Result<(Qemu, Seen), Failure> {
     let instance = vm.instances.get(&host.name).ok_or_else(|| {
@@ -408,7 +383,7 @@ fn gone(instance: &Instance) -> Qemu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use droveway_drive::{ActionId, MigrationStatus, RunState as Vcpus};
+    use droveway_drive::{Action, ActionId, MigrationStatus, RunState as Vcpus, Told};
     use droveway_store::OpenAction;
 
     fn there(status: MigrationStatus, run_state: Vcpus) -> Seen {
@@ -421,19 +396,20 @@ mod tests {
         let idle = || there(MigrationStatus::Completed, Vcpus::Running);
         let waits = || there(MigrationStatus::None, Vcpus::InMigrate);
         let mut known = VmState { was_running: true, ..VmState::default() };
-        assert!(inherited(&known, idle(), waits()).is_unstarted());
+        assert!(known.inherited(idle(), waits()).is_unstarted());
         known.migrate_asked = true;
         let action = Action::Migrate { uri: "tcp:1".to_owned() };
         let at = clock::now();
         known.open.insert(ActionId(4), OpenAction { at, action });
-        let asked = inherited(&known, idle(), waits());
+        let asked = known.inherited(idle(), waits());
         assert_eq!(asked.migrate, Told::Perhaps);
         assert!(asked.is_unstarted(), "it was about to be told, and was not");
         assert!(
-            !inherited(&known, there(MigrationStatus::Active, Vcpus::Running), waits())
+            !known
+                .inherited(there(MigrationStatus::Active, Vcpus::Running), waits())
                 .is_unstarted()
         );
         known.open.clear();
-        assert!(!inherited(&known, idle(), waits()).is_unstarted());
+        assert!(!known.inherited(idle(), waits()).is_unstarted());
     }
 }

@@ -247,3 +247,18 @@ pub(crate) async fn end(qemu: &Qemu) -> anyhow::Result<()> {
     anyhow::ensure!(gone, "QEMU process {pid} does not end");
     Ok(())
 }
+
+/// Ends a target that is of no use any more, at once: one that is asked first and is slow to hear it may become the VM
+/// meanwhile. Returns only when its process is certainly gone.
+pub(crate) async fn end_at_once(qemu: &Qemu) -> anyhow::Result<()> {
+    let socket = qemu.socket.clone();
+    let gone = tokio::task::spawn_blocking(move || {
+        let Some(pid) = process::find_by_qmp_socket(&socket) else { return Ok(None) };
+        process::kill_and_wait(pid, KILL_TIME).map(Some)
+    });
+    match gone.await.context("ending a QEMU")?? {
+        Some(true) => Ok(()),
+        Some(false) => anyhow::bail!("the QEMU behind {} does not end", qemu.socket.display()),
+        None => end(qemu).await,
+    }
+}

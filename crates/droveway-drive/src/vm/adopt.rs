@@ -244,11 +244,10 @@ impl VmDriver {
     }
 
     fn undo(&mut self, now: Timestamp, reason: &str) {
-        self.state = State::RollingBack { reason: reason.to_owned(), step: Undo::Target };
+        // What was read may be old by now: whoever takes over looks at many QEMUs.
+        let step = if self.target.gone { Undo::Target } else { self.ask() };
+        self.state = State::RollingBack { reason: reason.to_owned(), step };
         self.entered_at = now;
-        if !self.target.gone {
-            self.act(Action::DestroyTarget);
-        }
     }
 
     /// A switch that was asked for may never have reached QEMU, and one that came due while nobody drove was asked by no one.

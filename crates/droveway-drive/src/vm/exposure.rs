@@ -1,7 +1,7 @@
 //! Holding a switch to post-copy back while too many other VMs have their memory split. Meanwhile pre-copy goes on, and may end
 //! by itself.
 
-use super::{Outcome, Phase, State, Technique, Timestamp, VmDriver};
+use super::{Outcome, State, Technique, Timestamp, VmDriver};
 
 impl VmDriver {
     /// Holds the switch back, or lets it happen; one that has become due meanwhile happens at once.
@@ -37,7 +37,7 @@ impl VmDriver {
             Some(outcome) => outcome == Outcome::NeedsRecovery && self.postcopied,
             None => {
                 let at_once = self.started && self.plan.technique == Technique::PostCopy;
-                let undone = self.phase() == Phase::RollingBack;
+                let undone = self.is_undone();
                 self.postcopied || !undone && (self.postcopy_asked || at_once)
             }
         }

@@ -1,11 +1,11 @@
 //! What each state makes of the facts.
 
 use super::{
-    Action, ActionError, Bandwidth, CANCEL_PATIENCE, CONFIRM_PERIOD, FailureClass, LAST_WORD_LIMIT,
-    MigrationSample, MigrationStatus, Outcome, PREPARE_LIMIT, RECOVERY_ATTEMPTS_MAX,
-    RECOVERY_BACKOFF, RECOVERY_BACKOFF_MAX, RECOVERY_LIMIT, ROLLBACK_LIMIT, RecordKind, Reply,
-    RunState, SAMPLE_PERIOD, SETTLE_LIMIT, STALL_LIMIT, SWITCHOVER_RATE_TOLERANCE, Side, State,
-    Technique, Timestamp, UNSTARTED_LIMIT, Undo, VmDriver,
+    Action, ActionError, Bandwidth, CONFIRM_PERIOD, FailureClass, LAST_WORD_LIMIT, MigrationSample,
+    MigrationStatus, Outcome, PREPARE_LIMIT, RECOVERY_ATTEMPTS_MAX, RECOVERY_BACKOFF,
+    RECOVERY_BACKOFF_MAX, RECOVERY_LIMIT, ROLLBACK_LIMIT, RecordKind, Reply, RunState,
+    SAMPLE_PERIOD, SETTLE_LIMIT, STALL_LIMIT, SWITCHOVER_RATE_TOLERANCE, Side, State, Technique,
+    Timestamp, UNSTARTED_LIMIT, Undo, VmDriver,
 };
 use droveway_plan::Fallback;
 
@@ -41,9 +41,11 @@ impl VmDriver {
             State::Ready { .. } => return self.revised_at.map(|at| at + PREPARE_LIMIT),
             State::Preparing { .. } => PREPARE_LIMIT,
             State::PreCopy => return Some(self.last_growth.1 + STALL_LIMIT),
-            State::PostCopy if self.source.gone => LAST_WORD_LIMIT,
+            State::PostCopy | State::Switchover if self.source.gone => {
+                let gone_at = self.source.gone_at.unwrap_or(self.entered_at);
+                return Some(gone_at.max(self.entered_at) + LAST_WORD_LIMIT);
+            }
             State::PostCopy => return Some(self.last_growth.1 + STALL_LIMIT),
-            State::Switchover if self.source.gone => LAST_WORD_LIMIT,
             State::Switchover => self.plan.switchover_limit,
             State::PostCopyPaused { retry_at, .. } => return Some(*retry_at),
             State::Recovering { .. } => RECOVERY_LIMIT,
@@ -53,7 +55,7 @@ impl VmDriver {
         Some(self.entered_at + limit)
     }
 
-    fn is_over_limit(&self, now: Timestamp) -> bool {
+    pub(super) fn is_over_limit(&self, now: Timestamp) -> bool {
         self.limit().is_some_and(|limit| limit <= now)
     }
 
@@ -100,11 +102,11 @@ impl VmDriver {
         } else if self.target.gone {
             self.roll_back(now, "the target's QEMU died during the switchover".to_owned());
         } else if self.is_over_limit(now) {
-            if self.source.gone {
-                self.lose(now, "the source's QEMU died before the target had everything");
-            } else if arrived {
-                // The target runs and the source only waits for its word: forward.
+            if arrived || self.source.is(&MigrationStatus::Completed) {
+                // The target runs, or the source has its word that it does: forward.
                 self.settle(now);
+            } else if self.source.gone {
+                self.roll_back(now, "the source's QEMU died in the switchover".to_owned());
             } else {
                 let limit = self.plan.switchover_limit;
                 self.roll_back(now, format!("the switchover took longer than {limit:?}"));
@@ -217,66 +219,6 @@ impl VmDriver {
         }
     }
 
-    fn evaluate_rolling_back(&mut self, now: Timestamp) {
-        let State::RollingBack { reason, step } = &self.state else { return };
-        let (reason, step) = (reason.clone(), *step);
-        if self.source.gone {
-            if !self.target.gone {
-                self.act(Action::DestroyTarget);
-            }
-            let text = format!("{reason}; then the source's QEMU died");
-            self.end(now, Outcome::Lost, Some(text));
-            return;
-        }
-        if self.is_over_limit(now) {
-            let text = format!(
-                "{reason}; the source did not confirm within {ROLLBACK_LIMIT:?} that the VM runs there"
-            );
-            self.end(now, Outcome::NeedsRecovery, Some(text));
-            return;
-        }
-        match step {
-            Undo::Target if self.target.gone => {
-                let ended = self.source.status.as_ref().is_some_and(MigrationStatus::is_over);
-                let step = if self.started && !ended {
-                    self.act(if self.stopped_at.is_some() {
-                        Action::BreakChannel
-                    } else {
-                        Action::Cancel
-                    });
-                    Undo::Source { since: now }
-                } else {
-                    self.sample(Side::Source);
-                    Undo::Confirm
-                };
-                self.state = State::RollingBack { reason, step };
-            }
-            Undo::Target => {
-                if !self.awaits(|action| *action == Action::DestroyTarget)
-                    && self.next_sample.is_none()
-                {
-                    self.next_sample = Some(now + CONFIRM_PERIOD);
-                }
-            }
-            Undo::Source { since } => {
-                if self.source.status.as_ref().is_some_and(MigrationStatus::is_over) {
-                    self.sample(Side::Source);
-                    self.state = State::RollingBack { reason, step: Undo::Confirm };
-                } else if since + CANCEL_PATIENCE <= now {
-                    self.act(Action::BreakChannel);
-                    self.state = State::RollingBack { reason, step: Undo::Source { since: now } };
-                } else if self.next_sample.is_none() {
-                    self.next_sample = Some(now + CONFIRM_PERIOD);
-                }
-            }
-            Undo::Confirm => {
-                if self.next_sample.is_none() {
-                    self.next_sample = Some(now + CONFIRM_PERIOD);
-                }
-            }
-        }
-    }
-
     pub(super) fn on_sample_due(&mut self, now: Timestamp) {
         match self.state {
             State::PreCopy | State::PostCopy => {
@@ -285,8 +227,7 @@ impl VmDriver {
             }
             // The source's main loop is inside the stream now and would not answer.
             State::Switchover | State::Settling { .. } => self.sample(Side::Target),
-            State::RollingBack { step: Undo::Target, .. } => self.act(Action::DestroyTarget),
-            State::RollingBack { .. } => self.sample(Side::Source),
+            State::RollingBack { .. } => self.on_undo_due(),
             _ => {}
         }
     }
@@ -479,19 +420,6 @@ impl VmDriver {
         }
     }
 
-    fn confirm_source(&mut self, now: Timestamp, sample: &MigrationSample) {
-        let State::RollingBack { reason, .. } = &self.state else { return };
-        if !sample.status.is_over() {
-            return;
-        }
-        if sample.run_state == RunState::Running || !self.was_running {
-            let reason = reason.clone();
-            self.end(now, Outcome::RolledBack, Some(reason));
-        } else if !self.awaits(|action| *action == Action::Resume(Side::Source)) {
-            self.act(Action::Resume(Side::Source));
-        }
-    }
-
     pub(super) fn on_done(&mut self, now: Timestamp, action: &Action, reply: Reply) {
         match (action, reply) {
             (Action::Configure { .. }, _) => {
@@ -514,8 +442,8 @@ impl VmDriver {
             {
                 self.ask_postcopy(now);
             }
-            (Action::DestroyTarget, _) => self.target.gone = true,
-            (Action::DestroySource, _) => self.source.gone = true,
+            (Action::DestroyTarget, _) => self.note_gone(now, Side::Target),
+            (Action::DestroySource, _) => self.note_gone(now, Side::Source),
             (Action::Resume(Side::Source), _) => {
                 self.source.run_state = Some(RunState::Running);
                 self.sample(Side::Source);
@@ -533,8 +461,8 @@ impl VmDriver {
     pub(super) fn on_error(&mut self, now: Timestamp, action: &Action, error: &ActionError) {
         if error.class == FailureClass::Gone {
             match action {
-                Action::DestroyTarget => self.target.gone = true,
-                Action::Sample(side) | Action::Resume(side) => self.facts(*side).gone = true,
+                Action::DestroyTarget => self.note_gone(now, Side::Target),
+                Action::Sample(side) | Action::Resume(side) => self.note_gone(now, *side),
                 _ => {}
             }
         }
@@ -589,7 +517,7 @@ impl VmDriver {
         }
     }
 
-    fn is_postcopy_active(&self) -> bool {
+    pub(super) fn is_postcopy_active(&self) -> bool {
         // Only the source's word: the target's event may arrive first, but the source decides whether there is a return.
         self.source.is(&MigrationStatus::PostcopyActive)
             || (self.source.gone && self.target.is(&MigrationStatus::PostcopyActive))
@@ -600,10 +528,12 @@ impl VmDriver {
         facts.is(&MigrationStatus::PostcopyPaused)
     }
 
-    fn enter_post_copy(&mut self, now: Timestamp) {
+    pub(super) fn enter_post_copy(&mut self, now: Timestamp) {
         self.postcopied = true;
         self.last_growth.1 = now;
-        if matches!(self.state, State::PreCopy) && self.stopped_at.is_none() {
+        if matches!(self.state, State::PreCopy | State::RollingBack { .. })
+            && self.stopped_at.is_none()
+        {
             // Its STOP is under way on the same socket or was missed; the status implies it.
             self.stopped_at = Some(now);
             self.record(now, RecordKind::Stopped);
@@ -625,7 +555,7 @@ impl VmDriver {
         self.enter(now, State::PostCopyPaused { attempts, retry_at });
     }
 
-    fn settle(&mut self, now: Timestamp) {
+    pub(super) fn settle(&mut self, now: Timestamp) {
         self.enter(now, State::Settling { confirmed: false });
         self.next_sample = Some(now + CONFIRM_PERIOD);
         self.sample(Side::Target);
@@ -635,16 +565,7 @@ impl VmDriver {
         }
     }
 
-    pub(super) fn roll_back(&mut self, now: Timestamp, reason: String) {
-        self.enter(now, State::RollingBack { reason, step: Undo::Target });
-        self.next_sample = None;
-        self.boundary_wanted = None;
-        if !self.target.gone {
-            self.act(Action::DestroyTarget);
-        }
-    }
-
-    fn lose(&mut self, now: Timestamp, reason: &str) {
+    pub(super) fn lose(&mut self, now: Timestamp, reason: &str) {
         self.end(now, Outcome::Lost, Some(reason.to_owned()));
     }
 

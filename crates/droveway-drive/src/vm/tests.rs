@@ -257,6 +257,117 @@ fn where_vcpus_run_at_both_sides_nothing_is_touched() {
     assert!(driver.poll_action().is_none(), "nothing is touched");
 }
 
+/// A driver whose VM stands still for its switchover, as the events tell.
+fn in_switchover() -> VmDriver {
+    let mut driver = VmDriver::new(step(Technique::PreCopy, Fallback::Abort), true);
+    let at = Timestamp::from_millis;
+    driver.prepare(at(0));
+    while let Some((id, action)) = driver.poll_action() {
+        let reply = match action {
+            Action::Listen => Reply::Listening("tcp:1".to_owned()),
+            _ => Reply::Done,
+        };
+        driver.handle_reply(at(1), id, Ok(reply));
+    }
+    driver.start(at(2));
+    let (id, _) = driver.poll_action().unwrap();
+    driver.handle_reply(at(3), id, Ok(Reply::Done));
+    driver.handle_event(at(1_000), Side::Source, QemuEvent::Stopped);
+    assert_eq!(driver.phase(), Phase::Switchover);
+    driver
+}
+
+fn asked(driver: &mut VmDriver) -> Vec<(ActionId, Action)> {
+    std::iter::from_fn(|| driver.poll_action()).collect()
+}
+
+fn says(status: MigrationStatus, run_state: RunState) -> Result<Reply, ActionError> {
+    Ok(Reply::Sample(Box::new(MigrationSample::without_figures(status, run_state))))
+}
+
+#[test]
+fn a_source_that_has_the_target_s_word_is_never_undone() {
+    let mut driver = in_switchover();
+    let completed = QemuEvent::Status(MigrationStatus::Completed);
+    driver.handle_event(Timestamp::from_millis(1_100), Side::Source, completed);
+    // The target's monitor passes nothing on.
+    driver.handle_timeout(Timestamp::from_millis(17_000));
+    assert_eq!(driver.phase(), Phase::Settling);
+    driver.handle_timeout(Timestamp::from_millis(28_000));
+    assert_eq!(driver.outcome(), Some(Outcome::NeedsRecovery));
+    let destroys = |(_, action): &(ActionId, Action)| *action == Action::DestroyTarget;
+    assert!(!asked(&mut driver).iter().any(destroys));
+}
+
+#[test]
+fn both_sides_are_asked_before_a_target_is_destroyed() {
+    let at = Timestamp::from_millis;
+    let of = |actions: &[(ActionId, Action)], side: Side| {
+        actions.iter().rev().find(|(_, action)| *action == Action::Sample(side)).unwrap().0
+    };
+    let undoing = || {
+        let mut driver = in_switchover();
+        asked(&mut driver);
+        driver.handle_timeout(at(16_500));
+        assert_eq!(driver.phase(), Phase::RollingBack);
+        let actions = asked(&mut driver);
+        assert!(!actions.iter().any(|(_, action)| *action == Action::DestroyTarget));
+        (driver, of(&actions, Side::Target), of(&actions, Side::Source))
+    };
+    let silent = || {
+        let message = "no answer".to_owned();
+        Err(ActionError { class: FailureClass::Timeout, message })
+    };
+    let destroys = |driver: &mut VmDriver| {
+        asked(driver).iter().any(|(_, action)| *action == Action::DestroyTarget)
+    };
+    // It waits for its memory.
+    let (mut driver, target, _) = undoing();
+    driver.handle_reply(at(16_501), target, says(MigrationStatus::Active, RunState::InMigrate));
+    assert!(destroys(&mut driver));
+    // It runs: it is the VM.
+    let (mut driver, target, _) = undoing();
+    driver.handle_reply(at(16_501), target, says(MigrationStatus::Completed, RunState::Running));
+    assert_eq!(driver.phase(), Phase::Settling);
+    assert!(!destroys(&mut driver));
+    // It is silent, and the source has the VM.
+    let (mut driver, target, source) = undoing();
+    driver.handle_reply(at(19_500), target, silent());
+    assert!(!destroys(&mut driver));
+    driver.handle_reply(at(19_501), source, says(MigrationStatus::Failed, RunState::Running));
+    assert!(destroys(&mut driver));
+    // Nobody says who has it: both are kept.
+    let (mut driver, target, source) = undoing();
+    driver.handle_reply(at(19_500), target, silent());
+    driver.handle_reply(at(19_500), source, silent());
+    driver.handle_timeout(at(47_000));
+    assert_eq!(driver.outcome(), Some(Outcome::NeedsRecovery));
+    assert!(!destroys(&mut driver));
+}
+
+#[test]
+fn a_source_s_death_gives_the_target_s_last_word_its_time() {
+    let at = Timestamp::from_millis;
+    let mut driver = VmDriver::new(step(Technique::PostCopy, Fallback::Abort), true);
+    driver.prepare(at(0));
+    for (id, action) in asked(&mut driver) {
+        driver.handle_reply(at(1), id, Ok(Reply::Done));
+        assert!(matches!(action, Action::Configure { .. }));
+    }
+    let (id, _) = driver.poll_action().unwrap();
+    driver.handle_reply(at(1), id, Ok(Reply::Listening("tcp:1".to_owned())));
+    driver.start(at(2));
+    let active = || QemuEvent::Status(MigrationStatus::PostcopyActive);
+    driver.handle_event(at(100), Side::Source, active());
+    driver.handle_event(at(120), Side::Target, active());
+    driver.handle_event(at(120), Side::Target, QemuEvent::Resumed);
+    // Long after the switch: all was sent, the word is under way.
+    driver.handle_event(at(5_000), Side::Source, QemuEvent::Gone);
+    assert_eq!(driver.outcome(), None);
+    driver.handle_event(at(5_002), Side::Target, QemuEvent::Status(MigrationStatus::Completed));
+    assert_eq!(driver.phase(), Phase::Settling);
+}
+
 #[test]
 fn replies_that_were_not_asked_for_are_dropped() {
     let mut driver = VmDriver::new(step(Technique::PreCopy, Fallback::Abort), true);

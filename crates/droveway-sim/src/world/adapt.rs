@@ -1,6 +1,6 @@
 //! A run that adapts: what it sees of ports and VMs, the planner that answers it, and what it changes at the ports.
 
-use super::{End, Input, World, promised, timestamp};
+use super::{End, Input, World, timestamp};
 use droveway_drive::{Adaptation, GangAction, GangDriver, PathSample};
 use droveway_fleet::{Bandwidth, VmId};
 use droveway_plan::replan::{
@@ -37,6 +37,10 @@ const SENT_AGAIN_SECONDS: f64 = 0.2;
 pub(super) struct Path {
     round_trip: f64,
     sent_again: f64,
+    /// What one connection carries of it, bytes per second; zero: whatever the ports give it.
+    limit: f64,
+    /// What is lost is lost until then; zero: for good.
+    pub(super) ends_at: f64,
     /// Segments of each VM so far, and those sent again.
     counted: BTreeMap<VmId, [f64; 2]>,
 }
@@ -44,6 +48,19 @@ pub(super) struct Path {
 impl Path {
     pub(super) fn set(&mut self, round_trip: f64, sent_again: f64) {
         (self.round_trip, self.sent_again) = (round_trip, sent_again);
+    }
+
+    /// Segments are lost: what a connection carries then follows from their share and the round trip (Mathis, Semke, Mahdavi
+    /// and Ott 1997: at most `MSS / RTT * sqrt(3/2) / sqrt(p)`).
+    pub(super) fn lose(&mut self, round_trip: f64, share: f64) {
+        self.set(round_trip, share);
+        let trip = (ROUND_TRIP_SECONDS + round_trip).max(1e-6);
+        self.limit = if share > 0.0 { SEGMENT_BYTES / trip * (1.5 / share).sqrt() } else { 0.0 };
+    }
+
+    /// What one connection carries at most, bytes per second.
+    pub(super) fn carries(&self) -> f64 {
+        if self.limit > 0.0 { self.limit } else { f64::INFINITY }
     }
 
     /// What each page that a guest waits for takes longer.
@@ -165,11 +182,7 @@ impl World<'_> {
                     self.push(self.now + latency, Input::Answer { question, answer });
                 }
                 GangAction::Reserve(_) => {
-                    let plan = self.gang.plan();
-                    for (host, port) in self.machines.iter().zip(&mut self.ports) {
-                        port.promised = promised(plan, host);
-                    }
-                    self.changed = true;
+                    self.hold();
                 }
                 // Sockets are told; where they are not tuned nobody can be.
                 GangAction::GiveWay { to } if self.gang.plan().tuning => {

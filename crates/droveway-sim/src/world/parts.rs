@@ -47,13 +47,31 @@ pub(super) struct Vm {
     /// Only of VMs that move.
     pub(super) pair: Option<Pair>,
     pub(super) last_event: [f64; 2],
+    /// A fault took what there was of its state.
+    pub(super) destroyed_at: Option<f64>,
 }
 
+/// An action that its QEMU has not taken yet.
 pub(super) struct Held {
+    /// It reaches its QEMU then at the earliest.
+    pub(super) from: f64,
+    /// And is given up by whoever waits for its answer then.
     pub(super) until: f64,
+    /// Nobody waits for its answer any more.
+    pub(super) late: bool,
     pub(super) vm: usize,
     pub(super) id: ActionId,
     pub(super) action: Action,
+}
+
+/// A monitor that passes nothing on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stalled {
+    pub(super) vm: usize,
+    pub(super) side: Side,
+    pub(super) until: f64,
+    /// Commands arrive, and only what is answered is lost.
+    pub(super) loses: bool,
 }
 
 pub(super) struct Port {

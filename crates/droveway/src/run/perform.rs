@@ -117,8 +117,8 @@ async fn perform(
         Action::BreakChannel => {
             source.yank(&[YankInstance::Migration]).await.map_err(failed)?;
         }
-        Action::DestroyTarget => end(&pair.target).await?,
-        Action::DestroySource => end(&pair.source).await?,
+        Action::DestroyTarget => ended(qemu::end_at_once(&pair.target).await)?,
+        Action::DestroySource => ended(qemu::end(&pair.source).await)?,
         Action::Resume(side) => pair.qemu(*side).client.cont().await.map_err(failed)?,
         Action::PauseChannel(side) => {
             pair.qemu(*side).client.migrate_pause().await.map_err(failed)?;
@@ -128,8 +128,8 @@ async fn perform(
     Ok(Reply::Done)
 }
 
-async fn end(qemu: &Qemu) -> Result<(), ActionError> {
-    qemu::end(qemu).await.map_err(|error| ActionError {
+fn ended(result: anyhow::Result<()>) -> Result<(), ActionError> {
+    result.map_err(|error| ActionError {
         class: FailureClass::Timeout,
         message: format!("{error:#}"),
     })

@@ -1,10 +1,10 @@
 //! A run's state, as its journal tells: a fold over the entries. The same fold keeps the live state of a running controller,
 //! so what is replayed is what was.
 
-use crate::entry::{Ended, Entry, NetworkChange, RunHeader, Stamped};
-use droveway_drive::{
-    Action, ActionId, Decision, MigrationSample, MigrationStatus, Outcome, Phase, QemuEvent,
-    RecordKind, Reply, RunState as Vcpus, Side,
+use super::entry::{Ended, Entry, NetworkChange, RunHeader, Stamped};
+use crate::{
+    Action, ActionId, Decision, Inherited, MigrationSample, MigrationStatus, Outcome, Phase,
+    QemuEvent, RecordKind, Reply, RunState as Vcpus, Seen, Side, Told,
 };
 use droveway_fleet::{Timestamp, VmId, report::Reservation};
 use droveway_plan::Plan;
@@ -153,9 +153,12 @@ impl RunState {
                 self.plan = Some((**plan).clone());
             }
             Entry::Attempt { vm, was_running, launched } => {
-                let entry = self.vm(vm);
-                entry.was_running = *was_running;
-                entry.launched = *launched;
+                // What was meant and seen of an attempt before, which was never begun, is none of this one.
+                *self.vm(vm) = VmState {
+                    was_running: *was_running,
+                    launched: *launched,
+                    ..VmState::default()
+                };
             }
             Entry::Action { vm, id, action } => self.vm(vm).intend(at, *id, action),
             Entry::Reply { vm, id, result } => {
@@ -256,6 +259,30 @@ impl VmState {
         }
     }
 
+    /// What whoever takes the attempt over goes by: this, beside what both QEMUs say now.
+    #[must_use]
+    pub fn inherited(&self, source: Seen, target: Seen) -> Inherited {
+        let is_open = self.open.values().any(|open| matches!(open.action, Action::Migrate { .. }));
+        let migrate = match (self.migrate_asked, is_open) {
+            (false, _) => Told::Never,
+            (true, true) => Told::Perhaps,
+            (true, false) => Told::Surely,
+        };
+        Inherited {
+            source,
+            target,
+            migrate,
+            postcopy_prepared: self.postcopy_prepared,
+            postcopy_asked: self.postcopy_asked,
+            postcopied: self.postcopied,
+            undoing: self.target_ending,
+            releasing: self.source_ending,
+            pass: self.pass,
+            stopped_at: self.stopped_at,
+            resumed_at: self.resumed_at,
+        }
+    }
+
     /// Whether the VM's vCPUs were seen to run at the target.
     #[must_use]
     pub const fn runs_at_target(&self) -> bool {
@@ -274,4 +301,46 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, value: T, most: usize) {
         queue.pop_front();
     }
     queue.push_back(value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MigrationStatus as Status;
+
+    fn stamped(entry: Entry) -> Stamped {
+        Stamped { at: Timestamp::ZERO, entry }
+    }
+
+    /// Killed between writing down `migrate` and doing it, and taken over by one that is killed before it comes so far: the
+    /// third one must not take the VM for moving.
+    #[test]
+    fn an_attempt_that_was_never_begun_begins_from_nothing() {
+        let vm: VmId = "one".parse().unwrap();
+        let attempt =
+            || stamped(Entry::Attempt { vm: vm.clone(), was_running: true, launched: true });
+        let action = Action::Migrate { uri: "tcp:1".to_owned() };
+        let migrate = stamped(Entry::Action { vm: vm.clone(), id: ActionId(3), action });
+        let adopted = || stamped(Entry::Adopted { pid: 2 });
+        let header = RunHeader {
+            id: "run".to_owned(),
+            fleet: "fleet".to_owned(),
+            verb: "drain".to_owned(),
+            source: "alpha".parse().unwrap(),
+            target: "beta".parse().unwrap(),
+            policy: "pre-copy-serial".to_owned(),
+            started_at: String::new(),
+            asked_at: Timestamp::ZERO,
+            boot_id: String::new(),
+            pid: 1,
+        };
+        let entries = [attempt(), migrate, adopted(), attempt(), adopted()];
+        let state = RunState::replayed(header, &entries);
+        let there = |status, run_state| {
+            Seen::There(Box::new(MigrationSample::without_figures(status, run_state)))
+        };
+        let source = there(Status::None, Vcpus::Running);
+        let target = there(Status::None, Vcpus::InMigrate);
+        assert!(state.vms[&vm].inherited(source, target).is_unstarted());
+    }
 }

@@ -1,6 +1,6 @@
 //! What is journalled.
 
-use droveway_drive::{
+use crate::{
     Action, ActionError, ActionId, Decision, MigrationSample, QemuEvent, RecordKind, Reply, Side,
 };
 use droveway_fleet::{HostId, Timestamp, VmId, report::Reservation};
@@ -42,7 +42,7 @@ pub struct Stamped {
     pub entry: Entry,
 }
 
-/// One thing that happened in a run. Replayed in order they give the run's state: [`crate::RunState`].
+/// One thing that happened in a run. Replayed in order they give the run's state: [`super::RunState`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Entry {
