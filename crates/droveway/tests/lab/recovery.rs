@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(3);
 
 /// Every queueing discipline of the hosts and of the wires between them.
 fn disciplines(lab: &Lab) -> String {
-    let machines = ["alpha", "beta", "sw"].map(|machine| {
+    let machines = ["alpha", "beta", "_switch"].map(|machine| {
         let said =
             Command::new("tc").args(["-n", &lab.namespace(machine), "qdisc", "show"]).output();
         let text = String::from_utf8_lossy(&said.expect("tc").stdout).into_owned();
