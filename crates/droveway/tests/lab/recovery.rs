@@ -61,7 +61,7 @@ fn kill(process: Option<u32>) {
 
 #[test]
 fn a_broken_post_copy_goes_on_when_the_path_is_back_and_a_dead_qemu_is_told_at_once() {
-    let Some(lab) = Lab::up("t-recover", "200Mbit/s", &GANG) else { return };
+    let Some(lab) = Lab::up("t-recover", "300Mbit/s", &GANG) else { return };
     let mut cache = Cache::connect(&lab, "cache");
     cache.fill(VALUES);
     let before = disciplines(&lab);

@@ -489,7 +489,7 @@ impl World {
 
     /// What is known of the path from elsewhere than QEMU.
     fn witness(&mut self) {
-        if self.now.nanos() % 200_000_000 != 0 || !self.driver.depends_on_path() {
+        if !self.now.nanos().is_multiple_of(200_000_000) || !self.driver.depends_on_path() {
             return;
         }
         let [kernel, heartbeat] = self.witnesses;
