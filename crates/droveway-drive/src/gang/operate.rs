@@ -176,7 +176,12 @@ impl GangDriver {
     }
 
     /// A VM's driver decides by its state.
-    pub(super) fn ask_vm(&mut self, now: Timestamp, vm: &VmId, request: Request) -> Result<(), Refusal> {
+    pub(super) fn ask_vm(
+        &mut self,
+        now: Timestamp,
+        vm: &VmId,
+        request: Request,
+    ) -> Result<(), Refusal> {
         let unknown = || Refusal::NotInRun(vm.clone());
         let driver = self.drivers.get_mut(vm).ok_or_else(unknown)?;
         if request == Request::SwitchToPostcopy {
