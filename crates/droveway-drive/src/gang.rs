@@ -5,11 +5,13 @@
 //! leaves it. A move whose start is [`StartRule::AfterEnd`] waits for that VM alone. A VM that fails or is rolled back leaves the others untouched.
 //! Never are more VMs exposed at once than the plan allows: [`exposure`]. Switchovers do not coincide: [`stagger`].
 //! Where ports have no classes streams of low urgency yield: [`yielding`].
+//! Broken post-copies are renewed one after the other: [`recovery`].
 
 mod adapt;
 mod exposure;
 mod operate;
 mod path;
+mod recovery;
 mod stagger;
 mod yielding;
 
@@ -81,7 +83,9 @@ impl GangDriver {
         }
         let driver = |step: &droveway_plan::Move| {
             let runs = was_running.get(&step.vm).copied().unwrap_or(true);
-            (step.vm.clone(), VmDriver::new(step.clone(), runs))
+            let mut driver = VmDriver::new(step.clone(), runs);
+            driver.renew_in_turn();
+            (step.vm.clone(), driver)
         };
         let drivers = plan.moves.iter().map(driver).collect();
         Ok(GangDriver {
@@ -115,7 +119,8 @@ impl GangDriver {
         adopted: impl IntoIterator<Item = VmDriver>,
         over: &[VmId],
     ) -> Self {
-        for driver in adopted {
+        for mut driver in adopted {
+            driver.renew_in_turn();
             self.drivers.insert(driver.plan().vm.clone(), driver);
         }
         self.drivers.retain(|vm, _| !over.contains(vm));
@@ -267,7 +272,7 @@ impl GangDriver {
         let looks = self.adapter.as_ref().and_then(|adapter| adapter.due(self.is_measured()));
         let looks = looks.filter(|_| self.has_begun && !self.cancelled);
         let own = self.drivers.values().filter_map(VmDriver::poll_timeout);
-        own.chain(begin).chain(looks).chain(self.apart_due()).min()
+        own.chain(begin).chain(looks).chain(self.apart_due()).chain(self.renewal_due()).min()
     }
 
     /// The drivers, by VM.
@@ -326,6 +331,7 @@ impl GangDriver {
         self.keep_exposure(now);
         self.keep_apart(now);
         self.give_way(now);
+        self.renew_in_order(now);
         let holds = self.turn.as_ref().and_then(|vm| self.drivers.get(vm));
         if self.plan.turns.is_some() && holds.is_none_or(|driver| driver.phase() != Phase::PreCopy)
         {

@@ -8,6 +8,7 @@
 //! - `handle_*` takes what happened; it never blocks and never fails because of the world. `now` never goes backwards.
 //! - `request` (one VM) and `operate` (the run) take what an operator wants; it is decided at once, from state alone.
 //! - `poll_action` and `poll_record` are drained until `None`; `poll_timeout` says when to call `handle_timeout`.
+//! - What post-copy's path is watched by (`handle_connection`, `handle_beat`) may be given or not: what is there is used.
 //! - A gang also gives `poll_gang_action` and `poll_decision`; one that adapts takes `handle_traffic`, `handle_path` and
 //!   `handle_answer`, one that yields `handle_ports`.
 //! - Each action has an id; the shell answers each exactly once, in any order, or never: every wait has a bound.
@@ -30,4 +31,7 @@ pub use gang::{
 pub use input::{MigrationSample, MigrationStatus, QemuEvent, RunState, Side};
 pub use operator::{Accepted, OperatorRequest, Refusal};
 pub use record::{Decision, Outcome, Phase, Progress, Record, RecordKind};
-pub use vm::{Inherited, Request, RequestDenied, Seen, TRANSITIONS, Told, VmDriver};
+pub use vm::{
+    Beat, ConnectionSample, Inherited, PATIENCE, Request, RequestDenied, Seen, TRANSITIONS, Told,
+    VmDriver,
+};

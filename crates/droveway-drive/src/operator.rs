@@ -1,6 +1,7 @@
 //! What an operator may ask of a run that is under way, and what is answered. Decided at once, from state alone, by
 //! [`GangDriver::operate`](crate::GangDriver::operate).
 
+use crate::record::Phase;
 use droveway_fleet::{RateLimit, Urgency, VmId};
 use std::{fmt, time::Duration};
 use thiserror::Error;
@@ -42,6 +43,11 @@ pub enum OperatorRequest {
         /// Who.
         vm: VmId,
     },
+    /// The broken path of its post-copy is tried at once, and waited for as long as if it had just broken.
+    Recover {
+        /// Who.
+        vm: VmId,
+    },
 }
 
 impl OperatorRequest {
@@ -53,7 +59,7 @@ impl OperatorRequest {
             | OperatorRequest::SetMaxDowntime { vm, .. }
             | OperatorRequest::SetDeadline { vm, .. }
             | OperatorRequest::Cancel { vm } => vm.as_ref(),
-            OperatorRequest::Switch { vm } => Some(vm),
+            OperatorRequest::Switch { vm } | OperatorRequest::Recover { vm } => Some(vm),
             OperatorRequest::SetUrgency(_) => None,
         }
     }
@@ -79,6 +85,7 @@ impl fmt::Display for OperatorRequest {
             OperatorRequest::Cancel { vm: Some(vm) } => write!(f, "cancel {vm}"),
             OperatorRequest::Cancel { vm: None } => f.write_str("cancel all"),
             OperatorRequest::Switch { vm } => write!(f, "switch {vm} to post-copy"),
+            OperatorRequest::Recover { vm } => write!(f, "recover {vm}"),
         }
     }
 }
@@ -125,6 +132,19 @@ pub enum Refusal {
     /// It was told to, or runs at the target.
     #[error("VM '{0}' was switched to post-copy already")]
     AlreadySwitched(VmId),
+    /// Its memory is not split, or its path is there.
+    #[error("VM '{vm}' needs no recovery: its move is in {phase}")]
+    NotBroken {
+        /// Who.
+        vm: VmId,
+        /// Where it is.
+        phase: Phase,
+    },
+    /// Its recovery was given up.
+    #[error(
+        "VM '{0}' was given up by this run: when the run has ended, `droveway recover {0}` goes on with it"
+    )]
+    GivenUp(VmId),
     /// It stands still for its switchover.
     #[error("VM '{0}' is being handed over to the target already")]
     SwitchingOver(VmId),

@@ -35,6 +35,8 @@
 mod adopt;
 mod exposure;
 mod ladder;
+mod liveness;
+mod recovery;
 mod revise;
 mod states;
 mod undo;
@@ -48,6 +50,9 @@ pub use adopt::{Inherited, Seen, Told};
 use droveway_fleet::{Bandwidth, Bytes, RateLimit, Technique, Timestamp};
 use droveway_plan::{Move, replan::Dirtied};
 use ladder::Stepper;
+use liveness::Liveness;
+pub use liveness::{Beat, ConnectionSample};
+pub use recovery::PATIENCE;
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -82,18 +87,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(30);
 /// A cancel that had no effect for so long is followed by breaking the channel.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a post-copy whose target does not run yet may stand still before an operator is asked.
-const UNSTARTED_LIMIT: Duration = Duration::from_secs(60);
 /// After a source died in post-copy, how long the target's word that it had everything may still be under way.
 const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
-/// One try to renew post-copy's path.
-const RECOVERY_LIMIT: Duration = Duration::from_secs(5);
-/// The first wait between two tries; doubled up to `RECOVERY_BACKOFF_MAX`.
-const RECOVERY_BACKOFF: Duration = Duration::from_millis(500);
-/// The longest wait between two tries: soon enough after the network's return.
-const RECOVERY_BACKOFF_MAX: Duration = Duration::from_secs(4);
-/// Tries to renew post-copy's path before an operator is asked: about a minute and a half in all.
-const RECOVERY_ATTEMPTS_MAX: u32 = 12;
 /// QEMU's own upper bound of `downtime-limit`: with it every remainder is small enough, and QEMU stops the VM at once.
 pub(crate) const DOWNTIME_LIMIT_MAX: Duration = Duration::from_secs(2000);
 /// The switchover bandwidth follows the measured rate only when that is off by more than this share: each change is a
@@ -186,6 +181,8 @@ pub enum Request {
     Cancel,
     /// Switch to post-copy now.
     SwitchToPostcopy,
+    /// Try at once to renew post-copy's broken path, and have patience anew.
+    Recover,
 }
 
 /// Why a wish was refused.
@@ -199,6 +196,8 @@ pub enum RequestDenied {
     NotMigrating,
     /// The plan does not permit post-copy for this VM.
     PostcopyForbidden,
+    /// Post-copy is not broken.
+    NotBroken,
 }
 
 /// One attempt to move one VM. Makes every decision; performs none.
@@ -230,6 +229,14 @@ pub struct VmDriver {
     last_boundary_remaining: Option<Bytes>,
     boundary_wanted: Option<u32>,
     last_growth: (Bytes, Timestamp),
+    /// Whether post-copy's path is dead.
+    liveness: Liveness,
+    /// Since when post-copy has been broken, or an operator asked to go on trying.
+    broke_at: Option<Timestamp>,
+    /// Another try is to be made without waiting for a sign that the path is there.
+    try_blindly: bool,
+    /// Somebody else says whose turn it is to be renewed.
+    renewed_in_turn: bool,
     measured: Option<(Timestamp, Bytes, Bandwidth)>,
     switchover_bandwidth: Bandwidth,
     stepper: Option<Stepper>,
@@ -281,6 +288,10 @@ impl VmDriver {
             last_boundary_remaining: None,
             boundary_wanted: None,
             last_growth: (Bytes::ZERO, Timestamp::ZERO),
+            liveness: Liveness::default(),
+            broke_at: None,
+            try_blindly: false,
+            renewed_in_turn: false,
             measured: None,
             switchover_bandwidth,
             stepper,
@@ -421,6 +432,11 @@ impl VmDriver {
             }
             (Request::SwitchToPostcopy, State::PostCopy | State::Switchover) => Ok(()),
             (Request::SwitchToPostcopy, _) => Err(RequestDenied::NotMigrating),
+            (Request::Recover, State::PostCopyPaused { .. } | State::Recovering { .. }) => {
+                self.try_again(now);
+                Ok(())
+            }
+            (Request::Recover, _) => Err(RequestDenied::NotBroken),
         }
     }
 

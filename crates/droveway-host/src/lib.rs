@@ -9,6 +9,7 @@ pub mod counters;
 mod dump;
 pub mod features;
 pub mod guest_memory;
+pub mod heartbeat;
 pub mod links;
 pub mod matrix;
 pub mod netns;

@@ -162,6 +162,36 @@ impl SocketFinder {
     }
 }
 
+/// Gives up the connections that a process of the namespace is making and that `wanted` picks, so that it learns at once that they
+/// failed. Returns how many.
+///
+/// # Errors
+/// What the system said: `EPERM` without the right to trace the process.
+pub fn break_connecting(
+    pid: u32,
+    diag: &mut TcpDiag,
+    wanted: impl Fn(&Connection) -> bool,
+) -> io::Result<usize> {
+    let Some(process) = Process::open(pid)? else { return Ok(0) };
+    let mut waiting = diag.connecting().map_err(io::Error::other)?;
+    waiting.retain(&wanted);
+    if waiting.is_empty() {
+        return Ok(0);
+    }
+    let numbers = descriptors(pid);
+    let mut broken = 0;
+    for one in waiting {
+        let Some(number) = numbers.get(&one.inode) else { continue };
+        let socket = TcpStream::from(process.descriptor(*number)?);
+        // Its own port says that the number is still this socket's.
+        if socket.local_addr()?.port() == one.local.port() {
+            socket.shutdown(std::net::Shutdown::Both)?;
+            broken += 1;
+        }
+    }
+    Ok(broken)
+}
+
 /// The descriptors of a process that are sockets, by inode. QEMU duplicates some: the lowest number counts.
 fn descriptors(pid: u32) -> BTreeMap<u32, i32> {
     let mut all = BTreeMap::new();
@@ -249,6 +279,30 @@ mod tests {
         let free = send(&mut client, &mut server, 1_000_000);
         assert!(paced > Duration::from_millis(500), "{paced:?}");
         assert!(paced > 3 * free, "paced {paced:?}, free {free:?}");
+    }
+
+    /// Whoever waits for a connection learns at once that it was given up; the kernel would try for two minutes.
+    #[test]
+    fn a_connection_that_is_being_made_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        // SAFETY: the descriptor is open while `listener` lives; the call takes numbers only.
+        assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+        // Nobody accepts: once the queue is full nobody is answered.
+        let mut queue = Vec::new();
+        while let Ok(one) = TcpStream::connect_timeout(&at, Duration::from_millis(200)) {
+            queue.push(one);
+            assert!(queue.len() < 16, "the queue never fills");
+        }
+        let waits = std::thread::spawn(move || TcpStream::connect(at));
+        let mut diag = TcpDiag::open(&Netns::own()).unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        let own = std::process::id();
+        while break_connecting(own, &mut diag, |one| one.remote == at).unwrap() == 0 {
+            assert!(Instant::now() < until, "it was not found");
+            std::thread::yield_now();
+        }
+        assert!(waits.join().unwrap().is_err());
     }
 
     #[test]

@@ -90,6 +90,8 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const INET_DIAG_INFO: u16 = 2;
 /// `TCP_ESTABLISHED` as a bit: others carry nothing.
 const ESTABLISHED: u32 = 1 << 1;
+/// `TCP_SYN_SENT` as a bit: the other side has not answered yet.
+const CONNECTING: u32 = 1 << 2;
 /// struct inet_diag_req_v2 and struct inet_diag_msg.
 const REQUEST: usize = 56;
 const MESSAGE: usize = 72;
@@ -122,9 +124,28 @@ impl TcpDiag {
         local: Option<u16>,
         remote: Option<u16>,
     ) -> Result<Vec<Connection>, TcpInfoError> {
+        self.of(ESTABLISHED, local, remote)
+    }
+
+    /// Every connection that is being made and that the other side has not answered yet. The kernel asks again and again, more
+    /// and more rarely, for some two minutes.
+    ///
+    /// # Errors
+    /// [`TcpInfoError`].
+    pub fn connecting(&mut self) -> Result<Vec<Connection>, TcpInfoError> {
+        self.of(CONNECTING, None, None)
+    }
+
+    fn of(
+        &mut self,
+        states: u32,
+        local: Option<u16>,
+        remote: Option<u16>,
+    ) -> Result<Vec<Connection>, TcpInfoError> {
         let mut all = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            let question = question(u8::try_from(family).unwrap_or(0), local, remote);
+            let family = u8::try_from(family).unwrap_or(0);
+            let question = question(family, states, local, remote);
             self.socket
                 .ask(SOCK_DIAG_BY_FAMILY, &question, |kind, message| {
                     if kind == SOCK_DIAG_BY_FAMILY {
@@ -139,12 +160,12 @@ impl TcpDiag {
 
 /// struct inet_diag_req_v2: family, protocol, wanted extensions, padding, states (4 bytes), socket id, which begins with both
 /// ports in network order; 0: any.
-fn question(family: u8, local: Option<u16>, remote: Option<u16>) -> [u8; REQUEST] {
+fn question(family: u8, states: u32, local: Option<u16>, remote: Option<u16>) -> [u8; REQUEST] {
     let mut question = [0; REQUEST];
     question[0] = family;
     question[1] = u8::try_from(libc::IPPROTO_TCP).unwrap_or(6);
     question[2] = 1 << (INET_DIAG_INFO - 1);
-    question[4..8].copy_from_slice(&ESTABLISHED.to_ne_bytes());
+    question[4..8].copy_from_slice(&states.to_ne_bytes());
     question[8..10].copy_from_slice(&local.unwrap_or(0).to_be_bytes());
     question[10..12].copy_from_slice(&remote.unwrap_or(0).to_be_bytes());
     question

@@ -90,6 +90,16 @@ pub fn play(info: &LabInfo, at_once: bool, progress: &mut dyn FnMut(&str)) -> Re
     result
 }
 
+/// Pulls the cable of a host's port at the switch, or puts it back: the port itself stays up and hears nothing, as behind a switch
+/// that has died. Qdiscs stay. A host that the lab lacks has no cable: nothing happens.
+///
+/// # Errors
+/// [`LabError`].
+pub fn set_link(info: &LabInfo, host: &str, up: bool) -> Result<(), LabError> {
+    let layout = Layout::new(info.dir.parent().unwrap_or(Path::new("/")), &info.name);
+    Player::open(layout)?.link(host, up)
+}
+
 enum Step {
     Change(WorldChange),
     Up(String),

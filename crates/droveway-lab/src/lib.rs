@@ -26,7 +26,7 @@ mod wire;
 #[cfg(test)]
 mod test_scenario;
 
-pub use change::play;
+pub use change::{play, set_link};
 pub use error::LabError;
 pub use layout::LAB_VARIABLE;
 pub use reset::{open_wires, shape_wires};

@@ -14,7 +14,7 @@ use crate::{
     preflight::{self, Checked},
     qemu::{self, Probed, Qemu},
     render, report,
-    run::{self, Display, Expectations, Finished, Pair, Ports, Run, journal::Shelf},
+    run::{self, Display, Expectations, Finished, Journal, Pair, Ports, Run, journal::Shelf},
 };
 use droveway_drive::{GangDriver, MigrationSample, Record, Seen, VmDriver};
 use droveway_fleet::{Fleet, FleetVm, Host, HostId, Instance, Intent, VmId};
@@ -49,11 +49,36 @@ pub(crate) fn run(fleet: Option<&Path>, folder: Option<&Path>) -> Result<Exit, F
     } else {
         Rest::Stays
     };
-    let taken = take_over(&fleet, lock, shelf, &left, rest, folder);
+    let (state, journal) = resumed(&fleet, shelf, &left)?;
+    let left = Left { state, entries: left.entries, journal, why: Why::Killed };
+    let taken = take_over(&fleet, lock, left, rest, folder);
     runtime()?.block_on(taken).map(|(exit, _)| exit)
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+/// The state of a run that a killed controller left, and its journal, which goes on.
+pub(crate) fn resumed(
+    fleet: &Fleet,
+    shelf: Shelf,
+    left: &JournalledRun,
+) -> Result<(RunState, Journal), Failure> {
+    let state = left.state();
+    let id = &state.header.id;
+    eprintln!("note: the controller of {id} was killed; it is taken over");
+    let put_back = network::put_back_left(fleet)?;
+    if put_back {
+        eprintln!("note: the ports that it left changed are as they were");
+    }
+    let mut journal = shelf.resume(state.clone())?;
+    journal.push(clock::now(), Entry::Adopted { pid: std::process::id() });
+    if put_back {
+        let change = NetworkChange::PutBack;
+        journal.push(clock::now(), Entry::Network { change });
+    }
+    journal.commit();
+    Ok((state, journal))
+}
+
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -69,20 +94,45 @@ pub(crate) async fn before_a_run(
     shelf: Shelf,
 ) -> Result<(RunLock, Shelf), Failure> {
     let Some(left) = shelf.unfinished()? else { return Ok((lock, shelf)) };
-    let (exit, lock) = take_over(fleet, lock, shelf, &left, Rest::Stays, None).await?;
+    let id = left.header.id.clone();
+    let (state, journal) = resumed(fleet, shelf, &left)?;
+    let left = Left { state, entries: left.entries, journal, why: Why::Killed };
+    let (exit, lock) = take_over(fleet, lock, left, Rest::Stays, None).await?;
     if exit == Exit::NeedsRecovery {
         return Err(Failure::says(
             Exit::NeedsRecovery,
-            format!("a VM of {}, which was taken over first, needs recovery", left.header.id),
+            format!("a VM of {id}, which was taken over first, needs recovery"),
         )
         .hint("`droveway status` and its report tell which; nothing else was started"));
     }
     Ok((lock, Shelf::open(fleet)?))
 }
 
+/// Attempts that nobody drives.
+#[derive(Debug)]
+pub(crate) struct Left {
+    /// What is known of them.
+    pub(crate) state: RunState,
+    /// What happened before.
+    pub(crate) entries: Vec<Stamped>,
+    /// Where it is written down how they go on.
+    pub(crate) journal: Journal,
+    /// Why nobody does.
+    pub(crate) why: Why,
+}
+
+/// Why attempts have nobody who drives them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// Their controller was killed.
+    Killed,
+    /// It gave up on a broken post-copy, and an operator wants it to go on.
+    GaveUp,
+}
+
 /// What becomes of VMs whose migration was never begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rest {
+pub(crate) enum Rest {
     Moves,
     Stays,
 }
@@ -98,29 +148,16 @@ enum Found {
 }
 
 /// Goes on with the run. Returns how it ended, and the fleet's lock.
-async fn take_over(
+pub(crate) async fn take_over(
     fleet: &Fleet,
     mut lock: RunLock,
-    shelf: Shelf,
-    left: &JournalledRun,
+    left: Left,
     rest: Rest,
     folder: Option<&Path>,
 ) -> Result<(Exit, RunLock), Failure> {
-    let state = left.state();
+    let Left { state, entries, mut journal, why } = left;
     let id = state.header.id.clone();
-    eprintln!("note: the controller of {id} was killed; it is taken over");
     lock.publish(&fleet::ActiveRun::preparing(&id));
-    let put_back = network::put_back_left(fleet)?;
-    if put_back {
-        eprintln!("note: the ports that it left changed are as they were");
-    }
-    let mut journal = shelf.resume(state.clone())?;
-    journal.push(clock::now(), Entry::Adopted { pid: std::process::id() });
-    if put_back {
-        let change = NetworkChange::PutBack;
-        journal.push(clock::now(), Entry::Network { change });
-    }
-    journal.commit();
     let Some(plan) = state.plan.clone() else {
         // It died before it had a plan: nothing was touched.
         journal.end(clock::now(), Exit::Interrupted, None);
@@ -194,13 +231,16 @@ async fn take_over(
     let Finished { mut ledger, journal, lock } = run::carry_out(run, &mut display).await;
     // What was before belongs to the same attempts: times are of one clock as long as the machine was not booted anew.
     if state.header.boot_id == droveway_host::features::boot_id() {
-        ledger.remember(records_of(&left.entries));
+        ledger.remember(records_of(&entries));
     }
-    ledger.remarks.push(format!(
-        "The controller was killed {} and the run taken over: what happened meanwhile is not in the figures.",
-        if state.adopted == 0 { "once".to_owned() } else { format!("{} times", state.adopted + 1) }
-    ));
-    let plan = whole(&left.entries, plan);
+    ledger.remarks.push(match why {
+        Why::Killed => format!(
+            "The controller was killed {} and the run taken over: what happened meanwhile is not in the figures.",
+            if state.adopted == 0 { "once".to_owned() } else { format!("{} times", state.adopted + 1) }
+        ),
+        Why::GaveUp => "A broken post-copy was recovered: what happened before is not in the figures.".to_owned(),
+    });
+    let plan = whole(&entries, plan);
     let intent = intent(&state, &plan);
     let context = report::Context {
         fleet,
@@ -340,7 +380,7 @@ async fn accelerator(source: &Qemu, target: &Qemu) -> &'static str {
 }
 
 /// The QEMU of a VM on a host, and what it says.
-async fn seen(vm: &FleetVm, host: &Host) -> Result<(Qemu, Seen), Failure> {
+pub(crate) async fn seen(vm: &FleetVm, host: &Host) -> Result<(Qemu, Seen), Failure> {
     let instance = vm.instances.get(&host.name).ok_or_else(|| {
         Failure::usage(format!("VM '{}' has no instance on host '{}'", vm.name, host.name))
             .hint("use the fleet file that the run was started with")

@@ -80,6 +80,14 @@ pub(crate) enum Command {
         /// The VM
         vm: String,
     },
+    /// Go on with a VM whose post-copy broke: tells the run under way to try at once, or takes the VM up itself
+    Recover {
+        /// The VM
+        vm: String,
+        /// Without a run under way: the folder of report.json, report.md and timeline.svg [default: droveway-report/RUN]
+        #[arg(long, value_name = "DIR")]
+        report: Option<PathBuf>,
+    },
     /// Put the hosts' ports back as they were before a run that could not do it itself
     RestoreNetwork,
     /// The same in miniature: a scenario's hosts, VMs and traffic simulated, with the real drivers
@@ -148,11 +156,31 @@ pub(crate) enum LabCommand {
         #[arg(long)]
         at_once: bool,
     },
+    /// Break something in a lab, or mend it
+    #[command(subcommand)]
+    Fault(LabFault),
     /// Remove every process, namespace and file of a lab
     Down {
         /// The lab; all of them if none is named
         name: Option<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LabFault {
+    /// A host's port carries nothing from now on, as if its cable had been pulled at the switch
+    LinkDown(LabPort),
+    /// It carries again
+    LinkUp(LabPort),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LabPort {
+    /// The host
+    pub(crate) host: String,
+    /// The lab; needed only if several run
+    #[arg(long, value_name = "NAME")]
+    pub(crate) lab: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Cancel { vm: Option<VmId> },
     /// Switch this VM to post-copy now.
     Switch { vm: VmId },
+    /// Try at once to renew the broken path of this VM's post-copy.
+    Recover { vm: VmId },
 }
 
 /// What can be set while a run is under way.
@@ -116,6 +118,7 @@ impl Command {
             Command::Status => return Ok(None),
             Command::Cancel { vm } => OperatorRequest::Cancel { vm: vm.clone() },
             Command::Switch { vm } => OperatorRequest::Switch { vm: vm.clone() },
+            Command::Recover { vm } => OperatorRequest::Recover { vm: vm.clone() },
             Command::Set { vm, what, value } => setting(vm.clone(), *what, value)?,
         };
         Ok(Some(request))
@@ -229,13 +232,18 @@ fn no_run(fleet: &Fleet) -> Failure {
 }
 
 /// Tells the run to do something, and what it answered.
-#[expect(clippy::print_stdout, reason = "the command's data")]
 fn tell(fleet: &Fleet, command: Command) -> Result<Exit, Failure> {
     // Nonsense is called that before anybody is asked.
     command.operator().map_err(Failure::usage)?;
-    let mut client = Client::connect(fleet)?.ok_or_else(|| no_run(fleet))?;
-    let answer = client.ask(command)?.ok_or_else(|| no_run(fleet))?;
-    match answer {
+    told(fleet, command)?.ok_or_else(|| no_run(fleet))
+}
+
+/// The same; `None` if there is no run to tell.
+#[expect(clippy::print_stdout, reason = "the command's data")]
+fn told(fleet: &Fleet, command: Command) -> Result<Option<Exit>, Failure> {
+    let Some(mut client) = Client::connect(fleet)? else { return Ok(None) };
+    let Some(answer) = client.ask(command)? else { return Ok(None) };
+    let exit = match answer {
         Answer { refused: Some(refused), .. } => {
             let exit = if refused.usage { Exit::Usage } else { Exit::Blocked };
             Err(Failure::says(exit, refused.reason))
@@ -245,11 +253,17 @@ fn tell(fleet: &Fleet, command: Command) -> Result<Exit, Failure> {
             Ok(Exit::Done)
         }
         _ => Err(Failure::says(Exit::Internal, "the run's answer says nothing")),
-    }
+    };
+    exit.map(Some)
+}
+
+/// `recover`, as far as a run listens; `None` if none does.
+pub(crate) fn recover(fleet: &Fleet, vm: &VmId) -> Result<Option<Exit>, Failure> {
+    told(fleet, Command::Recover { vm: vm.clone() })
 }
 
 /// The VM that a word of the command line means.
-fn vm(fleet: &Fleet, name: &str) -> Result<VmId, Failure> {
+pub(crate) fn vm(fleet: &Fleet, name: &str) -> Result<VmId, Failure> {
     let names = fleet.spec.vms.iter().map(|vm| &vm.name);
     cli::known(name, "VM", names, cli::vm_text).cloned()
 }

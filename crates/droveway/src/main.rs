@@ -23,6 +23,7 @@ mod outlook;
 mod predict;
 mod preflight;
 mod qemu;
+mod recover;
 mod render;
 mod report;
 mod run;
@@ -101,6 +102,7 @@ fn run_command(cli: Cli) -> Result<Exit, Failure> {
         Command::Set(args) => control::set(&args, fleet),
         Command::Cancel(args) => control::cancel(&args, fleet),
         Command::Switch { vm } => control::switch(&vm, fleet),
+        Command::Recover { vm, report } => recover::run(&vm, fleet, report.as_deref()),
         Command::Measure(args) => measure::run(&args, fleet, cli.output),
         Command::Simulate(args) => simulate::run(&args, calibration, cli.output),
         Command::Bench(command) => bench::run(command, calibration, cli.output),

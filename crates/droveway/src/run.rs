@@ -5,6 +5,7 @@
 
 mod adapt;
 mod display;
+mod heartbeat;
 pub(crate) mod journal;
 mod ledger;
 mod path;
@@ -118,6 +119,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
         .tuning
         .then(|| Tuner::new(run.gang.plan(), run.network.is_some(), sender.clone()));
     let mut paths = path::Paths::default();
+    let mut heart = heartbeat::Heart::default();
     let mut interrupts = Interrupts::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -232,13 +234,15 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
                 let reading = run.ports.read(now);
                 let seen = reading.seen(run.gang.plan());
                 ledger.note_ports(now, reading);
-                for (vm, sample) in paths.sample(now, &mut ledger) {
+                for (vm, sample, delivery) in paths.sample(now, &run.gang, &mut ledger) {
                     run.gang.handle_path(now, &vm, sample);
+                    run.gang.handle_connection(now, &vm, delivery);
                 }
                 if let Some([source_tx, target_rx]) = seen {
                     let streams = ledger.acknowledged();
                     run.gang.handle_ports(now, PortsSeen { source_tx, target_rx, streams });
                 }
+                heart.beat(now, &mut run);
                 if let Some(seen) = run.watch.as_mut().and_then(|watch| watch.look(now)) {
                     run.gang.handle_traffic(now, seen);
                 }
@@ -374,8 +378,12 @@ fn take_tuned(
             tuner.note_fetched(vm);
             Ok(())
         }
-        // A VM whose move has ended has no connection to find.
-        Tuned::Not(_) if run.gang.driver(vm).is_none_or(|it| !it.uses_port()) => Ok(()),
+        // A VM whose move has ended has no connection to find, and over a broken path there is none yet.
+        Tuned::Not(_)
+            if run.gang.driver(vm).is_none_or(|it| !it.uses_port() || it.is_cut_off()) =>
+        {
+            Ok(())
+        }
         Tuned::Not(reason) => {
             tuner.note_missing(vm, pair);
             Err(reason)

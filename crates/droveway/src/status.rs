@@ -29,6 +29,11 @@ pub(crate) fn run(fleet: Option<&Path>, output: Output) -> Result<Exit, Failure>
             "hint: the controller of {run} was killed; `droveway adopt` takes over what it left"
         );
     }
+    if status.active_run.is_none() {
+        for vm in status.vms.iter().filter(|vm| vm.state == "needs-recovery") {
+            eprintln!("hint: `droveway recover {}` goes on with its post-copy", vm.name);
+        }
+    }
     let lost = status.vms.iter().any(|vm| vm.state == "needs-recovery" || vm.state == "two-copies");
     Ok(if lost { Exit::NeedsRecovery } else { Exit::Done })
 }

@@ -177,6 +177,11 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
+    /// When a VM has to have arrived, whatever operators have said since.
+    pub(super) fn own_deadline(&self, vm: &VmId) -> Option<Duration> {
+        self.adaptation.deadlines.get(vm).copied()
+    }
+
     pub(super) fn new(adaptation: Adaptation) -> Self {
         Adapter {
             measured: adaptation.prospects.capacity,
@@ -491,7 +496,7 @@ impl GangDriver {
             if adapter.ended.contains(vm) {
                 continue;
             }
-            let own = adapter.adaptation.deadlines.get(vm).copied();
+            let own = adapter.own_deadline(vm);
             let own = self.wishes.deadline_of(vm).unwrap_or(own);
             let Some(deadline) = [own, common].into_iter().flatten().min() else { continue };
             let end = expected.end.max(elapsed);

@@ -61,7 +61,11 @@ impl GangDriver {
     }
 
     fn take(&mut self, now: Timestamp, request: &OperatorRequest) -> Result<Accepted, Refusal> {
-        let vms = self.concerned(request.vm())?;
+        let vms = match request {
+            // Whoever is past all other wishes may still need this one.
+            OperatorRequest::Recover { vm } => vec![vm.clone()],
+            _ => self.concerned(request.vm())?,
+        };
         match request {
             OperatorRequest::SetBandwidth { vm, limit } => {
                 if limit.bandwidth().is_some_and(droveway_fleet::Bandwidth::is_zero) {
@@ -127,6 +131,7 @@ impl GangDriver {
                 let when = if waits { " once another VM's memory is together again" } else { "" };
                 Ok(plainly(format!("{vm} switches to post-copy{when}"), vms))
             }
+            OperatorRequest::Recover { vm } => self.recover(now, vm),
         }
     }
 
@@ -171,7 +176,12 @@ impl GangDriver {
     }
 
     /// A VM's driver decides by its state.
-    fn ask_vm(&mut self, now: Timestamp, vm: &VmId, request: Request) -> Result<(), Refusal> {
+    pub(super) fn ask_vm(
+        &mut self,
+        now: Timestamp,
+        vm: &VmId,
+        request: Request,
+    ) -> Result<(), Refusal> {
         let unknown = || Refusal::NotInRun(vm.clone());
         let driver = self.drivers.get_mut(vm).ok_or_else(unknown)?;
         if request == Request::SwitchToPostcopy {
@@ -187,6 +197,9 @@ impl GangDriver {
             RequestDenied::Over => Refusal::Over(vm.clone()),
             RequestDenied::NotMigrating => Refusal::NotMigrating(vm.clone()),
             RequestDenied::PostcopyForbidden => Refusal::PostcopyForbidden(vm.clone()),
+            RequestDenied::NotBroken => {
+                Refusal::NotBroken { vm: vm.clone(), phase: driver.phase() }
+            }
         })
     }
 

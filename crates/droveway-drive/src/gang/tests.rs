@@ -1,5 +1,6 @@
 mod adapt;
 mod operate;
+mod recovery;
 mod stagger;
 mod yielding;
 

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | vCPUs run at both sides | ended, needs recovery: nothing is touched |
 //! | the source's end was meant | settling, confirmed: the target had been seen to run |
-//! | a broken post-copy at the source | post-copy-paused, tried at once |
+//! | a broken post-copy at the source | post-copy-paused, tried soon |
 //! | a split memory | post-copy, or recovering |
 //! | vCPUs run at the target only | settling |
 //! | the target's end was meant | rolling back |
@@ -134,6 +134,7 @@ impl VmDriver {
         driver.progress.pass = inherited.pass;
         driver.pass_began = now;
         driver.last_growth.1 = now;
+        driver.liveness.begin(now);
         for (side, seen) in [(Side::Source, &inherited.source), (Side::Target, &inherited.target)] {
             let facts = driver.facts(side);
             match seen {
@@ -202,13 +203,11 @@ impl VmDriver {
             }
             self.state = match source_status {
                 Some(Status::PostcopyRecover) => State::Recovering { attempts: 0 },
-                Some(Status::PostcopyPaused) => {
-                    State::PostCopyPaused { attempts: 0, retry_at: now }
-                }
+                Some(Status::PostcopyPaused) => self.broken_when_found(now),
                 _ => State::PostCopy,
             };
-            if matches!(self.state, State::PostCopyPaused { .. }) && !self.is_broken(Side::Target) {
-                self.act(Action::PauseChannel(Side::Target));
+            if self.state.phase() != Phase::PostCopy {
+                self.broke_at = Some(now);
             }
         } else if at_target && inherited.postcopied && Inherited::migrates(target) {
             self.postcopied = true;

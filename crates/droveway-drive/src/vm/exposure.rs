@@ -60,6 +60,11 @@ impl VmDriver {
         since.filter(|_| moves && self.resumed_at.is_none())
     }
 
+    /// Since when its memory has been split, as far as is known.
+    pub(crate) fn split_since(&self) -> Option<Timestamp> {
+        self.stopped_at.filter(|_| self.postcopied)
+    }
+
     /// Since when it stands still for its switchover.
     pub(crate) fn stands_still_since(&self) -> Option<Timestamp> {
         let moves = matches!(self.state, State::PreCopy | State::Switchover | State::PostCopy);

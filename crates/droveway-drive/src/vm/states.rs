@@ -2,10 +2,9 @@
 
 use super::{
     Action, ActionError, Bandwidth, CONFIRM_PERIOD, FailureClass, LAST_WORD_LIMIT, MigrationSample,
-    MigrationStatus, Outcome, PREPARE_LIMIT, RECOVERY_ATTEMPTS_MAX, RECOVERY_BACKOFF,
-    RECOVERY_BACKOFF_MAX, RECOVERY_LIMIT, ROLLBACK_LIMIT, RecordKind, Reply, RunState,
+    MigrationStatus, Outcome, PREPARE_LIMIT, ROLLBACK_LIMIT, RecordKind, Reply, RunState,
     SAMPLE_PERIOD, SETTLE_LIMIT, STALL_LIMIT, SWITCHOVER_RATE_TOLERANCE, Side, State, Technique,
-    Timestamp, UNSTARTED_LIMIT, Undo, VmDriver,
+    Timestamp, Undo, VmDriver,
 };
 use droveway_plan::Fallback;
 
@@ -45,10 +44,10 @@ impl VmDriver {
                 let gone_at = self.source.gone_at.unwrap_or(self.entered_at);
                 return Some(gone_at.max(self.entered_at) + LAST_WORD_LIMIT);
             }
-            State::PostCopy => return Some(self.last_growth.1 + STALL_LIMIT),
+            // Looked at with every sample.
+            State::PostCopy => return None,
             State::Switchover => self.plan.switchover_limit,
-            State::PostCopyPaused { retry_at, .. } => return Some(*retry_at),
-            State::Recovering { .. } => RECOVERY_LIMIT,
+            State::PostCopyPaused { .. } | State::Recovering { .. } => return self.broken_limit(),
             State::Settling { .. } => SETTLE_LIMIT,
             State::RollingBack { .. } => ROLLBACK_LIMIT,
         };
@@ -127,8 +126,9 @@ impl VmDriver {
         } else if self.source.gone {
             if self.is_over_limit(now) {
                 self.lose(now, "the source's QEMU died while it still held the VM's memory");
-            } else {
-                self.sample(Side::Target);
+            } else if self.next_sample.is_none_or(|due| due > now + CONFIRM_PERIOD) {
+                // The target's word that it had everything may be under way.
+                self.next_sample = Some(now + CONFIRM_PERIOD);
             }
         } else if self.source.gave_up() {
             if self.resumed_at.is_some() {
@@ -136,62 +136,8 @@ impl VmDriver {
             } else {
                 self.roll_back(now, self.failure("post-copy could not begin"));
             }
-        } else if self.is_broken(Side::Source) || self.is_broken(Side::Target) {
-            self.enter_paused(now, 0);
-        } else if self.is_over_limit(now) {
-            self.on_post_copy_stall(now);
-        }
-    }
-
-    /// Breaking post-copy before the target runs destroys the guest (measured, QEMU 10.0.2: the target exits with "loadvm
-    /// failed", the source says "not finalized yet"): until then only patience helps.
-    fn on_post_copy_stall(&mut self, now: Timestamp) {
-        if self.resumed_at.is_some() || !self.was_running {
-            self.warn(now, format!("nothing was sent for {STALL_LIMIT:?}: the path is dead"));
-            self.enter_paused(now, 0);
-        } else if self.entered_at + UNSTARTED_LIMIT <= now {
-            let text = "the path broke while post-copy began; both sides are kept, and QEMU goes on \
-                        by itself if the path returns";
-            self.end(now, Outcome::NeedsRecovery, Some(text.to_owned()));
         } else {
-            self.last_growth.1 = now;
-        }
-    }
-
-    fn evaluate_broken(&mut self, now: Timestamp) {
-        if self.target.gone || self.source.gone {
-            let side = if self.target.gone { "target" } else { "source" };
-            self.lose(now, &format!("the {side}'s QEMU died while the VM's memory was split"));
-            return;
-        }
-        if self.source.is(&MigrationStatus::Completed) {
-            self.settle(now);
-            return;
-        }
-        match self.state {
-            State::Recovering { attempts } => {
-                if self.source.is(&MigrationStatus::PostcopyActive) {
-                    self.last_growth.1 = now;
-                    self.enter(now, State::PostCopy);
-                    self.next_sample = Some(now + SAMPLE_PERIOD);
-                } else if self.is_over_limit(now) {
-                    self.enter_paused(now, attempts + 1);
-                }
-            }
-            State::PostCopyPaused { attempts, retry_at } if retry_at <= now => {
-                if attempts >= RECOVERY_ATTEMPTS_MAX {
-                    let text = "the path between the hosts did not come back: the VM waits at the \
-                                target, its missing memory at the source; both are kept";
-                    self.end(now, Outcome::NeedsRecovery, Some(text.to_owned()));
-                } else {
-                    // What was known of the statuses is of the broken connection.
-                    self.source.status = None;
-                    self.target.status = None;
-                    self.enter(now, State::Recovering { attempts });
-                    self.act(Action::ListenAgain);
-                }
-            }
-            _ => {}
+            self.look_for_a_break(now);
         }
     }
 
@@ -221,6 +167,7 @@ impl VmDriver {
 
     pub(super) fn on_sample_due(&mut self, now: Timestamp) {
         match self.state {
+            State::PostCopy if self.source.gone => self.sample(Side::Target),
             State::PreCopy | State::PostCopy => {
                 self.sample(Side::Source);
                 self.next_sample = Some(now + self.sample_period(SAMPLE_PERIOD));
@@ -298,6 +245,7 @@ impl VmDriver {
         if sample.transferred > self.last_growth.0 {
             self.last_growth = (sample.transferred, now);
         }
+        self.liveness.note_written(now, sample.transferred);
         let progress = &mut self.progress;
         progress.transferred = progress.transferred.max(sample.transferred);
         progress.remaining = sample.remaining;
@@ -495,10 +443,7 @@ impl VmDriver {
                 }
             }
             Action::ListenAgain | Action::ResumeMigration { .. } => {
-                if let State::Recovering { attempts } = self.state {
-                    self.warn(now, format!("post-copy's path was not renewed: {error}"));
-                    self.enter_paused(now, attempts + 1);
-                }
+                self.on_renewal_failed(now, &error.to_string());
             }
             Action::SetSwitchoverBandwidth(_)
             | Action::SetDowntimeLimit(_)
@@ -507,13 +452,20 @@ impl VmDriver {
             | Action::DestroySource => {
                 self.warn(now, error.to_string());
             }
+            // It was paused already, or goes on: which of the two is worth knowing before it is tried again.
+            Action::PauseChannel(side) => {
+                if error.class == FailureClass::Refused
+                    && matches!(self.state, State::PostCopyPaused { .. })
+                {
+                    self.sample(*side);
+                }
+            }
             // These are asked again, or their effect is looked for in samples.
             Action::Sample(_)
             | Action::Cancel
             | Action::BreakChannel
             | Action::DestroyTarget
-            | Action::Resume(_)
-            | Action::PauseChannel(_) => {}
+            | Action::Resume(_) => {}
         }
     }
 
@@ -523,14 +475,9 @@ impl VmDriver {
             || (self.source.gone && self.target.is(&MigrationStatus::PostcopyActive))
     }
 
-    pub(super) fn is_broken(&self, side: Side) -> bool {
-        let facts = if side == Side::Source { &self.source } else { &self.target };
-        facts.is(&MigrationStatus::PostcopyPaused)
-    }
-
     pub(super) fn enter_post_copy(&mut self, now: Timestamp) {
         self.postcopied = true;
-        self.last_growth.1 = now;
+        self.liveness.begin(now);
         if matches!(self.state, State::PreCopy | State::RollingBack { .. })
             && self.stopped_at.is_none()
         {
@@ -541,18 +488,6 @@ impl VmDriver {
         self.enter(now, State::PostCopy);
         self.catch_up(now);
         self.next_sample = Some(now + SAMPLE_PERIOD);
-    }
-
-    fn enter_paused(&mut self, now: Timestamp, attempts: u32) {
-        let doubled = RECOVERY_BACKOFF.saturating_mul(1 << attempts.min(8));
-        let retry_at = now + doubled.min(RECOVERY_BACKOFF_MAX);
-        for side in [Side::Source, Side::Target] {
-            if !self.is_broken(side) {
-                self.act(Action::PauseChannel(side));
-            }
-        }
-        self.next_sample = None;
-        self.enter(now, State::PostCopyPaused { attempts, retry_at });
     }
 
     pub(super) fn settle(&mut self, now: Timestamp) {

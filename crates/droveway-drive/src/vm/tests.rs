@@ -208,13 +208,36 @@ fn a_broken_post_copy_recovers_when_the_link_returns() {
         run(Technique::PostCopy, Fallback::Abort, 0.1, vec![(600, Fault::LinkDown(600_000))]);
     assert_eq!(world.outcome(), Some(Outcome::NeedsRecovery));
     assert!(world.source.alive && world.target.alive, "both sides are kept");
+    assert!(world.has(|kind| matches!(
+        kind,
+        RecordKind::Ended { reason: Some(text), .. } if text.contains("droveway recover vm0")
+    )));
+}
+
+/// Promise: post-copy goes on within 3 s of the link's return, whenever and for how long it was away.
+#[test]
+fn post_copy_goes_on_soon_after_the_links_return() {
+    for away in (200..40_000).step_by(370) {
+        let world =
+            run(Technique::PostCopy, Fallback::Abort, 0.1, vec![(600, Fault::LinkDown(away))]);
+        assert_eq!(world.outcome(), Some(Outcome::Completed), "away for {away} ms");
+        // All that is left takes a second at most, and its confirmation some tenths.
+        let back = Timestamp::from_millis(600 + away);
+        assert!(world.now < back + Duration::from_millis(4_300), "{away} ms: {:?}", world.now);
+    }
 }
 
 #[test]
-fn a_death_in_post_copy_is_reported_as_lost() {
+fn a_death_in_post_copy_is_reported_as_lost_at_once() {
     for fault in [Fault::KillSource, Fault::KillTarget] {
         let world = run(Technique::PostCopy, Fallback::Abort, 0.1, vec![(600, fault)]);
         assert_eq!(world.outcome(), Some(Outcome::Lost));
+        assert!(world.now < Timestamp::from_millis(1_800), "{fault:?}: {:?}", world.now);
+        // Also while the path is away, and it is being waited for.
+        let faults = vec![(500, Fault::LinkDown(60_000)), (5_000, fault)];
+        let world = run(Technique::PostCopy, Fallback::Abort, 0.1, faults);
+        assert_eq!(world.outcome(), Some(Outcome::Lost));
+        assert!(world.now < Timestamp::from_millis(6_200), "{fault:?}: {:?}", world.now);
     }
 }
 

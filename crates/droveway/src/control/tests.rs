@@ -102,6 +102,7 @@ async fn requests_reach_the_run_as_they_were_meant() {
         (set(None, What::Urgency, "high"), OperatorRequest::SetUrgency(Urgency::High)),
         (Command::Cancel { vm: None }, OperatorRequest::Cancel { vm: None }),
         (Command::Switch { vm: vm().unwrap() }, OperatorRequest::Switch { vm: vm().unwrap() }),
+        (Command::Recover { vm: vm().unwrap() }, OperatorRequest::Recover { vm: vm().unwrap() }),
     ];
     for (command, request) in cases {
         let is_cancel = matches!(command, Command::Cancel { .. });

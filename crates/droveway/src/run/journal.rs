@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 
 /// Names of runs are times of day in seconds: so many of one second are told apart.
 const SAME_SECOND_MAX: u32 = 100;
+/// A move that needs recovery is among the last ones: no run moves other VMs of the fleet for long while one does.
+const MOVES_LOOKED_AT_MAX: usize = 20;
 
 /// The journal of a fleet, before a run of it begins.
 #[derive(Debug)]
@@ -61,6 +63,17 @@ impl Shelf {
     /// A run whose controller was killed, if there is one. The caller holds the fleet's lock.
     pub(crate) fn unfinished(&self) -> Result<Option<JournalledRun>, Failure> {
         self.store.as_ref().map_or(Ok(None), |store| store.unfinished().map_err(failure))
+    }
+
+    /// The latest runs that moved that VM, the latest first.
+    pub(crate) fn moves_of(&self, vm: &VmId) -> Result<Vec<JournalledRun>, Failure> {
+        let Some(store) = &self.store else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for summary in store.runs(MOVES_LOOKED_AT_MAX).map_err(failure)? {
+            let run = store.run(&summary.header.id).map_err(failure)?;
+            found.extend(run.filter(|run| run.state().vms.contains_key(vm)));
+        }
+        Ok(found)
     }
 
     /// `wanted`, or something like it that no run is called yet.

@@ -1,11 +1,12 @@
 //! What the kernel at the source says of migrations' connections while they run: round trips, what had to be sent again, what
-//! counts as lost, and how fast the target took the stream.
+//! counts as lost, and how fast the target took the stream. In post-copy also what both ends know of its delivery, by which a
+//! dead path is noticed.
 //!
 //! The rate is the slope of what was acknowledged: the kernel's own delivery rate is noisy (183 to 300 Mbit/s on a port of 200),
 //! and QEMU's count runs ahead by what the send buffer holds.
 
 use super::{Ledger, perform::Pair};
-use droveway_drive::{Action, PathSample};
+use droveway_drive::{Action, ConnectionSample, GangDriver, PathSample};
 use droveway_fleet::{
     Timestamp, VmId,
     report::{PathReport, RttReport},
@@ -30,7 +31,8 @@ pub(super) struct Paths {
 
 #[derive(Debug)]
 struct Watched {
-    netns: Option<String>,
+    /// The source's and the target's.
+    netns: [Option<String>; 2],
     /// Where the target listens: the run gives each migration a port of its own.
     port: u16,
     found: bool,
@@ -41,27 +43,31 @@ impl Paths {
     pub(super) fn note_action(&mut self, vm: &VmId, action: &Action, pair: &Pair) {
         let (Action::Migrate { uri } | Action::ResumeMigration { uri }) = action else { return };
         let Some(port) = uri.rsplit(':').next().and_then(|port| port.parse().ok()) else { return };
-        let netns = pair.netns[0].clone();
-        self.views.entry(netns.clone()).or_insert_with_key(|name| {
-            let opened = Netns::of(name.as_deref())
-                .map_err(anyhow::Error::from)
-                .and_then(|netns| Ok(TcpDiag::open(&netns)?));
-            opened.inspect_err(|error| tracing::warn!("the report will lack paths: {error:#}")).ok()
-        });
+        let netns = pair.netns.clone();
+        for name in &netns {
+            self.views.entry(name.clone()).or_insert_with_key(|name| {
+                let opened = Netns::of(name.as_deref())
+                    .map_err(anyhow::Error::from)
+                    .and_then(|netns| Ok(TcpDiag::open(&netns)?));
+                let told = |error: &_| tracing::warn!("the report will lack paths: {error:#}");
+                opened.inspect_err(told).ok()
+            });
+        }
         self.watched.insert(vm.clone(), Watched { netns, port, found: false });
     }
 
     /// Looks at every connection that is there, and tells what each stream's is like. One question a migration, which the
-    /// kernel answers from its tables.
+    /// kernel answers from its tables; two where a VM's memory is split, so that a guest that waits for a page is seen too.
     pub(super) fn sample(
         &mut self,
         now: Timestamp,
+        gang: &GangDriver,
         ledger: &mut Ledger,
-    ) -> Vec<(VmId, PathSample)> {
+    ) -> Vec<(VmId, PathSample, ConnectionSample)> {
         let mut seen = Vec::new();
         let views = &mut self.views;
         self.watched.retain(|vm, watched| {
-            let Some(Some(view)) = views.get_mut(&watched.netns) else { return false };
+            let Some(Some(view)) = views.get_mut(&watched.netns[0]) else { return false };
             let connections = match view.between(None, Some(watched.port)) {
                 Ok(connections) => connections,
                 Err(error) => {
@@ -77,18 +83,35 @@ impl Paths {
             if let Some(entry) = ledger.vms.get_mut(vm) {
                 entry.path.observe(now, &connections);
             }
+            let split = gang.driver(vm).is_some_and(droveway_drive::VmDriver::depends_on_path);
+            let at_target = views.get_mut(&watched.netns[1]).and_then(Option::as_mut);
+            let at_target = at_target
+                .filter(|_| split)
+                .and_then(|view| view.between(Some(watched.port), None).ok())
+                .unwrap_or_default();
             seen.extend(stream(&connections).map(|stream| {
                 let sample = PathSample {
                     round_trip: stream.info.rtt,
                     segments: stream.info.data_segments_sent,
                     sent_again: stream.info.segments_retransmitted,
                 };
-                (vm.clone(), sample)
+                (vm.clone(), sample, both_ends(&connections, &at_target))
             }));
             true
         });
         seen
     }
+}
+
+/// What both ends of a migration's connections know together.
+fn both_ends(source: &[Connection], target: &[Connection]) -> ConnectionSample {
+    let mut sample = ConnectionSample::default();
+    for one in source.iter().chain(target) {
+        sample.delivered += one.info.bytes_acked + one.info.bytes_received;
+        sample.sent_again += one.info.segments_retransmitted;
+        sample.under_way += one.info.unacknowledged;
+    }
+    sample
 }
 
 /// The stream; beside it there may be post-copy's connection for requested pages.

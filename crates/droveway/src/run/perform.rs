@@ -4,6 +4,12 @@ use super::{Input, translate};
 use crate::qemu::{self, Qemu};
 use droveway_drive::{Action, ActionError, ActionId, FailureClass, Limits, Reply, Side};
 use droveway_fleet::{VmId, fleet::PortRange};
+use droveway_host::{
+    netns::Netns,
+    qemu as process,
+    sockets::break_connecting,
+    tcp_info::{Connection, TcpDiag},
+};
 use droveway_qmp::{
     Capability, MigrationParameters, MigrationUri, QmpError, SwitchoverBandwidth, YankInstance,
 };
@@ -121,11 +127,38 @@ async fn perform(
         Action::DestroySource => ended(qemu::end(&pair.source).await)?,
         Action::Resume(side) => pair.qemu(*side).client.cont().await.map_err(failed)?,
         Action::PauseChannel(side) => {
-            pair.qemu(*side).client.migrate_pause().await.map_err(failed)?;
+            let paused = pair.qemu(*side).client.migrate_pause().await.map_err(failed);
+            // While it connects anew QEMU knows no pause, and would wait for its kernel to give up.
+            if *side == Side::Target || paused.is_ok() || !stop_connecting(vm, pair).await {
+                paused?;
+            }
         }
     }
     let _ = target;
     Ok(Reply::Done)
+}
+
+/// Ends the attempt of a VM's source to connect to its target, if there is one: it fails at once, and QEMU is paused again.
+async fn stop_connecting(vm: &VmId, pair: &Pair) -> bool {
+    let (socket, netns) = (pair.source.socket.clone(), pair.netns[0].clone());
+    let (address, ports) = (pair.address, pair.ports);
+    let stopped = tokio::task::spawn_blocking(move || -> anyhow::Result<usize> {
+        let Some(process) = process::find_by_qmp_socket(&socket) else { return Ok(0) };
+        let mut diag = TcpDiag::open(&Netns::of(netns.as_deref())?)?;
+        let to_target = |one: &Connection| {
+            one.remote.ip().to_canonical() == address
+                && (ports.first..=ports.last).contains(&one.remote.port())
+        };
+        Ok(break_connecting(process, &mut diag, to_target)?)
+    });
+    match stopped.await {
+        Ok(Ok(stopped)) => stopped > 0,
+        Ok(Err(error)) => {
+            tracing::debug!(%vm, "what its source is connecting to stays: {error:#}");
+            false
+        }
+        Err(_) => false,
+    }
 }
 
 fn ended(result: anyhow::Result<()>) -> Result<(), ActionError> {

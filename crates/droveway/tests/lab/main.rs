@@ -17,3 +17,4 @@ mod moves;
 mod network;
 mod observe;
 mod plans;
+mod recovery;

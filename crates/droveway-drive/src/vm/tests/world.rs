@@ -102,6 +102,12 @@ pub(super) struct World {
     pass: u32,
     postcopy_requested: bool,
     listening: bool,
+    /// The source tries to connect anew.
+    connecting: bool,
+    /// Segments sent again.
+    sent_again: u64,
+    /// Whether the kernels can be asked, and whether heartbeats pass.
+    witnesses: [bool; 2],
     /// When the target will have loaded what was sent at switchover.
     loads_at: Option<Timestamp>,
     stop_at_once: bool,
@@ -146,6 +152,9 @@ impl World {
             pass: 0,
             postcopy_requested: false,
             listening: false,
+            connecting: false,
+            sent_again: 0,
+            witnesses: [seed & 1 != 0, seed & 2 != 0],
             loads_at: None,
             stop_at_once,
             theta: THETA,
@@ -178,6 +187,7 @@ impl World {
             }
             self.drain();
             self.deliver();
+            self.witness();
             if self.driver.phase() == Phase::Ready {
                 self.driver.start(self.now);
             }
@@ -432,6 +442,11 @@ impl World {
             return;
         }
         let moves = self.link_up() && self.target.alive;
+        if self.connecting && moves && self.listening {
+            (self.connecting, self.listening) = (false, false);
+            self.set(Side::Source, MigrationStatus::PostcopyActive);
+            self.set(Side::Target, MigrationStatus::PostcopyActive);
+        }
         match self.source.status {
             MigrationStatus::Active => {
                 if self.postcopy_requested {
@@ -469,6 +484,31 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// What is known of the path from elsewhere than QEMU.
+    fn witness(&mut self) {
+        if !self.now.nanos().is_multiple_of(200_000_000) || !self.driver.depends_on_path() {
+            return;
+        }
+        let [kernel, heartbeat] = self.witnesses;
+        if heartbeat {
+            self.driver.handle_beat(self.now, Beat::Sent);
+            if self.link_up() {
+                self.driver.handle_beat(self.now, Beat::Answered);
+            }
+        }
+        let connected = self.source.status == MigrationStatus::PostcopyActive;
+        if kernel && connected && self.source.alive && self.target.alive {
+            self.sent_again += u64::from(!self.link_up());
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some MB")]
+            let sample = ConnectionSample {
+                delivered: self.sent as u64,
+                sent_again: self.sent_again,
+                under_way: u64::from(self.remaining > 0.0) * 40,
+            };
+            self.driver.handle_connection(self.now, sample);
         }
     }
 
@@ -631,7 +671,8 @@ impl World {
                 Ok(Reply::Done)
             }
             Action::PauseChannel(_) => {
-                if self.qemu(side).status != MigrationStatus::PostcopyActive {
+                let connecting = side == Side::Source && std::mem::take(&mut self.connecting);
+                if self.qemu(side).status != MigrationStatus::PostcopyActive && !connecting {
                     return refused("not in post-copy");
                 }
                 self.set(side, MigrationStatus::PostcopyPaused);
@@ -645,11 +686,16 @@ impl World {
                 Ok(Reply::Listening("tcp:2".to_owned()))
             }
             Action::ResumeMigration { .. } => {
-                if self.source.status != MigrationStatus::PostcopyPaused
-                    || !self.listening
-                    || !self.link_up()
-                    || !self.target.alive
-                {
+                if self.source.status != MigrationStatus::PostcopyPaused {
+                    return refused("not paused");
+                }
+                if !self.link_up() && self.random(2) == 0 {
+                    // Its kernel asks again and again, for two minutes.
+                    self.connecting = true;
+                    self.set(Side::Source, MigrationStatus::PostcopyRecover);
+                    return Ok(Reply::Done);
+                }
+                if !self.listening || !self.link_up() || !self.target.alive {
                     return refused("no path");
                 }
                 self.listening = false;
