@@ -9,7 +9,7 @@
 
 use super::{End, Gang, MoveCourse, MoveModel, Start, flow_claim, runner::Runner, take_way_back};
 use crate::share::{Claim, Class, Crosses, Resource, Sharer};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// VMs at most: sets of them are numbers of so many bits.
 const LEGS_MAX: usize = 16;
@@ -54,18 +54,18 @@ pub struct Legs<'a> {
     alive: Vec<bool>,
     claims: Vec<Claim>,
     rates: Vec<f64>,
-    known: HashMap<Scene, Given>,
+    known: BTreeMap<Scene, Given>,
 }
 
 /// Who is where, who is silent, and who sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Scene {
     at_target: u32,
     silent: u32,
     sender: Option<Sender>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Sender {
     /// Bits of its stream's weight and ceiling.
     weight: u64,
@@ -128,7 +128,7 @@ impl<'a> Legs<'a> {
             alive: vec![true; gang.vms.len()],
             claims: Vec::with_capacity(gang.flows.len() + 1),
             rates: Vec::new(),
-            known: HashMap::new(),
+            known: BTreeMap::new(),
         };
         legs.share(Scene { at_target: 0, silent: 0, sender: None }, false);
         legs.baseline = legs.rates.clone();
