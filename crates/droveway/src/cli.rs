@@ -29,6 +29,9 @@ pub(crate) struct Cli {
     /// What was learned of these hosts; else the fleet's own, in /var/lib/droveway/calibration
     #[arg(long, global = true, env = "DROVEWAY_CALIBRATION", value_name = "FILE")]
     pub(crate) calibration_file: Option<PathBuf>,
+    /// Tell more on stderr: what was decided and not done; twice: what was done, for developers
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -56,10 +56,15 @@ fn main() -> ExitCode {
             return ExitCode::from(code.code());
         }
     };
+    let level = match cli.verbose {
+        0 => "warn",
+        1 => "warn,droveway=info",
+        _ => "warn,droveway=debug",
+    };
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("DROVEWAY_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level)),
         )
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))

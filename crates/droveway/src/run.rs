@@ -378,16 +378,17 @@ fn take_tuned(
             tuner.note_fetched(vm);
             Ok(())
         }
+        Tuned::Loud => {
+            tuner.note_loud(vm, pair);
+            Ok(())
+        }
         // A VM whose move has ended has no connection to find, and over a broken path there is none yet.
         Tuned::Not(_)
             if run.gang.driver(vm).is_none_or(|it| !it.uses_port() || it.is_cut_off()) =>
         {
             Ok(())
         }
-        Tuned::Not(reason) => {
-            tuner.note_missing(vm, pair);
-            Err(reason)
-        }
+        Tuned::Not(reason) => Err(reason),
     }
 }
 

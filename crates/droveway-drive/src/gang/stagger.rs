@@ -41,11 +41,9 @@ impl GangDriver {
             let since = driver.stands_still_since()?;
             (since + WAY_LIMIT > now).then(|| (since, vm.clone()))
         };
-        // Who stopped first is through first. Alone on the port no stream has to give way, but where ports have classes the
-        // applications do: they are more than one stream's equals.
+        // Who stopped first is through first. Alone on the port there is nobody to give way.
         let first = self.drivers.iter().filter_map(stopped).min();
-        let others = self.drivers.values().filter(|driver| driver.uses_port()).count() > 1
-            || !self.plan.reservations.is_empty();
+        let others = self.drivers.values().filter(|driver| driver.uses_port()).count() > 1;
         let first = first.filter(|_| others).map(|(_, vm)| vm);
         if first != self.first {
             self.first.clone_from(&first);

@@ -7,7 +7,7 @@
 //! A stream that was found is paced by the kernel, and QEMU's own ceilings, which pulse, overshoot and lag, are lifted:
 //!
 //! ```text
-//!  (not found) post-copy: nearly nothing, by QEMU's own ceiling
+//!  quiet       next to nothing: post-copy, before its switch
 //!  passes      the plan's ceiling, or what the driver has set since
 //!  stopped     none: the VM stands still
 //!  fetching    post-copy, once the target has the VM's state: a part of the port, so that the guest's first pages come sooner
@@ -56,6 +56,8 @@ pub(super) enum Tuned {
     Not(String),
     /// A guest has had its time to fetch what it cannot do without.
     Fetched,
+    /// A post-copy has had its time to switch.
+    Loud,
 }
 
 /// The source's end of a connection that was found.
@@ -100,10 +102,11 @@ const UNSENT_LEAST: Bytes = Bytes::new(64 << 10);
 const FETCH_RATIO: f64 = 0.25;
 const FETCH_BYTES: Bytes = Bytes::new(4 << 20);
 
-/// What a post-copy's stream may send before its socket is tuned, through QEMU's own ceiling: 64 KiB in each of QEMU's slices of 100
-/// ms. Nobody needs those bytes before the switch, and until it is tuned a socket takes megabytes at once, behind which the
-/// stopped VM's state then waits (0.83 s on a port of 100 Mbit/s beside another stream and three flows; measured).
-const QUIET: RateLimit = RateLimit::At(Bandwidth::from_bytes_per_second(640 << 10));
+/// What a post-copy's stream may send before it switches: 16 KiB in each of QEMU's slices of 100 ms. Nobody needs those bytes
+/// before the switch, and the stopped VM's state waits behind them in the socket, which takes megabytes until it is tuned.
+const QUIET: RateLimit = RateLimit::At(Bandwidth::from_bytes_per_second(160 << 10));
+/// One that has not switched by then waits for something else (a place among those that may be exposed), and copies meanwhile.
+const QUIET_LIMIT: Duration = Duration::from_secs(1);
 
 /// What other streams may take of their rate while a VM stands still, on ports without classes: enough that they do not stall, and
 /// little beside a whole port.
@@ -187,6 +190,8 @@ struct Migration {
     stage: Stage,
     /// Post-copy was asked for.
     switches: bool,
+    /// It is to switch at once, and sends next to nothing before.
+    quiet: bool,
 }
 
 impl Tuner {
@@ -209,8 +214,14 @@ impl Tuner {
         if migration.stage == Stage::Stopped {
             return Some(limit);
         }
-        let limit = limit.at_most(self.yields_to);
-        let gives_way = !self.classes && self.first.as_ref().is_some_and(|first| first != vm);
+        let mut limit = limit.at_most(self.yields_to);
+        if migration.quiet && migration.stage == Stage::Passes {
+            limit = limit.at_most(QUIET);
+        }
+        let gives_way = self.first.as_ref().is_some_and(|first| {
+            // Where ports have classes the end of a pre-copy overtakes.
+            first != vm && (!self.classes || self.switches(first))
+        });
         if gives_way && !ceilings.giving_way.is_zero() {
             return Some(limit.at_most(RateLimit::At(ceilings.giving_way)));
         }
@@ -224,22 +235,37 @@ impl Tuner {
         stream.zip(limit).is_some_and(|(stream, limit)| stream.pace(limit))
     }
 
-    /// The stream of that VM goes before the others from now on: by its class where the ports have classes, else by the others'
-    /// paces. QEMU's own ceilings take 0.1 to 0.2 s to bind, which is longer than it lasts: streams that were not found stay as
+    /// The stream of that VM goes before the others from now on: by its class where the ports have classes and a pre-copy
+    /// ends, else by the others' paces. QEMU's own ceilings take 0.1 to 0.2 s to bind, which is longer than it lasts: streams that were not found stay as
     /// they are.
     pub(super) fn give_way(&mut self, to: Option<VmId>) {
         let before = std::mem::replace(&mut self.first, to);
         if self.classes {
-            for (vm, class) in [(before.as_ref(), STREAM), (self.first.as_ref(), URGENT)] {
-                let stream = vm.and_then(|vm| self.migrations.get(vm)?.stream.as_ref());
-                if let Some(stream) = stream {
-                    stream.prioritize(class);
-                }
+            for vm in before.iter().chain(&self.first) {
+                self.classify(vm);
             }
-            return;
         }
         for vm in self.migrations.keys() {
             self.pace(vm);
+        }
+    }
+
+    /// The class of its stream. In a switch to post-copy pages follow the state at once, and the target's loading of the state waits
+    /// for pages of its own: a stream in the class that goes first would make a queue for them (downtimes of 0.09 s instead of 0.03 s
+    /// for hybrids, measured). So it goes first where a pre-copy ends; beside a switch the others are slowed down.
+    fn class(&self, vm: &VmId) -> u32 {
+        let ends = self.first.as_ref() == Some(vm) && !self.switches(vm);
+        if ends { URGENT } else { STREAM }
+    }
+
+    fn switches(&self, vm: &VmId) -> bool {
+        self.migrations.get(vm).is_some_and(|migration| migration.switches)
+    }
+
+    fn classify(&self, vm: &VmId) {
+        let stream = self.migrations.get(vm).and_then(|migration| migration.stream.as_ref());
+        if let Some(stream) = stream.filter(|_| self.classes) {
+            stream.prioritize(self.class(vm));
         }
     }
 
@@ -256,6 +282,7 @@ impl Tuner {
         if migration.stage < stage {
             migration.stage = stage;
             self.pace(vm);
+            self.classify(vm);
         }
     }
 
@@ -273,18 +300,28 @@ impl Tuner {
     }
 
     fn end_of_fetching(&self, vm: &VmId) {
-        let Some(ceilings) = self.ceilings.get(vm) else { return };
-        let (vm, inbox, time) = (vm.clone(), self.inbox.clone(), ceilings.fetch_time());
-        tokio::spawn(async move {
-            tokio::time::sleep(time).await;
-            // The loop may be over: nobody wants to know then.
-            let _ = inbox.send(Input::Tuned { vm, tuned: Tuned::Fetched }).await;
-        });
+        if let Some(ceilings) = self.ceilings.get(vm) {
+            self.tell_after(vm, ceilings.fetch_time(), Tuned::Fetched);
+        }
     }
 
     /// A guest has had its time.
     pub(super) fn note_fetched(&mut self, vm: &VmId) {
         self.reach(vm, Stage::Background);
+    }
+
+    /// A post-copy that has not switched copies from now on.
+    pub(super) fn note_loud(&mut self, vm: &VmId, pair: &Pair) {
+        let Some(migration) = self.migrations.get_mut(vm).filter(|it| it.quiet) else { return };
+        migration.quiet = false;
+        let passes = migration.stage == Stage::Passes;
+        let paced = self.pace(vm);
+        self.classify(vm);
+        if let Some(ceilings) = self.ceilings.get(vm).filter(|_| passes) {
+            let own = [ceilings.stream, ceilings.background];
+            let none = [RateLimit::Unlimited; 2];
+            set_ceilings(vm.clone(), pair.clone(), if paced { none } else { own });
+        }
     }
 
     /// Something is about to be done: what makes a connection starts a search for it, and a new ceiling is the socket's where
@@ -294,6 +331,7 @@ impl Tuner {
             Action::Configure { .. } => return self.limited(vm, action),
             Action::Migrate { uri } => {
                 self.begin(vm, uri, false);
+                self.end_of_quiet(vm);
                 self.search(vm, Which::Stream, pair);
             }
             Action::ResumeMigration { uri } => {
@@ -305,6 +343,7 @@ impl Tuner {
                     migration.switches = true;
                     if let Some(beside) = migration.stream.as_ref().map(|stream| stream.port()) {
                         self.search(vm, Which::Urgent { beside }, pair);
+                        self.classify(vm);
                     }
                 }
             }
@@ -344,40 +383,43 @@ impl Tuner {
         let port = uri.rsplit(':').next().and_then(|port| port.parse().ok());
         let Some(port) = port else { return };
         let stage = if again { Stage::Background } else { Stage::Passes };
-        self.migrations
-            .insert(vm.clone(), Migration { port, stream: None, stage, switches: again });
+        let quiet = !again && self.ceilings.get(vm).is_some_and(|it| it.begins_quietly);
+        let begun = Migration { port, stream: None, stage, switches: again, quiet };
+        self.migrations.insert(vm.clone(), begun);
+    }
+
+    fn end_of_quiet(&self, vm: &VmId) {
+        if self.migrations.get(vm).is_some_and(|migration| migration.quiet) {
+            self.tell_after(vm, QUIET_LIMIT, Tuned::Loud);
+        }
+    }
+
+    /// The loop is told when so much time has passed.
+    fn tell_after(&self, vm: &VmId, time: Duration, tuned: Tuned) {
+        let (vm, inbox) = (vm.clone(), self.inbox.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            // The loop may be over: nobody wants to know then.
+            let _ = inbox.send(Input::Tuned { vm, tuned }).await;
+        });
     }
 
     /// The stream was found.
     pub(super) fn note_stream(&mut self, vm: &VmId, source: Box<SourceEnd>, pair: &Pair) {
         let Some(migration) = self.migrations.get_mut(vm) else { return };
         let beside = source.port();
-        if self.classes && self.first.as_ref() == Some(vm) {
-            // It stood still before its stream was found.
-            source.prioritize(URGENT);
-        }
         migration.stream = Some(source);
+        let quiet = migration.quiet;
         if migration.switches {
             self.search(vm, Which::Urgent { beside }, pair);
         }
-        let Some(ceilings) = self.ceilings.get(vm) else { return };
-        let limited =
-            [ceilings.stream, ceilings.background].iter().any(|it| *it != RateLimit::Unlimited);
-        let quiet = ceilings.begins_quietly;
-        if self.pace(vm) {
-            if limited || quiet {
-                set_ceilings(vm.clone(), pair.clone(), [RateLimit::Unlimited; 2]);
-            }
-        } else if quiet {
-            set_ceilings(vm.clone(), pair.clone(), [ceilings.stream, ceilings.background]);
-        }
-    }
-
-    /// A connection was not found. What QEMU was told for the beginning does not stay for that.
-    pub(super) fn note_missing(&self, vm: &VmId, pair: &Pair) {
-        let is_found = self.migrations.get(vm).is_some_and(|it| it.stream.is_some());
-        if let Some(ceilings) = self.ceilings.get(vm).filter(|it| it.begins_quietly && !is_found) {
-            set_ceilings(vm.clone(), pair.clone(), [ceilings.stream, ceilings.background]);
+        self.classify(vm);
+        let limited = self.ceilings.get(vm).is_some_and(|it| {
+            [it.stream, it.background].iter().any(|limit| *limit != RateLimit::Unlimited)
+        });
+        if self.pace(vm) && limited {
+            let stream = if quiet { QUIET } else { RateLimit::Unlimited };
+            set_ceilings(vm.clone(), pair.clone(), [stream, RateLimit::Unlimited]);
         }
     }
 

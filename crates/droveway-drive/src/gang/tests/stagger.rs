@@ -149,25 +149,3 @@ proptest! {
         prop_assert_eq!(asked.len(), ends.len());
     }
 }
-
-#[test]
-fn one_stream_alone_goes_first_where_applications_can_give_way() {
-    for shaped in [false, true] {
-        let mut plan = exposing(1, Technique::Hybrid, 9);
-        if shaped {
-            plan.reservations = vec![droveway_plan::Reservation {
-                port: "alpha".parse().unwrap(),
-                direction: droveway_plan::Direction::Tx,
-                rate: Bandwidth::from_bits_per_second(5_000_000),
-            }];
-        }
-        let vm = plan.moves[0].vm.clone();
-        let mut gang = GangDriver::new(plan, &BTreeMap::new()).unwrap();
-        gang.prepare(Timestamp::ZERO);
-        answered(&mut gang, Timestamp::ZERO);
-        gang.start(Timestamp::ZERO);
-        answered(&mut gang, Timestamp::ZERO);
-        gang.handle_event(at(1_000), &vm, Side::Source, QemuEvent::Stopped);
-        assert_eq!(ways(&mut gang), if shaped { vec![Some(vm)] } else { vec![] });
-    }
-}

@@ -144,3 +144,36 @@ fn others_give_way_to_a_vm_that_stands_still() {
     tuner.give_way(Some(other));
     assert_eq!(tuner.limit(&vm), Some(mbit(40)));
 }
+
+#[test]
+fn only_the_end_of_a_pre_copy_goes_first_by_its_class() {
+    let (mut tuner, vm) = tuner();
+    tuner.classes = true;
+    assert_eq!(tuner.class(&vm), STREAM);
+    tuner.give_way(Some(vm.clone()));
+    assert_eq!(tuner.class(&vm), URGENT);
+    // Post-copy was asked for: its pages would stand in the way of those that are asked for.
+    tuner.migrations.get_mut(&vm).unwrap().switches = true;
+    assert_eq!(tuner.class(&vm), STREAM);
+    // The others are slow meanwhile.
+    let other: VmId = "vm-2".parse().unwrap();
+    let ceilings = tuner.ceilings[&vm];
+    tuner.ceilings.insert(other.clone(), ceilings);
+    tuner.begin(&other, "tcp:10.8.0.2:49160", false);
+    assert_eq!(tuner.limit(&other), Some(mbit(20)));
+}
+
+#[test]
+fn a_quiet_stream_takes_next_to_nothing_until_it_switches() {
+    let (mut tuner, vm) = tuner();
+    tuner.ceilings.get_mut(&vm).unwrap().begins_quietly = true;
+    tuner.begin(&vm, "tcp:10.8.0.2:49154", false);
+    assert_eq!(tuner.limit(&vm), Some(QUIET));
+    tuner.reach(&vm, Stage::Stopped);
+    assert_eq!(tuner.limit(&vm), Some(RateLimit::Unlimited));
+    tuner.reach(&vm, Stage::Fetching);
+    assert_eq!(tuner.limit(&vm), Some(mbit(50)));
+    // What goes on over another connection has switched already.
+    tuner.begin(&vm, "tcp:10.8.0.2:49155", true);
+    assert_eq!(tuner.limit(&vm), Some(mbit(60)));
+}
