@@ -235,9 +235,9 @@ impl Tuner {
         stream.zip(limit).is_some_and(|(stream, limit)| stream.pace(limit))
     }
 
-    /// The stream of that VM goes before the others from now on: by its class where the ports have classes and a pre-copy
-    /// ends, else by the others' paces. QEMU's own ceilings take 0.1 to 0.2 s to bind, which is longer than it lasts: streams that were not found stay as
-    /// they are.
+    /// The stream of that VM goes before the others from now on: by its class where the ports have classes and a pre-copy ends,
+    /// else by the others' paces. QEMU's own ceilings take 0.1 to 0.2 s to bind, which is longer than it lasts: streams that
+    /// were not found stay as they are.
     pub(super) fn give_way(&mut self, to: Option<VmId>) {
         let before = std::mem::replace(&mut self.first, to);
         if self.classes {
@@ -250,9 +250,9 @@ impl Tuner {
         }
     }
 
-    /// The class of its stream. In a switch to post-copy pages follow the state at once, and the target's loading of the state waits
-    /// for pages of its own: a stream in the class that goes first would make a queue for them (downtimes of 0.09 s instead of 0.03 s
-    /// for hybrids, measured). So it goes first where a pre-copy ends; beside a switch the others are slowed down.
+    /// The class of its stream. In a switch to post-copy pages follow the state at once, and the target's loading of the state may wait
+    /// for pages of its own, for which a stream in the class that goes first would be a queue. So it goes first where a pre-copy
+    /// ends; beside a switch the others are slowed down.
     fn class(&self, vm: &VmId) -> u32 {
         let ends = self.first.as_ref() == Some(vm) && !self.switches(vm);
         if ends { URGENT } else { STREAM }
@@ -282,7 +282,6 @@ impl Tuner {
         if migration.stage < stage {
             migration.stage = stage;
             self.pace(vm);
-            self.classify(vm);
         }
     }
 
@@ -316,7 +315,6 @@ impl Tuner {
         migration.quiet = false;
         let passes = migration.stage == Stage::Passes;
         let paced = self.pace(vm);
-        self.classify(vm);
         if let Some(ceilings) = self.ceilings.get(vm).filter(|_| passes) {
             let own = [ceilings.stream, ceilings.background];
             let none = [RateLimit::Unlimited; 2];
