@@ -2,6 +2,7 @@
 //! lever is worth, and where ours loses.
 
 use crate::{
+    influence::{self, Influence},
     result::{CellResult, RunRow},
     stats::{self, Paired, Summary, Verdict},
     suite::{Resolved, SuitePolicy, Switch},
@@ -39,6 +40,8 @@ pub struct Analysis {
     pub forecasts: Option<Forecasts>,
     /// What ours was to reach, against what came.
     pub targets: Vec<Target>,
+    /// What tells how a migration will go.
+    pub influences: Vec<Influence>,
 }
 
 /// How much was run.
@@ -233,6 +236,7 @@ pub fn analyse(bench: &Bench) -> Analysis {
         forecasts: forecasts(bench),
         arms,
         targets: Vec::new(),
+        influences: influence::influences(bench),
     };
     analysis.targets = targets::targets(bench, &analysis);
     analysis

@@ -15,6 +15,7 @@ pub mod cells;
 pub mod compare;
 pub mod figures;
 pub mod gang;
+pub mod influence;
 pub mod page;
 pub mod result;
 pub mod stats;

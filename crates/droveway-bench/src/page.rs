@@ -3,6 +3,7 @@
 
 mod applications;
 mod blocks;
+mod influence;
 mod words;
 
 use crate::{
@@ -56,6 +57,11 @@ fn blocks<'a>(bench: &Bench, analysis: &Analysis, figures: &'a [Figure]) -> Vec<
         blocks.push(Block::Heading("What applications kept".to_owned()));
         blocks.push(Block::Text(applications::HOW.to_owned()));
         blocks.push(table);
+    }
+    if !analysis.influences.is_empty() {
+        blocks.push(Block::Heading("What tells how a migration will go".to_owned()));
+        blocks.push(Block::Text(influence::HOW.to_owned()));
+        blocks.push(influence::table(analysis));
     }
     blocks.push(Block::Heading("By scenario".to_owned()));
     blocks.push(words::scenarios(bench, analysis));

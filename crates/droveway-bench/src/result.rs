@@ -3,7 +3,7 @@
 //! A run that does not count (`invalid`) is one that measured something else: the machine's CPU, an application or a probe
 //! that had died. It is kept, counted and made again. A run that failed to move its VMs counts: that is a result.
 
-use crate::cells::Cell;
+use crate::{cells::Cell, stats};
 use droveway_fleet::{
     RunReport,
     report::{ApplicationReport, CPU_SATURATED, MoveResult, Quantiles, VmReport},
@@ -110,6 +110,10 @@ pub struct RunRow {
     pub exposure_seconds: f64,
     /// Of the whole machine.
     pub cpu_busy_ratio: Option<f64>,
+    /// The middle over VMs of their streams' median round trips, milliseconds; `None` where nobody looked.
+    pub path_rtt_ms: Option<f64>,
+    /// Segments that all streams sent again.
+    pub path_retransmits: Option<u64>,
     /// Of the controller, of one core.
     pub controller_core_ratio: f64,
     /// Changes of the plan while it ran, and notes of fallbacks.
@@ -271,6 +275,7 @@ fn run_row(report: &RunReport) -> RunRow {
     let port = report.ports.iter().map(|port| port.capacity_bits_per_second).min().unwrap_or(0);
     let lost_bytes = report.lost_network_bytes();
     let outages: Vec<f64> = report.vms.iter().filter_map(|vm| vm.outage_seconds).collect();
+    let paths = || report.vms.iter().filter_map(|vm| vm.path);
     let predicted = report.predicted.as_ref().map(|of| of.total_migration_time_seconds);
     #[expect(clippy::cast_precision_loss, reason = "bytes and rates of a run are below 2^53")]
     let lost_port_seconds = if port > 0 { lost_bytes as f64 * 8.0 / port as f64 } else { 0.0 };
@@ -304,6 +309,8 @@ fn run_row(report: &RunReport) -> RunRow {
         outage_seconds: (!outages.is_empty()).then(|| outages.iter().sum()),
         exposure_seconds: report.vms.iter().map(|vm| vm.exposure_seconds).sum(),
         cpu_busy_ratio: report.cpu_busy_ratio,
+        path_rtt_ms: stats::median(&paths().map(|path| path.rtt_ms.p50).collect::<Vec<_>>()),
+        path_retransmits: paths().map(|path| path.retransmits).reduce(|one, other| one + other),
         controller_core_ratio: report.controller.cpu_core_ratio,
         decisions: report.decisions.len(),
         predicted_seconds_p10: predicted.map(|of| of.p10),

@@ -59,11 +59,21 @@ pub fn bootstrap(
     statistic: impl Fn(&[f64]) -> Option<f64>,
     seed: u64,
 ) -> Option<Interval> {
+    bootstrap_of(values, statistic, seed)
+}
+
+/// The same of values of any kind, pairs for example.
+#[must_use]
+pub fn bootstrap_of<T: Copy>(
+    values: &[T],
+    statistic: impl Fn(&[T]) -> Option<f64>,
+    seed: u64,
+) -> Option<Interval> {
     if values.len() < 2 {
         return None;
     }
     let mut random = StdRng::seed_from_u64(seed);
-    let mut drawn = vec![0.0; values.len()];
+    let mut drawn = values.to_vec();
     let mut results = Vec::with_capacity(RESAMPLES);
     for _ in 0..RESAMPLES {
         for value in &mut drawn {
