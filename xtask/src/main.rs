@@ -47,17 +47,7 @@ enum Task {
         yes: bool,
     },
     /// Forecasts against real runs: some laboratories to learn from, over 40 runs in others; about half an hour
-    Validate {
-        /// Install what is missing without asking
-        #[arg(long)]
-        yes: bool,
-        /// Leave data and figure in docs/data instead of target/validate
-        #[arg(long)]
-        docs: bool,
-        /// Validate this program instead of building one
-        #[arg(long, value_name = "FILE")]
-        droveway: Option<PathBuf>,
-    },
+    Validate(validate::ValidateArgs),
     /// Real runs whose world changes under way, and real runs with deadlines; about three quarters of an hour
     Adapt(adapt::AdaptArgs),
     /// Controllers of real drains killed at random instants, and taken over; some ten minutes
@@ -75,7 +65,7 @@ fn main() -> ExitCode {
             println!("{}", image.display());
             Ok(())
         }),
-        Task::Validate { yes, docs, droveway } => validate::run_it(yes, docs, droveway),
+        Task::Validate(args) => validate::run_it(&args),
         Task::Adapt(args) => adapt::run_it(&args),
         Task::Kills(args) => kills::run_it(&args),
         Task::Tidy => tidy::run(&workspace_root()),
