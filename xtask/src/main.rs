@@ -3,6 +3,7 @@
 
 mod adapt;
 mod demo;
+mod faults;
 mod guest_image;
 mod kills;
 mod lab;
@@ -52,6 +53,8 @@ enum Task {
     Adapt(adapt::AdaptArgs),
     /// Controllers of real drains killed at random instants, and taken over; some ten minutes
     Kills(kills::KillsArgs),
+    /// Every fault on real VMs, with every technique; three quarters of an hour
+    Faults(faults::FaultsArgs),
     /// Check what no compiler checks: purity of the pure crates, sizes of files
     Tidy,
 }
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Task::Validate(args) => validate::run_it(&args),
         Task::Adapt(args) => adapt::run_it(&args),
         Task::Kills(args) => kills::run_it(&args),
+        Task::Faults(args) => faults::run_it(&args),
         Task::Tidy => tidy::run(&workspace_root()),
     };
     match done {

@@ -13,11 +13,7 @@
 //! the controller. Of a VM's two QEMUs the younger one is the target.
 
 use crate::{
-    LabError, LabInfo,
-    change::Player,
-    interrupt::Interrupts,
-    layout::machines,
-    tool::NFT,
+    LabError, LabInfo, change::Player, interrupt::Interrupts, layout::machines, tool::NFT,
 };
 use droveway_host::{
     Netns,
@@ -110,9 +106,7 @@ pub fn kill(info: &LabInfo, vm: &str, side: Side) -> Result<String, LabError> {
     let found = find(info, vm, side)?;
     match found.process.kill_and_wait(KILL_WAIT_MAX) {
         Ok(true) => Ok(found.host),
-        Ok(false) => {
-            Err(LabError::Survivor { name: info.name.clone(), pid: found.process.pid() })
-        }
+        Ok(false) => Err(LabError::Survivor { name: info.name.clone(), pid: found.process.pid() }),
         Err(error) => Err(found.failed("kill", &error)),
     }
 }

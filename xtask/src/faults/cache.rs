@@ -75,10 +75,12 @@ impl Cache {
     /// Reads every value back, over the same connection, and compares it byte by byte.
     pub(super) fn verify(&mut self) -> Result<()> {
         for first in (0..VALUES).step_by(AT_ONCE) {
-            let keys: Vec<String> =
-                (first..first + AT_ONCE).map(|key| format!("k{key}")).collect();
+            let keys: Vec<String> = (first..first + AT_ONCE).map(|key| format!("k{key}")).collect();
             let request = format!("get {}\r\n", keys.join(" "));
-            self.stream.get_mut().write_all(request.as_bytes()).context("memcached reads nothing")?;
+            self.stream
+                .get_mut()
+                .write_all(request.as_bytes())
+                .context("memcached reads nothing")?;
             for (key, name) in (first..).zip(&keys) {
                 let (said, wanted) = (self.line()?, format!("VALUE {name} 0 {VALUE_LEN}"));
                 ensure!(said == wanted, "key {key} is lost: memcached says '{said}'");

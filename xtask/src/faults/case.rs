@@ -154,7 +154,8 @@ impl Case {
         let vm = usize::from(chance.unit() < 0.5);
         let short = SHORT.0 + (SHORT.1 - SHORT.0) * chance.unit();
         // Another one for each technique and fault.
-        let is_long = (u64::from(number) + seed % LONG_EVERY + group % LONG_EVERY) % LONG_EVERY == 0;
+        let is_long =
+            (u64::from(number) + seed % LONG_EVERY + group % LONG_EVERY) % LONG_EVERY == 0;
         let lasts_long = matches!(fault, Fault::LinkDown | Fault::Freeze | Fault::StallMonitor);
         let seconds = if is_long && lasts_long { LONG } else { short };
         Case { fault, technique, number, share, vm, side, seconds, force: chance.unit() }

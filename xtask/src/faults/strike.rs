@@ -98,7 +98,7 @@ fn set_clock(file: &Path, seconds: f64) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn clock_library() -> Result<PathBuf> {
+pub(crate) fn clock_library() -> Result<PathBuf> {
     let entries = fs::read_dir(CLOCKS).with_context(|| format!("looking into {CLOCKS}"))?;
     let mut found = entries.flatten().map(|entry| entry.path().join(CLOCK));
     found
@@ -208,11 +208,9 @@ impl<'a> Strike<'a> {
         match self.case.fault {
             Fault::LinkDown => format!("{}'s port for {seconds:.1} s", self.port),
             Fault::Rate => format!("{}'s port: {:.0} Mbit/s", self.port, self.case.rate_mbit()),
-            Fault::Loss => format!(
-                "{:.1} % at {} for {seconds:.1} s",
-                self.case.loss_percent(),
-                self.port
-            ),
+            Fault::Loss => {
+                format!("{:.1} % at {} for {seconds:.1} s", self.case.loss_percent(), self.port)
+            }
             Fault::KillSource | Fault::KillTarget => qemu(),
             Fault::Freeze | Fault::StallMonitor => format!("{} for {seconds:.1} s", qemu()),
             Fault::ClockStep => format!("{:+.1} h", self.case.step_seconds() / 3_600.0),
