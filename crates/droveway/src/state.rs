@@ -132,10 +132,45 @@ pub(crate) fn write_bytes(bytes: &[u8], path: &Path) -> Result<(), Failure> {
         file.sync_all()?;
         fs::rename(&beside, path)
     })();
+    sweep(path);
     written.map_err(|error: std::io::Error| {
         let _ = fs::remove_file(&beside);
         let denied = error.kind() == ErrorKind::PermissionDenied;
         let exit = if denied { Exit::Permission } else { Exit::Internal };
         Failure::says(exit, format!("writing {}: {error}", path.display()))
     })
+}
+
+/// Removes what writers that were killed left beside a file: they put their numbers into the names.
+fn sweep(path: &Path) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return };
+    let prefix = format!(".{}.", name.to_string_lossy());
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let file = entry.file_name();
+        let number = file.to_str().and_then(|file| file.strip_prefix(&prefix)?.parse::<u32>().ok());
+        if number.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_killed_writers_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        // No process has that number: it is above the kernel's highest.
+        let own = format!(".a.json.{}", std::process::id());
+        for name in [".a.json.4194305", ".a.json.old", ".b.json.4194305", own.as_str()] {
+            fs::write(place(name), "half").unwrap();
+        }
+        write_text("whole", &place("a.json")).unwrap();
+        assert_eq!(fs::read_to_string(place("a.json")).unwrap(), "whole");
+        assert!(!place(".a.json.4194305").exists());
+        assert!(place(".a.json.old").exists() && place(".b.json.4194305").exists());
+        assert!(!place(&own).exists(), "it is the writer's own, and was renamed");
+    }
 }
