@@ -23,7 +23,7 @@ use crate::{
         self, Display, Expectations, Finished, Journal, Pair, Ports, Run, journal::Shelf, settings,
     },
 };
-use droveway_drive::{GangDriver, MigrationSample, Record, Seen, VmDriver};
+use droveway_drive::{GangDriver, MigrationSample, Record, RunState as Vcpus, Seen, VmDriver};
 use droveway_fleet::{Fleet, FleetVm, Host, HostId, Instance, Intent, VmId};
 use droveway_plan::{Move, Plan};
 use droveway_qmp::{Client, QmpAddress};
@@ -178,14 +178,16 @@ pub(crate) async fn take_over(
     let used = state.vms.values().filter_map(port_of).max();
     let first = target.migration_ports.first;
     let next = used.map_or(0, |port| u32::from(port.saturating_sub(first)) + 1);
+    // Who was killed before anything moved is undone: nobody waits for its plan any more.
+    let undoes = why == Why::Killed && !state.has_begun();
     let look = Look {
         fleet,
         run: &id,
         source,
         target,
         next_port: Arc::new(AtomicU32::new(next)),
-        // Who was killed before anything moved is undone: nobody waits for its plan any more.
-        rest: if why == Why::Killed && !state.has_begun() { Rest::Stays } else { rest },
+        rest: if undoes { Rest::Stays } else { rest },
+        undoes,
     };
     let mut adopted = Vec::new();
     let mut over = Vec::new();
@@ -212,7 +214,7 @@ pub(crate) async fn take_over(
         }
     }
     journal.commit();
-    if why == Why::Killed && !state.has_begun() && pairs.is_empty() {
+    if undoes && pairs.is_empty() {
         eprintln!("{id} had moved nothing yet: what it had prepared is undone");
         journal.end(clock::now(), Exit::Interrupted, None);
         return Ok((Exit::Interrupted, lock));
@@ -344,6 +346,8 @@ struct Look<'a> {
     target: &'a Host,
     next_port: Arc<AtomicU32>,
     rest: Rest,
+    /// No VM of the run had begun to move.
+    undoes: bool,
 }
 
 impl Look<'_> {
@@ -364,12 +368,18 @@ impl Look<'_> {
         // The target first: see `Inherited`.
         let (target_qemu, at_target) = seen(vm, self.target).await?;
         let (source_qemu, at_source) = seen(vm, self.source).await?;
+        let runs = |seen: &Seen| matches!(seen, Seen::There(it) if it.run_state == Vcpus::Running);
+        if self.undoes && at_source == Seen::Gone && !runs(&at_target) {
+            // The machine was booted since, or somebody ended it: not by a move.
+            drop(target_qemu);
+            return self.stays(vm, known, None).await;
+        }
         let inherited = known.inherited(at_source, at_target);
         if inherited.is_unstarted() {
             // Its connection ends here: a target that waits is ended, and perhaps started anew.
             drop(target_qemu);
             return match self.rest {
-                Rest::Stays => self.stays(vm, known, &source_qemu).await,
+                Rest::Stays => self.stays(vm, known, Some(&source_qemu)).await,
                 Rest::Moves => self.afresh(step, vm, known, source_qemu, journal).await,
             };
         }
@@ -396,9 +406,17 @@ impl Look<'_> {
     }
 
     /// A VM whose move was not begun stays: what was done for it is undone.
-    async fn stays(&self, vm: &FleetVm, known: &VmState, source: &Qemu) -> Result<Found, Failure> {
-        let name = &vm.name;
-        eprintln!("note: {name}: its move had not begun, it stays on host '{}'", self.source.name);
+    async fn stays(
+        &self,
+        vm: &FleetVm,
+        known: &VmState,
+        source: Option<&Qemu>,
+    ) -> Result<Found, Failure> {
+        let (name, host) = (&vm.name, &self.source.name);
+        eprintln!("note: {name}: its move had not begun, it stays on host '{host}'");
+        if source.is_none() {
+            eprintln!("warning: {name}: its QEMU on host '{host}' is gone");
+        }
         if let Some(launching) = &known.launching {
             let released = qemu::release(Path::new(&launching.socket), self.run).await?;
             if let Released::Foreign(reason) | Released::Kept(reason) = released {
@@ -406,7 +424,9 @@ impl Look<'_> {
                 eprintln!("warning: {name}: its QEMU on host '{host}' was left there: {reason}");
             }
         }
-        put_back(vm, known, source).await;
+        if let Some(source) = source {
+            put_back(vm, known, source).await;
+        }
         Ok(Found::Over)
     }
 
@@ -505,7 +525,7 @@ fn gone(instance: &Instance) -> Qemu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use droveway_drive::{Action, ActionId, MigrationStatus, RunState as Vcpus, Told};
+    use droveway_drive::{Action, ActionId, MigrationStatus, Told};
     use droveway_store::OpenAction;
 
     fn there(status: MigrationStatus, run_state: Vcpus) -> Seen {
