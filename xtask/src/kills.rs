@@ -2,7 +2,7 @@
 //!
 //! Each round drains four VMs to the other host, kills the controller at an instant drawn from the seed, calls
 //! `droveway adopt`, and then asks the QEMUs themselves: every VM runs at one host and at one only, nothing waits at the other,
-//! and the ports' queues are as before. In every third round the one that takes over is killed, too.
+//! the QEMUs of those that stayed are set as before, and the ports' queues are as before. In every third round the one that takes over is killed, too.
 
 use crate::{
     lab::{self, Chance, Trial, TrialArgs, fleet, kill_after},
@@ -87,6 +87,8 @@ impl Kills {
         let here = self.occupied()?;
         let there = if here == HOSTS[0] { HOSTS[1] } else { HOSTS[0] };
         let fleet = fleet(NAME);
+        let settings = |vm| lab::settings(NAME, here, vm);
+        let before = VMS.into_iter().map(settings).collect::<Result<Vec<_>>>()?;
         let drain = ["--fleet", &fleet, "drain", here, "--to", there, "--policy", policy];
         let mut drain = self.trial.spawn(&drain, KILLED)?;
         kill_after(&mut drain, instant)?;
@@ -102,7 +104,7 @@ impl Kills {
         ensure!(RIGHT.contains(&code), "adopt ended with {code}:\n{said}");
         let took = began.elapsed().as_secs_f64();
         let mut moved = 0;
-        for vm in VMS {
+        for (vm, before) in VMS.into_iter().zip(&before) {
             let states = HOSTS.map(|host| lab::state(NAME, host, vm));
             let [alpha, beta] = states;
             let (alpha, beta) = (alpha?, beta?);
@@ -118,6 +120,10 @@ impl Kills {
                 other.is_none(),
                 "{vm}: runs at {at}, and {other:?} at the other host:\n{said}"
             );
+            if at == here {
+                let now = lab::settings(NAME, here, vm)?;
+                ensure!(now == *before, "{vm} stays: {now:?} and not {before:?}:\n{said}");
+            }
         }
         ensure!(
             lab::queues(NAME, &HOSTS)? == queues,

@@ -122,6 +122,15 @@ pub(crate) fn state(lab: &str, host: &str, vm: &str) -> Result<Option<String>> {
     Ok(Some(state.with_context(|| format!("{vm} at {host}: {answer}"))?.to_owned()))
 }
 
+/// What the QEMU of a VM on a host of a laboratory is set to for migrations; `None`: there is none.
+pub(crate) fn settings(lab: &str, host: &str, vm: &str) -> Result<Option<[Value; 2]>> {
+    let asked = ["query-migrate-parameters", "query-migrate-capabilities"];
+    let [parameters, capabilities] = asked.map(|command| ask(lab, host, vm, command));
+    Ok(parameters?.zip(capabilities?).map(|(parameters, capabilities)| {
+        [parameters["return"].clone(), capabilities["return"].clone()]
+    }))
+}
+
 /// What the QEMU of a VM on a host of a laboratory answers to a command without arguments; `None`: there is none.
 pub(crate) fn ask(lab: &str, host: &str, vm: &str, command: &str) -> Result<Option<Value>> {
     let socket = format!("/run/droveway/labs/{lab}/{host}/{vm}.qmp");
