@@ -125,15 +125,8 @@ pub(crate) fn run_it(args: &FaultsArgs) -> Result<()> {
 
 /// The rows of an earlier matrix that need not be made again.
 fn kept(earlier: &str) -> String {
-    let done = table::done(earlier);
-    let is_done = |line: &&str| {
-        let mut columns = line.split(',').map(str::to_owned);
-        let key = (columns.next(), columns.next(), columns.next());
-        matches!(key, (Some(fault), Some(technique), Some(number))
-            if done.contains(&(fault, technique, number)))
-    };
     let mut rows = format!("{HEADER}\n");
-    for line in earlier.lines().skip(1).filter(is_done) {
+    for line in earlier.lines().skip(1).filter(|line| table::kept_promises(line)) {
         rows.push_str(line);
         rows.push('\n');
     }

@@ -1,7 +1,7 @@
 //! One fault while it lasts: begun through `droveway lab fault`, as anybody would, and ended whatever happens meanwhile.
 
 use super::{
-    case::{Case, Fault, HOSTS, PORT_MBIT, STREAM, Side, VMS},
+    case::{Case, Fault, PORT_MBIT, STREAM, Side, VMS},
     world::{LAB, said, text},
 };
 use crate::lab::Trial;
@@ -328,7 +328,7 @@ fn fill(folder: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::case::HOSTS, *};
 
     #[test]
     fn hosts_of_the_scenario_have_ports_of_the_rate_that_is_put_back() {

@@ -169,11 +169,17 @@ pub(super) fn with_table(page: &str, table: &str) -> Result<String> {
     Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
-/// The trials of a file that kept their promises: fault, technique and number.
+/// Whether a line of the file is of a trial in which all held.
+pub(super) fn kept_promises(line: &str) -> bool {
+    let columns: Vec<&str> = line.split(',').collect();
+    columns.len() == COLUMNS && columns[11] != FAILED
+}
+
+/// The trials of a file in which all held: fault, technique and number.
 pub(super) fn done(text: &str) -> Vec<(String, String, String)> {
-    let rows = text.lines().skip(1).map(|line| line.split(',').collect::<Vec<_>>());
-    rows.filter(|columns| columns.len() == COLUMNS && columns[11] != FAILED)
-        .map(|columns| (columns[0].to_owned(), columns[1].to_owned(), columns[2].to_owned()))
+    let rows = text.lines().skip(1).filter(|line| kept_promises(line));
+    rows.map(|line| line.split(',').map(str::to_owned).collect::<Vec<_>>())
+        .map(|columns| (columns[0].clone(), columns[1].clone(), columns[2].clone()))
         .collect()
 }
 
