@@ -144,6 +144,8 @@ fn cases(args: &FaultsArgs) -> Vec<Case> {
             cases.extend(numbers().map(of));
         }
     }
+    // Whoever interrupts it has seen every fault as often as every other.
+    cases.sort_by_key(|case| case.number);
     cases
 }
 
@@ -236,6 +238,7 @@ impl<'a> Trials<'a> {
         let folder = failures(self.trial).join(case.name());
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("what.txt"), format!("{error:#}\n{again}\n"))?;
+        fs::write(folder.join("qemus.txt"), world::qemus())?;
         let report = self.trial.work.join("report/report.json");
         for file in [meet::log_file(self.trial), self.trial.work.join("fault.log"), report] {
             if let (true, Some(name)) = (file.exists(), file.file_name()) {

@@ -24,7 +24,7 @@ const HOW: [&str; 6] = ["--tuning", "on", "--reserve", "60%", "--max-passes", "5
 /// What is looked at while a run is under way is looked at so often.
 const LOOK: Duration = Duration::from_millis(10);
 /// A run that has not ended so long after its fault hangs: the longest that drivers wait for something is a minute.
-const HANGS: Duration = Duration::from_secs(100);
+const HANGS: Duration = Duration::from_secs(80);
 /// Post-copy goes on within this after the link's return.
 const BACK_SOON: f64 = 3.0;
 /// A VM that is lost is called so within this.

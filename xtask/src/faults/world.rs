@@ -149,6 +149,24 @@ pub(super) fn place(vm: &str) -> Result<Place> {
     }
 }
 
+/// What every QEMU of the lab says of itself, for who looks for a failure's cause.
+pub(super) fn qemus() -> String {
+    let mut text = String::new();
+    for host in HOSTS {
+        for vm in VMS {
+            for command in ["query-status", "query-migrate"] {
+                let said = match lab::ask(LAB, host, vm, command) {
+                    Ok(None) => "there is none".to_owned(),
+                    Ok(Some(answer)) => answer.to_string(),
+                    Err(error) => format!("{error:#}"),
+                };
+                text += &format!("{vm} at {host}: {command}: {said}\n");
+            }
+        }
+    }
+    text
+}
+
 /// What a run that is under way says of each VM: name and state. Empty where there is no run, or none that has come so far.
 pub(super) fn published() -> Vec<(String, String)> {
     let file = folder().join("run.json");
