@@ -286,6 +286,27 @@ fn post_copy_goes_on_soon_after_the_links_return() {
     }
 }
 
+/// Neither while it has something to send nor while the last of it is under way: then a pause would end it.
+#[test]
+fn a_post_copy_survives_a_cut_at_every_instant_of_its_end() {
+    let mut awaited = 0;
+    for at in (900..1_400).step_by(10) {
+        let faults = vec![(at, Fault::LinkDown(6_000))];
+        let world = run(Technique::PostCopy, Fallback::Abort, 0.1, faults);
+        assert_eq!(world.outcome(), Some(Outcome::Completed), "cut at {at} ms");
+        awaited += u32::from(world.has(|kind| {
+            matches!(kind, RecordKind::Decided { choice, .. } if choice.starts_with("wait until"))
+        }));
+    }
+    assert!(awaited > 0, "no cut met the last bytes");
+    let faults = |at| vec![(at, Fault::LinkDown(600_000))];
+    let stuck = (1_000..1_300)
+        .step_by(10)
+        .map(|at| run(Technique::PostCopy, Fallback::Abort, 0.1, faults(at)))
+        .find(|world| world.has(|kind| matches!(kind, RecordKind::Ended { reason: Some(reason), .. } if reason.contains("Everything is sent"))));
+    assert_eq!(stuck.and_then(|world| world.outcome()), Some(Outcome::NeedsRecovery));
+}
+
 #[test]
 fn a_death_in_post_copy_is_reported_as_lost_at_once() {
     for fault in [Fault::KillSource, Fault::KillTarget] {

@@ -10,6 +10,8 @@ const END: Timestamp = Timestamp::from_millis(6_000_000);
 const MEMORY: f64 = 120e6;
 const RATE: f64 = 117e6;
 const THETA: f64 = 35e6;
+/// What post-copy has sent last arrives so much later.
+const FLIGHT: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -122,6 +124,8 @@ pub(super) struct World {
     witnesses: [bool; 2],
     /// When the target will have loaded what was sent at switchover.
     loads_at: Option<Timestamp>,
+    /// When it will have got the last of post-copy, if the link is up.
+    arrives_at: Option<Timestamp>,
     stop_at_once: bool,
     /// What fits the downtime limit, bytes.
     theta: f64,
@@ -173,6 +177,7 @@ impl World {
             sent_again: 0,
             witnesses: [seed & 1 != 0, seed & 2 != 0],
             loads_at: None,
+            arrives_at: None,
             stop_at_once,
             theta: THETA,
             rate: RATE,
@@ -503,7 +508,10 @@ impl World {
                 if moves && self.target.status == MigrationStatus::PostcopyActive =>
             {
                 self.send();
-                if self.remaining <= 0.0 {
+                if self.remaining > 0.0 {
+                    return;
+                }
+                if *self.arrives_at.get_or_insert(self.now + FLIGHT) <= self.now {
                     self.set(Side::Target, MigrationStatus::Completed);
                     self.set(Side::Source, MigrationStatus::Completed);
                 }
@@ -531,7 +539,7 @@ impl World {
             let sample = ConnectionSample {
                 delivered: self.sent as u64,
                 sent_again: self.sent_again,
-                under_way: u64::from(self.remaining > 0.0) * 40,
+                under_way: 40,
             };
             self.driver.handle_connection(self.now, sample);
         }
@@ -721,6 +729,11 @@ impl World {
                 let connecting = side == Side::Source && std::mem::take(&mut self.connecting);
                 if self.qemu(side).status != MigrationStatus::PostcopyActive && !connecting {
                     return refused("not in post-copy");
+                }
+                if side == Side::Source && self.arrives_at.is_some() {
+                    // It waits for the target's last word only, and takes this for one.
+                    self.fail_source(MigrationStatus::Failed);
+                    return Ok(Reply::Done);
                 }
                 self.set(side, MigrationStatus::PostcopyPaused);
                 Ok(Reply::Done)
