@@ -16,6 +16,8 @@ const TURN_TIME: Duration = Duration::from_secs(3);
 const LAUNCH_TIME: Duration = Duration::from_secs(20);
 /// Between two looks whether it has.
 const LAUNCH_PAUSE: Duration = Duration::from_millis(50);
+/// Between two looks whether it has died instead.
+const LAUNCH_LOOK: Duration = Duration::from_millis(50);
 /// A command that QEMU has not answered within this is reported as such; QEMU's main loop may be inside the stream.
 const COMMAND_TIME: Duration = Duration::from_secs(3);
 /// A QEMU that was asked to quit and has not within this is killed.
@@ -272,7 +274,7 @@ async fn launch_target(
     let started = tokio::task::spawn_blocking(move || process::start_target(&netns, &recipe, &run))
         .await
         .context("starting a QEMU")?;
-    started.map_err(|error| {
+    let pid = started.map_err(|error| {
         Failure::new(
             Exit::Blocked,
             anyhow::Error::from(error)
@@ -280,18 +282,24 @@ async fn launch_target(
         )
         .hint(format!("QEMU's own words are in {}", launch.log))
     })?;
-    let client =
-        Client::connect(&QmpAddress::unix(&socket), LAUNCH_TIME).await.map_err(|error| {
-            Failure::new(
-                Exit::Blocked,
-                anyhow::Error::from(error).context(format!(
-                    "the target of VM '{vm}' on host '{}' did not start",
-                    host.name
-                )),
-            )
+    let address = QmpAddress::unix(&socket);
+    let client = tokio::select! {
+        client = Client::connect(&address, LAUNCH_TIME) => client.map_err(anyhow::Error::from),
+        () = end_of(pid) => Err(anyhow::anyhow!("its process has ended")),
+    };
+    let client = client.map_err(|error| {
+        let text = format!("the target of VM '{vm}' on host '{}' did not start", host.name);
+        Failure::new(Exit::Blocked, error.context(text))
             .hint(format!("QEMU's own words are in {}", launch.log))
-        })?;
+    })?;
     Ok(Qemu { client: client.with_timeout(COMMAND_TIME), socket, launched: true })
+}
+
+/// Returns once a process is gone: nobody needs to wait for the socket of such a one.
+async fn end_of(pid: u32) {
+    while !matches!(process::wait_gone(pid, Duration::ZERO), Ok(true)) {
+        tokio::time::sleep(LAUNCH_LOOK).await;
+    }
 }
 
 /// Ends a QEMU and returns only when its process is certainly gone.
@@ -331,5 +339,39 @@ pub(crate) async fn end_at_once(qemu: &Qemu) -> anyhow::Result<()> {
         Some(true) => Ok(()),
         Some(false) => anyhow::bail!("the QEMU behind {} does not end", qemu.socket.display()),
         None => end(qemu).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use droveway_fleet::{Bandwidth, Port, fleet::PortRange};
+    use std::{collections::BTreeMap, time::Instant};
+
+    /// Not only when its socket has been waited for.
+    #[tokio::test]
+    async fn a_target_that_dies_at_once_is_noticed_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("vm.qmp");
+        let launch = Launch {
+            argv: vec!["false".to_owned(), "-qmp".to_owned(), format!("unix:{}", socket.display())],
+            log: folder.path().join("log").display().to_string(),
+            env: BTreeMap::new(),
+        };
+        let qmp = format!("unix:{}", socket.display());
+        let instance = Instance { qmp, launch: Some(launch.clone()) };
+        let host = Host {
+            name: "beta".parse().unwrap(),
+            port: Port { interface: "nic".to_owned(), rate: Bandwidth::from_bytes_per_second(1) },
+            netns: None,
+            migration_address: [127, 0, 0, 1].into(),
+            migration_ports: PortRange::default(),
+        };
+        let began = Instant::now();
+        let vm: VmId = "web".parse().unwrap();
+        let failure = launch_target(&vm, &host, &instance, &launch, "run").await.unwrap_err();
+        assert!(format!("{:#}", failure.error).contains("its process has ended"), "{failure:?}");
+        assert_eq!(failure.exit, Exit::Blocked);
+        assert!(began.elapsed() < LAUNCH_TIME);
     }
 }
