@@ -5,9 +5,8 @@
 //! slack to three times the shortest time. Takes about three quarters of an hour of a quiet machine.
 
 use crate::{
-    guest_image,
-    lab::{self, fleet},
-    prerequisites, run, target_dir, workspace_root,
+    lab::{self, Trial, TrialArgs, fleet},
+    workspace_root,
 };
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -16,8 +15,8 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
+    process::Stdio,
+    time::Instant,
 };
 
 /// The changes.
@@ -29,23 +28,17 @@ const SLACKS: [u32; 20] =
     [10, 15, 20, 25, 30, 35, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160, 180, 200, 250, 300];
 /// How a decision begins that changes nothing.
 const STAYS: &str = "go on as planned";
-/// Applications run undisturbed for so long before the first measurement.
-const SETTLE: Duration = Duration::from_secs(3);
 /// How long is measured before each run.
 const MEASURE: &str = "4s";
 
 /// What to run.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct AdaptArgs {
-    /// Install what is missing without asking
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    trial: TrialArgs,
     /// Leave the data in docs/data instead of target/adapt
     #[arg(long)]
     docs: bool,
-    /// Try this program instead of building one
-    #[arg(long, value_name = "FILE")]
-    droveway: Option<PathBuf>,
     /// How often each change is met each way
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: u32,
@@ -55,49 +48,35 @@ pub(crate) struct AdaptArgs {
 }
 
 pub(crate) fn run_it(args: &AdaptArgs) -> Result<()> {
-    let root = workspace_root();
-    prerequisites::ensure(args.yes)?;
     let known = || CHANGES.into_iter().chain(["deadlines"]);
     if let Some(unknown) = args.only.iter().find(|name| !known().any(|of| of == *name)) {
         bail!("--only {unknown}: there is {}", known().collect::<Vec<_>>().join(", "));
     }
-    if args.droveway.is_none() {
-        let build = ["build", "--release", "--locked", "--package", "droveway"];
-        run(Command::new(env!("CARGO")).current_dir(&root).args(build))?;
-    }
-    let image = guest_image(&root)?;
-    let work = target_dir(&root).join("adapt");
-    lab::empty(&work)?;
-    let trial = Trial {
-        droveway: args
-            .droveway
-            .clone()
-            .unwrap_or_else(|| target_dir(&root).join("release/droveway")),
-        image,
+    let root = workspace_root();
+    let trial = Trial::prepare("adapt", &args.trial)?;
+    let adapting = Adapting {
         scenarios: root.join("scenarios/adapt"),
-        data: if args.docs { root.join("docs/data") } else { work.clone() },
-        work,
+        data: if args.docs { root.join("docs/data") } else { trial.work.clone() },
+        trial,
     };
-    fs::create_dir_all(&trial.data)?;
+    fs::create_dir_all(&adapting.data)?;
     let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
     let began = Instant::now();
     let changes: Vec<&str> = CHANGES.into_iter().filter(|name| wanted(name)).collect();
     if !changes.is_empty() {
-        trial.changes(&changes, args.rounds)?;
+        adapting.changes(&changes, args.rounds)?;
     }
     if wanted("deadlines") {
-        trial.deadlines()?;
+        adapting.deadlines()?;
     }
     println!("It took {:.0} s.", began.elapsed().as_secs_f64());
     Ok(())
 }
 
-struct Trial {
-    droveway: PathBuf,
-    image: PathBuf,
+struct Adapting {
+    trial: Trial,
     scenarios: PathBuf,
     data: PathBuf,
-    work: PathBuf,
 }
 
 /// What a run's report says of it.
@@ -116,7 +95,7 @@ struct Figures {
     cpu_busy_ratio: f64,
 }
 
-impl Trial {
+impl Adapting {
     /// Round by round, so that a machine that becomes slower does so for all three ways.
     fn changes(&self, names: &[&str], rounds: u32) -> Result<()> {
         let mut rows = String::from(
@@ -170,18 +149,18 @@ impl Trial {
 
     /// The measurement of the world as it will be.
     fn known(&self, name: &str) -> Result<String> {
-        let file = self.work.join(format!("{name}-known.json")).display().to_string();
+        let file = self.trial.work.join(format!("{name}-known.json")).display().to_string();
         self.in_lab(name, || {
-            self.droveway(&["lab", "play", name, "--at-once"])?;
-            std::thread::sleep(SETTLE);
+            self.trial.droveway(&["lab", "play", name, "--at-once"])?;
+            lab::settle();
             let fleet = fleet(name);
-            self.droveway(&["--fleet", &fleet, "measure", "--for", MEASURE, "--save", &file])
+            self.trial.droveway(&["--fleet", &fleet, "measure", "--for", MEASURE, "--save", &file])
         })?;
         Ok(file)
     }
 
     fn changed(&self, name: &str, round: u32, way: usize, known: &str) -> Result<Figures> {
-        let report = self.work.join(format!("{name}-{round}-{way}"));
+        let report = self.trial.work.join(format!("{name}-{round}-{way}"));
         let (folder, fleet) = (report.display().to_string(), fleet(name));
         let mut arguments = vec!["--fleet", &fleet, "drain", "alpha", "--to", "beta"];
         // Two at once, so that not everything is under way when something changes.
@@ -191,7 +170,7 @@ impl Trial {
         arguments.extend(["--replan", if way == 1 { "on" } else { "off" }]);
         self.in_lab(name, || {
             let code = self.watched(&arguments, || {
-                let mut play = self.command(&["lab", "play", name]);
+                let mut play = self.trial.command(&["lab", "play", name]);
                 play.stdout(Stdio::null()).spawn().context("starting lab play")
             })?;
             if !matches!(code, Some(0 | 6)) {
@@ -210,7 +189,7 @@ impl Trial {
     ) -> Result<Option<i32>> {
         println!("> droveway {}", arguments.join(" "));
         let mut drain =
-            self.command(arguments).stderr(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+            self.trial.command(arguments).stderr(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         let lines = BufReader::new(drain.stderr.take().context("no stderr")?).lines();
         let (mut begin, mut begun) = (Some(begin), None);
         for line in lines {
@@ -243,23 +222,23 @@ impl Trial {
                 let (from, to) = if index % 2 == 0 { ("alpha", "beta") } else { ("beta", "alpha") };
                 let plan = ["--fleet", &fleet, "-o", "json", "plan", "drain", from, "--to", to];
                 let plan = [&plan[..], &["--urgency", "critical", "--measure", MEASURE]].concat();
-                let output = self.command(&plan).stderr(Stdio::inherit()).output()?;
+                let output = self.trial.command(&plan).stderr(Stdio::inherit()).output()?;
                 let plan: Value = serde_json::from_slice(&output.stdout).context("a plan")?;
                 let shortest =
                     plan["forecast"]["totalSeconds"]["p50"].as_f64().context("no forecast")?;
                 let deadline = shortest * (1.0 + f64::from(*slack) / 100.0);
-                let report = self.work.join(format!("deadline-{slack}"));
+                let report = self.trial.work.join(format!("deadline-{slack}"));
                 let (folder, text) =
                     (report.display().to_string(), format!("{:.0}ms", deadline * 1e3));
                 let drain = ["--fleet", &fleet, "drain", from, "--to", to, "--urgency", "low"];
                 let more = ["--deadline", &text, "--hold-out", "--report", &folder];
                 let drain = [&drain[..], &more[..]].concat();
                 println!("> droveway {}", drain.join(" "));
-                let code = self.command(&drain).status()?.code();
+                let code = self.trial.command(&drain).status()?.code();
                 let line = match code {
                     Some(3) => {
                         // What is not begun leaves everything where it is: moved without a deadline instead.
-                        self.droveway(&[
+                        self.trial.droveway(&[
                             "--fleet",
                             &fleet,
                             "drain",
@@ -298,33 +277,7 @@ impl Trial {
 
     /// Does something in a laboratory of its own.
     fn in_lab(&self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-        lab::with(
-            &self.scenarios.join(format!("{name}.yaml")),
-            |words| self.droveway(words),
-            SETTLE,
-            work,
-        )
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.droveway);
-        command
-            .args(arguments)
-            .env("DROVEWAY_GUEST_IMAGE", &self.image)
-            .env("DROVEWAY_STATE", self.work.join("state"))
-            .env_remove("DROVEWAY_FLEET")
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn droveway(&self, arguments: &[&str]) -> Result<()> {
-        println!("> droveway {}", arguments.join(" "));
-        let status = self.command(arguments).status();
-        let status = status.with_context(|| format!("starting {}", self.droveway.display()))?;
-        if !status.success() {
-            bail!("droveway {} ended with {status}", arguments.join(" "));
-        }
-        Ok(())
+        self.trial.in_lab(&self.scenarios.join(format!("{name}.yaml")), work)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod adapt;
 mod demo;
+mod faults;
 mod guest_image;
 mod kills;
 mod lab;
@@ -47,21 +48,13 @@ enum Task {
         yes: bool,
     },
     /// Forecasts against real runs: some laboratories to learn from, over 40 runs in others; about half an hour
-    Validate {
-        /// Install what is missing without asking
-        #[arg(long)]
-        yes: bool,
-        /// Leave data and figure in docs/data instead of target/validate
-        #[arg(long)]
-        docs: bool,
-        /// Validate this program instead of building one
-        #[arg(long, value_name = "FILE")]
-        droveway: Option<PathBuf>,
-    },
+    Validate(validate::ValidateArgs),
     /// Real runs whose world changes under way, and real runs with deadlines; about three quarters of an hour
     Adapt(adapt::AdaptArgs),
     /// Controllers of real drains killed at random instants, and taken over; some ten minutes
     Kills(kills::KillsArgs),
+    /// Every fault on real VMs, with every technique; three quarters of an hour
+    Faults(faults::FaultsArgs),
     /// Check what no compiler checks: purity of the pure crates, sizes of files
     Tidy,
 }
@@ -75,9 +68,10 @@ fn main() -> ExitCode {
             println!("{}", image.display());
             Ok(())
         }),
-        Task::Validate { yes, docs, droveway } => validate::run_it(yes, docs, droveway),
+        Task::Validate(args) => validate::run_it(&args),
         Task::Adapt(args) => adapt::run_it(&args),
         Task::Kills(args) => kills::run_it(&args),
+        Task::Faults(args) => faults::run_it(&args),
         Task::Tidy => tidy::run(&workspace_root()),
     };
     match done {

@@ -127,6 +127,22 @@ pub(crate) fn ensure(yes: bool) -> Result<()> {
     }
 }
 
+/// Installs what gives a program another wall clock than the machine's, if it is missing: few tasks need it.
+pub(crate) fn ensure_clock(yes: bool) -> Result<()> {
+    const PACKAGE: &str = "libfaketime";
+    if crate::faults::clock_library().is_ok() {
+        return Ok(());
+    }
+    if which("apt-get").is_none() {
+        bail!("missing: {PACKAGE}; please install it with your package manager");
+    }
+    println!("Missing on this machine:\n  {PACKAGE}");
+    agreed(yes)?;
+    run(Command::new("apt-get").args(["update", "-q"]))?;
+    apt_install(&[PACKAGE], None)?;
+    crate::faults::clock_library().map(drop)
+}
+
 fn missing_packages() -> Vec<&'static str> {
     let mut packages: Vec<_> = PROGRAMS
         .iter()

@@ -4,16 +4,11 @@
 //! Leaves the score as a table, the raw data as CSV and a figure. Takes about half an hour of a quiet machine.
 
 use crate::{
-    guest_image,
-    lab::{self, fleet},
-    prerequisites, run, simulator, target_dir, workspace_root,
+    lab::{Trial, TrialArgs, fleet},
+    simulator, workspace_root,
 };
 use anyhow::{Context as _, Result, bail};
-use std::{
-    path::PathBuf,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, time::Instant};
 
 /// Laboratories that are learned from, each by `droveway calibrate`.
 const LEARN: [&str; 2] = ["learn-idle", "learn-busy"];
@@ -101,36 +96,27 @@ const HELD_OUT: [(&str, Option<u32>, &[&str]); 8] = [
     ("one-idle", None, &["hybrid-serial", "pre-copy-serial", "post-copy-serial", "stop-and-copy"]),
 ];
 
-/// Applications run undisturbed for so long before the first measurement.
-const SETTLE: Duration = Duration::from_secs(4);
 /// How long is measured before each held-out run.
 const MEASURE: &str = "4s";
 
-pub(crate) fn run_it(yes: bool, docs: bool, built: Option<PathBuf>) -> Result<()> {
+/// What to run.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ValidateArgs {
+    #[command(flatten)]
+    trial: TrialArgs,
+    /// Leave data and figure in docs/data instead of target/validate
+    #[arg(long)]
+    docs: bool,
+}
+
+pub(crate) fn run_it(args: &ValidateArgs) -> Result<()> {
     let root = workspace_root();
-    prerequisites::ensure(yes)?;
-    if built.is_none() {
-        run(Command::new(env!("CARGO")).current_dir(&root).args([
-            "build",
-            "--release",
-            "--locked",
-            "--package",
-            "droveway",
-        ]))?;
-    }
-    let image = guest_image(&root)?;
-    let work = target_dir(&root).join("validate");
-    lab::empty(&work)?;
-    let validation = Validation {
-        droveway: built.unwrap_or_else(|| target_dir(&root).join("release/droveway")),
-        image,
-        scenarios: root.join("scenarios/validate"),
-        work,
-    };
+    let trial = Trial::prepare("validate", &args.trial)?;
+    let validation = Validation { trial, scenarios: root.join("scenarios/validate") };
     let began = Instant::now();
     for name in LEARN {
         validation.in_lab(name, || {
-            let reports = validation.work.join("reports").join(name).display().to_string();
+            let reports = validation.trial.work.join("reports").join(name).display().to_string();
             let fleet = fleet(name);
             let fixed = [
                 "--fleet",
@@ -149,7 +135,7 @@ pub(crate) fn run_it(yes: bool, docs: bool, built: Option<PathBuf>) -> Result<()
     for (number, (name, held, policies)) in HELD_OUT.iter().enumerate() {
         validation.in_lab(name, || validation.held_out(number, name, *held, policies))?;
     }
-    let data = if docs { root.join("docs/data") } else { validation.work.clone() };
+    let data = if args.docs { root.join("docs/data") } else { validation.trial.work.clone() };
     std::fs::create_dir_all(&data)?;
     let (csv, figure) = (data.join("forecasts.csv"), data.join("forecasts.svg"));
     let (csv, figure) = (csv.display().to_string(), figure.display().to_string());
@@ -164,21 +150,14 @@ pub(crate) fn run_it(yes: bool, docs: bool, built: Option<PathBuf>) -> Result<()
 }
 
 struct Validation {
-    droveway: PathBuf,
-    image: PathBuf,
+    trial: Trial,
     scenarios: PathBuf,
-    work: PathBuf,
 }
 
 impl Validation {
     /// Does something in a laboratory of its own.
     fn in_lab(&self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-        lab::with(
-            &self.scenarios.join(format!("{name}.yaml")),
-            |words| self.droveway(words),
-            SETTLE,
-            work,
-        )
+        self.trial.in_lab(&self.scenarios.join(format!("{name}.yaml")), work)
     }
 
     fn held_out(
@@ -221,9 +200,9 @@ impl Validation {
             for (index, policy) in policies.iter().enumerate() {
                 let scenario = self.scenarios.join(format!("{name}.yaml"));
                 let report = self.report(number, name, index, policy);
-                let calibration = self.work.join("calibration.json");
+                let calibration = self.trial.work.join("calibration.json");
                 pairs.push(simulator::pair(
-                    &self.droveway,
+                    &self.trial.droveway,
                     &calibration,
                     &scenario,
                     policy,
@@ -236,19 +215,17 @@ impl Validation {
     }
 
     fn report(&self, number: usize, name: &str, index: usize, policy: &str) -> PathBuf {
-        self.work.join("reports").join(format!("{number}-{name}-{index}-{policy}"))
+        self.trial.work.join("reports").join(format!("{number}-{name}-{index}-{policy}"))
     }
 
     fn droveway(&self, arguments: &[&str]) -> Result<()> {
         println!("> droveway {}", arguments.join(" "));
-        let status = Command::new(&self.droveway)
-            .args(arguments)
-            .env("DROVEWAY_GUEST_IMAGE", &self.image)
-            .env("DROVEWAY_STATE", self.work.join("state"))
-            .env("DROVEWAY_CALIBRATION", self.work.join("calibration.json"))
-            .env_remove("DROVEWAY_FLEET")
+        let status = self
+            .trial
+            .command(arguments)
+            .env("DROVEWAY_CALIBRATION", self.trial.work.join("calibration.json"))
             .status()
-            .with_context(|| format!("starting {}", self.droveway.display()))?;
+            .with_context(|| format!("starting {}", self.trial.droveway.display()))?;
         // 6: a VM took longer than it was asked to, which is a result too.
         if !status.success() && status.code() != Some(6) {
             bail!("droveway {} ended with {status}", arguments.join(" "));

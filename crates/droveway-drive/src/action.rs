@@ -3,7 +3,7 @@
 use crate::input::{MigrationSample, Side};
 use droveway_fleet::{Bandwidth, RateLimit};
 use serde::{Deserialize, Serialize};
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// Names one action of one driver, so that a late reply is recognised rather than believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -61,6 +61,8 @@ pub enum Action {
         /// Where the target listens now.
         uri: String,
     },
+    /// The source is set to what it was set to before the attempt: the VM stays there.
+    Restore(Settings),
 }
 
 /// QEMU's migration parameters, all set explicitly in every run: defaults differ between versions and between "0" and
@@ -75,6 +77,38 @@ pub struct Limits {
     pub switchover_bandwidth: Bandwidth,
     /// `downtime-limit`.
     pub downtime: Duration,
+}
+
+/// What a QEMU is set to, of all that an attempt changes: read before the first change, and put back if the VM stays. Absent: this
+/// QEMU does not have it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// `max-bandwidth`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<RateLimit>,
+    /// `max-postcopy-bandwidth`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postcopy_bandwidth: Option<RateLimit>,
+    /// `avail-switchover-bandwidth`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switchover_bandwidth: Option<SwitchoverRate>,
+    /// `downtime-limit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downtime: Option<Duration>,
+    /// Capabilities by QEMU's names for them, on or off.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub capabilities: BTreeMap<String, bool>,
+}
+
+/// What a QEMU takes a switchover to get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SwitchoverRate {
+    /// What it measures itself.
+    Measured,
+    /// So much.
+    Assumed(Bandwidth),
 }
 
 /// What an action led to.

@@ -22,7 +22,7 @@ pub use path::PathSample;
 pub use yielding::PortsSeen;
 
 use crate::{
-    action::{Action, ActionError, ActionId, Reply},
+    action::{Action, ActionError, ActionId, Reply, Settings},
     input::{QemuEvent, Side},
     record::{Decision, Outcome, Phase, Record},
     vm::{Request, RequestDenied, VmDriver},
@@ -140,6 +140,17 @@ impl GangDriver {
     pub fn adapting(mut self, adaptation: Adaptation) -> Self {
         if droveway_plan::replan::may_follow(&self.plan) {
             self.adapter = Some(Adapter::new(adaptation));
+        }
+        self
+    }
+
+    /// The same, whose VMs' sources are set to what they were set to before if they stay there.
+    #[must_use]
+    pub fn restoring(mut self, before: &BTreeMap<VmId, Settings>) -> Self {
+        for (vm, driver) in &mut self.drivers {
+            if let Some(before) = before.get(vm) {
+                driver.set_before(before.clone());
+            }
         }
         self
     }

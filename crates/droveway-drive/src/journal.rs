@@ -5,4 +5,4 @@ mod entry;
 mod state;
 
 pub use entry::{Ended, Entry, NetworkChange, RunHeader, Stamped};
-pub use state::{OpenAction, RunState, VmState};
+pub use state::{Launching, OpenAction, RunState, VmState};

@@ -23,7 +23,9 @@ mod operator;
 mod record;
 mod vm;
 
-pub use action::{Action, ActionError, ActionId, FailureClass, Limits, Reply};
+pub use action::{
+    Action, ActionError, ActionId, FailureClass, Limits, Reply, Settings, SwitchoverRate,
+};
 pub use gang::{
     ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction, GangDriver, OPERATOR,
     PathSample, PortsSeen,

@@ -42,7 +42,7 @@ mod states;
 mod undo;
 
 use crate::{
-    action::{Action, ActionError, ActionId, FailureClass, Limits, Reply},
+    action::{Action, ActionError, ActionId, FailureClass, Limits, Reply, Settings},
     input::{MigrationSample, MigrationStatus, QemuEvent, RunState, Side},
     record::{Outcome, Phase, Progress, Record, RecordKind},
 };
@@ -85,6 +85,9 @@ const STALL_LIMIT: Duration = Duration::from_secs(10);
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 /// How long undoing may take: destroying a process and a cancel take milliseconds (22 ms measured with the link down).
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(30);
+/// How long a source may take to be set to what it was set to before: two commands that take milliseconds, tried again a few times
+/// where its monitor is slow.
+const RESTORE_LIMIT: Duration = Duration::from_secs(10);
 /// A cancel that had no effect for so long is followed by breaking the channel.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(2);
 /// After a source died in post-copy, how long the target's word that it had everything may still be under way.
@@ -122,6 +125,8 @@ enum Undo {
     Source { since: Timestamp },
     /// The source's vCPUs are being confirmed.
     Confirm,
+    /// The VM is at the source; what was set there for the move is being put back.
+    Restore,
 }
 
 /// A side that was asked for its figures.
@@ -242,6 +247,8 @@ pub struct VmDriver {
     stepper: Option<Stepper>,
     /// Both QEMUs were prepared for post-copy: fixed once the target listens.
     postcopy_prepared: bool,
+    /// What the source was set to before; `None`: nobody read it, so nothing is put back.
+    before: Option<Settings>,
     /// What an operator has asked for: whatever rules or turns say later is bounded by it.
     asked_bandwidth: Option<RateLimit>,
     asked_downtime: Option<Duration>,
@@ -296,6 +303,7 @@ impl VmDriver {
             switchover_bandwidth,
             stepper,
             postcopy_prepared: false,
+            before: None,
             asked_bandwidth: None,
             asked_downtime: None,
             told_downtime: Duration::ZERO,
@@ -310,6 +318,11 @@ impl VmDriver {
             pending: BTreeMap::new(),
             records: VecDeque::new(),
         }
+    }
+
+    /// What the source is set to, read before anything is changed there: put back if the VM stays.
+    pub fn set_before(&mut self, before: Settings) {
+        self.before = Some(before);
     }
 
     /// Configures both sides and lets the target listen. Only from [`Phase::Pending`].

@@ -141,6 +141,16 @@ pub fn environment(pid: u32) -> Vec<String> {
     strings(&format!("/proc/{pid}/environ"))
 }
 
+/// When a process was started, in the kernel's ticks since boot: of two, the younger has the greater number. `None` if it is
+/// gone.
+#[must_use]
+pub fn started(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; fields are counted from behind it, where the third one stands.
+    let (_, fields) = text.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
+}
+
 fn strings(path: &str) -> Vec<String> {
     let content = fs::read(path).unwrap_or_default();
     let content = content.strip_suffix(b"\0").unwrap_or(&content);
@@ -184,5 +194,15 @@ mod tests {
         assert!(!arguments(own).is_empty());
         assert!(environment(own).iter().any(|variable| variable.starts_with("PATH=")));
         assert!(network_namespace(own).is_some());
+    }
+
+    #[test]
+    fn a_child_is_no_older_than_its_parent() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let (own, younger) = (started(std::process::id()).unwrap(), started(child.id()).unwrap());
+        assert!(own > 0 && younger >= own, "{own} {younger}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(started(child.id()), None);
     }
 }

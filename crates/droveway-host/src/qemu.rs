@@ -92,6 +92,28 @@ pub fn start(netns: &Netns, launch: &Launch, extra: &[&str]) -> Result<u32, Qemu
     start_detached(command, Path::new(&launch.log))
 }
 
+/// The environment variable by which a target names the run that it was started for. The process itself carries the proof of whose
+/// it is from its first instant on: whoever started it may be killed before anything could be written down about it.
+pub const RUN_VARIABLE: &str = "DROVEWAY_RUN";
+
+/// Starts the QEMU of `launch` as a migration's target of the run that is called so: see [`start`].
+///
+/// # Errors
+/// [`QemuError`].
+pub fn start_target(netns: &Netns, launch: &Launch, run: &str) -> Result<u32, QemuError> {
+    let mut launch = launch.clone();
+    launch.env.insert(RUN_VARIABLE.to_owned(), run.to_owned());
+    start(netns, &launch, INCOMING_DEFER)
+}
+
+/// Whether a process was started as a target of the run that is called so. What it has become since then only QEMU can tell.
+#[must_use]
+pub fn is_target_of(pid: u32, run: &str) -> bool {
+    let waits = process::arguments(pid).windows(2).any(|pair| pair == INCOMING_DEFER);
+    let mark = format!("{RUN_VARIABLE}={run}");
+    waits && process::environment(pid).contains(&mark)
+}
+
 /// Starts a command in a session of its own, its output appended to `log`, and gives its process number.
 ///
 /// # Errors
@@ -227,6 +249,19 @@ mod tests {
         assert!(kill_and_wait(pid, SOON).unwrap());
         assert!(wait_gone(pid, SOON).unwrap());
         assert_eq!(find_by_qmp_socket(&socket), None);
+    }
+
+    #[test]
+    fn a_target_says_whose_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let launch = launch(dir.path(), "kill -STOP $$");
+        let pid = start_target(&Netns::own(), &launch, "run-1").unwrap();
+        assert_eq!(find_by_qmp_socket(&dir.path().join("qmp")), Some(pid));
+        assert!(is_target_of(pid, "run-1"));
+        assert!(!is_target_of(pid, "run-10") && !is_target_of(pid, "run"));
+        assert!(!is_target_of(std::process::id(), "run-1"));
+        assert!(kill_and_wait(pid, SOON).unwrap());
+        assert!(!is_target_of(pid, "run-1"));
     }
 
     #[test]

@@ -26,8 +26,9 @@ use crate::{
     tc::{self, Htb, Key, Qdisc, Tc, TcError, Then},
 };
 use droveway_fleet::{Bandwidth, Bytes, fleet::PortRange};
+use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
-use std::{io, net::IpAddr, time::Duration};
+use std::{io, net::IpAddr, thread, time::Duration};
 use thiserror::Error;
 
 /// Why a port was not shaped, or not put back.
@@ -234,7 +235,7 @@ impl Shaper {
         let root = match chosen(tc::ROOT) {
             None => None,
             Some(root) => {
-                if !PLAIN.contains(&root.kind.as_str()) || !comes_back(netns, &mut tc, root) {
+                if !PLAIN.contains(&root.kind.as_str()) || !comes_back(root) {
                     return Err(occupied(&root.kind));
                 }
                 Some(saved(root))
@@ -521,17 +522,15 @@ fn put_back(tc: &mut Tc, before: &Before) -> Result<(), ShapingError> {
 ///
 /// # Errors
 /// [`ShapingError`]: it has not.
-pub fn try_out(netns: &Netns) -> Result<(), ShapingError> {
-    let name = trial_device();
-    let failed = |error| ShapingError::Tc { interface: name.clone(), error };
-    let mut tc = Tc::open(netns).map_err(failed)?;
-    let added = on_trial(netns, &mut tc, &name, |tc, device| tc.add_htb(device, OTHERS & 0xffff));
+pub fn try_out() -> Result<(), ShapingError> {
+    let failed = |error| ShapingError::Tc { interface: TRIAL_DEVICE.to_owned(), error };
+    let added = on_trial(|tc, device| tc.add_htb(device, OTHERS & 0xffff));
     added.unwrap_or(Ok(())).map_err(failed)
 }
 
 /// Tries a discipline out on a device of our own: true if the kernel tells it there as it tells it here.
-fn comes_back(netns: &Netns, tc: &mut Tc, wanted: &Qdisc) -> bool {
-    let same = on_trial(netns, tc, &trial_device(), |tc, device| {
+fn comes_back(wanted: &Qdisc) -> bool {
+    let same = on_trial(|tc, device| {
         let at = (wanted.handle, tc::ROOT);
         tc.add_qdisc(device, at, &wanted.kind, &wanted.options).is_ok()
             && tc.qdiscs(device).is_ok_and(|all| {
@@ -541,25 +540,24 @@ fn comes_back(netns: &Netns, tc: &mut Tc, wanted: &Qdisc) -> bool {
     same.unwrap_or(false)
 }
 
-fn trial_device() -> String {
-    format!("dw-try{}", std::process::id())
-}
+const TRIAL_DEVICE: &str = "dw-try";
 
-/// Does something to a new device, which has the kernel's own discipline that an added one replaces. `None`: there is none.
-fn on_trial<T>(
-    netns: &Netns,
-    tc: &mut Tc,
-    name: &str,
-    what: impl FnOnce(&mut Tc, u32) -> T,
-) -> Option<T> {
-    tc.add_ifb(name).ok()?;
-    let all = links(netns).ok()?;
-    let device = all.iter().find(|link| link.name == name)?.index;
-    let came = what(tc, device);
-    if let Err(error) = tc.delete_link(device) {
-        tracing::warn!("device '{name}' stays: {error}");
-    }
-    Some(came)
+/// Does something to a new device, which has the kernel's own discipline that an added one replaces. `None`: there is none. The
+/// device is in a network namespace of its own, that ends with the thread: who is killed meanwhile leaves nothing on the host.
+fn on_trial<T: Send>(what: impl FnOnce(&mut Tc, u32) -> T + Send) -> Option<T> {
+    let tried = || {
+        unshare(CloneFlags::CLONE_NEWNET).ok()?;
+        let netns = Netns::own();
+        let mut tc = Tc::open(&netns).ok()?;
+        tc.add_ifb(TRIAL_DEVICE).ok()?;
+        let all = links(&netns).ok()?;
+        let device = all.iter().find(|link| link.name == TRIAL_DEVICE)?.index;
+        Some(what(&mut tc, device))
+    };
+    thread::scope(|scope| {
+        let worker = thread::Builder::new().name("trial".to_owned()).spawn_scoped(scope, tried);
+        worker.ok()?.join().ok().flatten()
+    })
 }
 
 fn saved(qdisc: &Qdisc) -> SavedQdisc {

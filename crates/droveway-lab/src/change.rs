@@ -45,8 +45,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// # Errors
 /// [`LabError`]: what cannot be changed. Changes that were made stay; a port that is down is up again.
 pub fn play(info: &LabInfo, at_once: bool, progress: &mut dyn FnMut(&str)) -> Result<(), LabError> {
-    let layout = Layout::new(info.dir.parent().unwrap_or(Path::new("/")), &info.name);
-    let mut player = Player::open(layout)?;
+    let mut player = Player::of(info)?;
     let interrupts = Interrupts::watch();
     let began = Instant::now();
     let mut due: Vec<(Duration, Step)> = Vec::new();
@@ -96,8 +95,15 @@ pub fn play(info: &LabInfo, at_once: bool, progress: &mut dyn FnMut(&str)) -> Re
 /// # Errors
 /// [`LabError`].
 pub fn set_link(info: &LabInfo, host: &str, up: bool) -> Result<(), LabError> {
-    let layout = Layout::new(info.dir.parent().unwrap_or(Path::new("/")), &info.name);
-    Player::open(layout)?.link(host, up)
+    Player::of(info)?.link(host, up)
+}
+
+/// Makes one change now, and for good: whoever wants it otherwise changes it again. Gives what was done, for people.
+///
+/// # Errors
+/// [`LabError`]: what cannot be changed.
+pub fn change(info: &LabInfo, what: &WorldChange) -> Result<String, LabError> {
+    Player::of(info)?.change(what)
 }
 
 enum Step {
@@ -106,14 +112,15 @@ enum Step {
 }
 
 /// Who changes one lab. Its scenario is the world as it is by now.
-struct Player {
-    layout: Layout,
-    scenario: Scenario,
+pub(crate) struct Player {
+    pub(crate) layout: Layout,
+    pub(crate) scenario: Scenario,
     addresses: Addresses,
 }
 
 impl Player {
-    fn open(layout: Layout) -> Result<Self, LabError> {
+    pub(crate) fn of(info: &LabInfo) -> Result<Self, LabError> {
+        let layout = Layout::new(info.dir.parent().unwrap_or(Path::new("/")), &info.name);
         let path = layout.scenario();
         let text = fs::read_to_string(&path).map_err(file("read", &path))?;
         let origin = path.display().to_string();

@@ -70,6 +70,16 @@ pub enum LabError {
     /// SIGINT or SIGTERM while changes were made.
     #[error("interrupted; the changes that were made stay")]
     PlayInterrupted,
+    /// A VM has no such QEMU.
+    #[error("VM '{vm}' has no QEMU that is a move's {side}: {there}")]
+    NoQemu {
+        /// The VM.
+        vm: String,
+        /// The side.
+        side: String,
+        /// What there is.
+        there: String,
+    },
     /// A guest did not do what it was asked to.
     #[error("VM '{vm}' could not be told to write more: {said}")]
     Guest {
@@ -146,7 +156,8 @@ impl LabError {
             LabError::NotRoot => 8,
             LabError::MissingProgram { .. }
             | LabError::MissingImage { .. }
-            | LabError::MissingFeature { .. } => 4,
+            | LabError::MissingFeature { .. }
+            | LabError::NoQemu { .. } => 4,
             LabError::Scenario(_)
             | LabError::Name(_)
             | LabError::AlreadyRunning { .. }

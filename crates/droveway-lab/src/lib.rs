@@ -9,6 +9,7 @@ pub mod address;
 mod boot;
 mod change;
 mod error;
+pub mod fault;
 mod interrupt;
 mod layout;
 mod manifest;
@@ -26,7 +27,7 @@ mod wire;
 #[cfg(test)]
 mod test_scenario;
 
-pub use change::{play, set_link};
+pub use change::{change, play, set_link};
 pub use error::LabError;
 pub use layout::LAB_VARIABLE;
 pub use reset::{open_wires, shape_wires};

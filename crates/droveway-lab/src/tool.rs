@@ -1,4 +1,4 @@
-//! Running `ip`, `tc` and `ethtool`: shelling out is right here, since they try what the kernel has and say what it lacks.
+//! Running `ip`, `tc`, `nft` and `ethtool`: shelling out is right here, since they try what the kernel has and say what it lacks.
 
 use crate::{
     error::LabError,
@@ -21,6 +21,7 @@ pub(crate) struct Tool {
 
 pub(crate) const IP: Tool = Tool { program: "ip", package: "iproute2" };
 pub(crate) const TC: Tool = Tool { program: "tc", package: "iproute2" };
+pub(crate) const NFT: Tool = Tool { program: "nft", package: "nftables" };
 pub(crate) const ETHTOOL: Tool = Tool { program: "ethtool", package: "ethtool" };
 pub(crate) const IPERF3: Tool = Tool { program: "iperf3", package: "iperf3" };
 pub(crate) const QEMU: Tool = Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" };
@@ -61,6 +62,11 @@ impl Tool {
             return Ok(());
         }
         self.feed(layout, netns, &["-batch", "-"], commands)
+    }
+
+    /// Runs `-f` with this text: all of it is done, or nothing.
+    pub(crate) fn read(self, layout: &Layout, netns: &Netns, text: &str) -> Result<(), LabError> {
+        self.feed(layout, netns, &["-f", "-"], text)
     }
 
     fn feed(

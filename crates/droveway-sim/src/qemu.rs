@@ -9,8 +9,10 @@ mod answers;
 pub(crate) use answers::side_of;
 
 use crate::{Memory, Physics};
-use droveway_drive::{Limits, MigrationStatus, QemuEvent, Side};
+use droveway_drive::{Limits, MigrationStatus, QemuEvent, Settings, Side, SwitchoverRate};
+use droveway_fleet::{Bandwidth, RateLimit};
 use droveway_model::technique::outage_after_switch;
+use std::time::Duration;
 
 /// One QEMU process.
 #[derive(Debug, Clone)]
@@ -18,6 +20,18 @@ pub(crate) struct Qemu {
     pub(crate) alive: bool,
     pub(crate) running: bool,
     pub(crate) status: MigrationStatus,
+}
+
+/// What a source is set to before anybody comes: QEMU's own beginnings.
+pub(crate) fn before() -> Settings {
+    const MIB_PER_SECOND: u64 = 1 << 20;
+    Settings {
+        bandwidth: Some(RateLimit::At(Bandwidth::from_bytes_per_second(128 * MIB_PER_SECOND))),
+        postcopy_bandwidth: Some(RateLimit::Unlimited),
+        switchover_bandwidth: Some(SwitchoverRate::Measured),
+        downtime: Some(Duration::from_millis(300)),
+        capabilities: [("postcopy-ram".to_owned(), false)].into(),
+    }
 }
 
 /// Where a migration is.
@@ -54,6 +68,8 @@ pub(crate) struct Pair {
     pub(crate) stage: Stage,
     memory: Memory,
     limits: Option<Limits>,
+    /// The source is set to something else than before.
+    pub(crate) is_set: bool,
     postcopy_allowed: bool,
     postcopy_asked: bool,
     /// The stream's rate now, payload.
@@ -146,6 +162,7 @@ impl Pair {
             stage: Stage::Idle,
             memory,
             limits: None,
+            is_set: false,
             postcopy_allowed: false,
             postcopy_asked: false,
             rate: 0.0,

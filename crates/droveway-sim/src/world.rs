@@ -33,7 +33,7 @@ use droveway_model::{
 };
 use droveway_plan::{Plan, Violation};
 use laws::Laws;
-use parts::{End, Flow, Held, Input, Load, Port, Stalled, Vm, promised};
+use parts::{End, Flow, Held, Input, Load, Port, Stalled, Vm, promised, settings};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
@@ -288,6 +288,7 @@ impl<'a> World<'a> {
         if let Some(adapting) = &simulation.adapting {
             gang = adapted(gang, adapting);
         }
+        let gang = gang.restoring(&settings(plan));
         let mut world = World {
             physics,
             random,

@@ -25,7 +25,7 @@ mod store;
 mod writer;
 
 pub use droveway_drive::journal::{
-    Ended, Entry, NetworkChange, OpenAction, RunHeader, RunState, Stamped, VmState,
+    Ended, Entry, Launching, NetworkChange, OpenAction, RunHeader, RunState, Stamped, VmState,
 };
 pub use error::StoreError;
 pub use schema::SCHEMA_VERSION;

@@ -1,7 +1,8 @@
 use crate::{schema, *};
 use droveway_drive::{
     Action, ActionError, ActionId, Decision, FailureClass, Limits, MigrationSample,
-    MigrationStatus, Outcome, Phase, QemuEvent, RecordKind, Reply, RunState as Vcpus, Side,
+    MigrationStatus, Outcome, Phase, QemuEvent, RecordKind, Reply, RunState as Vcpus, Settings,
+    Side, SwitchoverRate,
 };
 use droveway_fleet::{
     Bandwidth, Bytes, HostId, Intent, RateLimit, Timestamp, VmId, report::Reservation,
@@ -100,6 +101,21 @@ fn any_status() -> impl Strategy<Value = MigrationStatus> {
     ]
 }
 
+fn any_settings() -> impl Strategy<Value = Settings> {
+    let rate = || proptest::option::of(any::<u32>());
+    let bits = |bits: u32| Bandwidth::from_bits_per_second(u64::from(bits));
+    let some = (rate(), rate(), proptest::option::of(1_u64..2_000_000), any::<bool>());
+    some.prop_map(move |(ceiling, switchover, downtime, on)| Settings {
+        bandwidth: ceiling.map(|it| RateLimit::At(bits(it.max(8)))),
+        postcopy_bandwidth: Some(RateLimit::Unlimited),
+        switchover_bandwidth: Some(
+            switchover.map_or(SwitchoverRate::Measured, |it| SwitchoverRate::Assumed(bits(it))),
+        ),
+        downtime: downtime.map(Duration::from_millis),
+        capabilities: [("postcopy-ram".to_owned(), on)].into(),
+    })
+}
+
 fn any_action() -> impl Strategy<Value = Action> {
     let rate = any::<u32>().prop_map(|bits| Bandwidth::from_bits_per_second(u64::from(bits)));
     let limits = (rate.clone(), 1_u64..9_000_000).prop_map(|(rate, nanos)| Limits {
@@ -125,6 +141,7 @@ fn any_action() -> impl Strategy<Value = Action> {
         Just(Action::DestroyTarget),
         Just(Action::DestroySource),
         any_side().prop_map(Action::Resume),
+        any_settings().prop_map(Action::Restore),
         Just(Action::Cancel),
     ]
 }
@@ -205,9 +222,17 @@ fn any_entry() -> impl Strategy<Value = Entry> {
     );
     prop_oneof![
         1 => (0_u32..5).prop_map(|g| Entry::Plan { plan: Box::new(plan(g)) }),
-        1 => (of(), any::<bool>(), any::<bool>()).prop_map(|(vm, was_running, launched)| {
-            Entry::Attempt { vm, was_running, launched }
+        1 => (of(), "[/a-z.]{1,20}").prop_map(|(vm, socket)| {
+            Entry::Launching { vm, host: "beta".parse().unwrap(), socket }
         }),
+        1 => (of(), any::<bool>(), any::<bool>(), proptest::option::of(any_settings())).prop_map(
+            |(vm, was_running, launched, before)| Entry::Attempt {
+                vm,
+                was_running,
+                launched,
+                before: before.map(Box::new),
+            }
+        ),
         6 => (of(), id(), any_action()).prop_map(|(vm, id, action)| Entry::Action { vm, id, action }),
         6 => (of(), id(), any_result()).prop_map(|(vm, id, result)| Entry::Reply { vm, id, result }),
         3 => (of(), any_side(), any_status()).prop_map(|(vm, side, status)| {

@@ -1,9 +1,14 @@
 //! Taking over what a killed controller left: `droveway adopt`, and before the next run of the fleet.
 //!
+//! A run that was killed before any VM had begun to move is undone: the targets that it started are ended, the sources set to what
+//! they were set to, the ports put back, and the run has ended. A target is ended only if its process says that this run started it
+//! and its QEMU that nothing has come in.
+//!
 //! QEMU goes on by itself. Both QEMUs of every VM whose move has not ended are read, the target first; what they say is put
 //! beside what the journal says was meant, and drivers are made that go on from there. Nothing that moves is begun anew. A VM
-//! whose migration was never begun gets a fresh target and moves as planned, but only where somebody asks for just that
-//! (`droveway adopt`) and the machine was not booted since: whoever begins another run says himself which VMs shall move.
+//! whose own migration was not begun in a run that had gets a fresh target and moves as planned, but only where somebody asks
+//! for just that (`droveway adopt`) and the machine was not booted since: whoever begins another run says himself which VMs
+//! shall move.
 
 use crate::{
     clock, control,
@@ -12,11 +17,13 @@ use crate::{
     fleet::{self, RunLock},
     network,
     preflight::{self, Checked},
-    qemu::{self, Probed, Qemu},
+    qemu::{self, Probed, Qemu, Released},
     render, report,
-    run::{self, Display, Expectations, Finished, Journal, Pair, Ports, Run, journal::Shelf},
+    run::{
+        self, Display, Expectations, Finished, Journal, Pair, Ports, Run, journal::Shelf, settings,
+    },
 };
-use droveway_drive::{GangDriver, MigrationSample, Record, Seen, VmDriver};
+use droveway_drive::{GangDriver, MigrationSample, Record, RunState as Vcpus, Seen, VmDriver};
 use droveway_fleet::{Fleet, FleetVm, Host, HostId, Instance, Intent, VmId};
 use droveway_plan::{Move, Plan};
 use droveway_qmp::{Client, QmpAddress};
@@ -171,14 +178,24 @@ pub(crate) async fn take_over(
     let used = state.vms.values().filter_map(port_of).max();
     let first = target.migration_ports.first;
     let next = used.map_or(0, |port| u32::from(port.saturating_sub(first)) + 1);
-    let next_port = Arc::new(AtomicU32::new(next));
+    // Who was killed before anything moved is undone: nobody waits for its plan any more.
+    let undoes = why == Why::Killed && !state.has_begun();
+    let look = Look {
+        fleet,
+        run: &id,
+        source,
+        target,
+        next_port: Arc::new(AtomicU32::new(next)),
+        rest: if undoes { Rest::Stays } else { rest },
+        undoes,
+    };
     let mut adopted = Vec::new();
     let mut over = Vec::new();
     let mut pairs = BTreeMap::new();
     let mut checked = BTreeMap::new();
     for step in &plan.moves {
         let known = state.vms.get(&step.vm).cloned().unwrap_or_default();
-        match look(fleet, step, &known, [source, target], &next_port, rest).await? {
+        match look.at(step, &known, &mut journal).await? {
             Found::Over => over.push(step.vm.clone()),
             Found::Goes(driver, pair, facts) => {
                 adopted.push(*driver);
@@ -188,19 +205,28 @@ pub(crate) async fn take_over(
             Found::Fresh(pair, facts) => {
                 let (was_running, launched) = (facts.was_running, pair.target.launched);
                 let vm = step.vm.clone();
-                journal.push(clock::now(), Entry::Attempt { vm, was_running, launched });
+                let before = facts.before.clone().map(Box::new);
+                let entry = Entry::Attempt { vm, was_running, launched, before };
+                journal.push(clock::now(), entry);
                 pairs.insert(step.vm.clone(), pair);
                 checked.insert(step.vm.clone(), facts);
             }
         }
     }
     journal.commit();
+    if undoes && pairs.is_empty() {
+        eprintln!("{id} had moved nothing yet: what it had prepared is undone");
+        journal.end(clock::now(), Exit::Interrupted, None);
+        return Ok((Exit::Interrupted, lock));
+    }
+    let read = |(vm, it): (&VmId, &Checked)| Some((vm.clone(), it.before.clone()?));
+    let before = checked.iter().filter_map(read).collect();
     let was_running = checked.iter().map(|(vm, it)| (vm.clone(), it.was_running)).collect();
     let gang = GangDriver::new(plan.clone(), &was_running).map_err(|found| {
         let text: Vec<_> = found.iter().map(ToString::to_string).collect();
         Failure::says(Exit::Blocked, text.join("; "))
     })?;
-    let gang = gang.taking_over(clock::now(), adopted, &over);
+    let gang = gang.restoring(&before).taking_over(clock::now(), adopted, &over);
     let (operators, requests) = run::requests();
     let (view, seen) = tokio::sync::watch::channel(None);
     let _control = control::Server::start(fleet, operators, seen).inspect_err(|error| {
@@ -312,61 +338,137 @@ fn intent(state: &RunState, plan: &Plan) -> Intent {
     intent
 }
 
-/// Looks at one VM's two QEMUs.
-async fn look(
-    fleet: &Fleet,
-    step: &Move,
-    known: &VmState,
-    [source, target]: [&Host; 2],
-    next_port: &Arc<AtomicU32>,
+/// Looking at what a killed controller left.
+struct Look<'a> {
+    fleet: &'a Fleet,
+    run: &'a str,
+    source: &'a Host,
+    target: &'a Host,
+    next_port: Arc<AtomicU32>,
     rest: Rest,
-) -> Result<Found, Failure> {
-    if known.outcome.is_some() {
-        return Ok(Found::Over);
+    /// No VM of the run had begun to move.
+    undoes: bool,
+}
+
+impl Look<'_> {
+    /// Looks at one VM's two QEMUs.
+    async fn at(
+        &self,
+        step: &Move,
+        known: &VmState,
+        journal: &mut Journal,
+    ) -> Result<Found, Failure> {
+        if known.outcome.is_some() {
+            return Ok(Found::Over);
+        }
+        let vm = self.fleet.spec.vm(step.vm.as_str()).ok_or_else(|| {
+            Failure::usage(format!("VM '{}', which the run moved, is not in the fleet", step.vm))
+                .hint("use the fleet file that it was started with")
+        })?;
+        // The target first: see `Inherited`.
+        let (target_qemu, at_target) = seen(vm, self.target).await?;
+        let (source_qemu, at_source) = seen(vm, self.source).await?;
+        let runs = |seen: &Seen| matches!(seen, Seen::There(it) if it.run_state == Vcpus::Running);
+        if self.undoes && at_source == Seen::Gone && !runs(&at_target) {
+            // The machine was booted since, or somebody ended it: not by a move.
+            drop(target_qemu);
+            return self.stays(vm, known, None).await;
+        }
+        let inherited = known.inherited(at_source, at_target);
+        if inherited.is_unstarted() {
+            // Its connection ends here: a target that waits is ended, and perhaps started anew.
+            drop(target_qemu);
+            return match self.rest {
+                Rest::Stays => self.stays(vm, known, Some(&source_qemu)).await,
+                Rest::Moves => self.afresh(step, vm, known, source_qemu, journal).await,
+            };
+        }
+        let accelerator = accelerator(&source_qemu, &target_qemu).await;
+        let facts = Checked {
+            was_running: known.was_running,
+            accelerator,
+            qemu_version: target_qemu.client.version().to_string(),
+            before: known.before.as_deref().cloned(),
+        };
+        let driver = VmDriver::adopt(step.clone(), known.was_running, &inherited, clock::now());
+        Ok(Found::Goes(Box::new(driver), self.pair(source_qemu, target_qemu), facts))
     }
-    let vm = fleet.spec.vm(step.vm.as_str()).ok_or_else(|| {
-        Failure::usage(format!("VM '{}', which the run moved, is not in the fleet", step.vm))
-            .hint("use the fleet file that it was started with")
-    })?;
-    // The target first: see `Inherited`.
-    let (target_qemu, at_target) = seen(vm, target).await?;
-    let (source_qemu, at_source) = seen(vm, source).await?;
-    let inherited = known.inherited(at_source, at_target);
-    let pair = |source_qemu: Qemu, target_qemu: Qemu| Pair {
-        source: source_qemu,
-        target: target_qemu,
-        address: target.migration_address,
-        ports: target.migration_ports,
-        netns: [source.netns.clone(), target.netns.clone()],
-        next_port: Arc::clone(next_port),
-    };
-    if inherited.is_unstarted() && rest == Rest::Stays {
-        eprintln!("note: {}: its move had not begun, it stays on host '{}'", step.vm, source.name);
-        return Ok(Found::Over);
+
+    fn pair(&self, source: Qemu, target: Qemu) -> Pair {
+        Pair {
+            source,
+            target,
+            address: self.target.migration_address,
+            ports: self.target.migration_ports,
+            netns: [self.source.netns.clone(), self.target.netns.clone()],
+            next_port: Arc::clone(&self.next_port),
+        }
     }
-    if inherited.is_unstarted() {
-        // Its connection ends here: a target that waits is ended and started anew.
-        drop(target_qemu);
-        let fresh = qemu::waiting_target(vm, target).await?;
-        match preflight::check(step, &source_qemu, &fresh).await? {
-            Ok(facts) => return Ok(Found::Fresh(pair(source_qemu, fresh), facts)),
+
+    /// A VM whose move was not begun stays: what was done for it is undone.
+    async fn stays(
+        &self,
+        vm: &FleetVm,
+        known: &VmState,
+        source: Option<&Qemu>,
+    ) -> Result<Found, Failure> {
+        let (name, host) = (&vm.name, &self.source.name);
+        eprintln!("note: {name}: its move had not begun, it stays on host '{host}'");
+        if source.is_none() {
+            eprintln!("warning: {name}: its QEMU on host '{host}' is gone");
+        }
+        if let Some(launching) = &known.launching {
+            let released = qemu::release(Path::new(&launching.socket), self.run).await?;
+            if let Released::Foreign(reason) | Released::Kept(reason) = released {
+                let host = &launching.host;
+                eprintln!("warning: {name}: its QEMU on host '{host}' was left there: {reason}");
+            }
+        }
+        if let Some(source) = source {
+            put_back(vm, known, source).await;
+        }
+        Ok(Found::Over)
+    }
+
+    /// A VM whose move was not begun moves as planned, to a fresh target.
+    async fn afresh(
+        &self,
+        step: &Move,
+        vm: &FleetVm,
+        known: &VmState,
+        source: Qemu,
+        journal: &mut Journal,
+    ) -> Result<Found, Failure> {
+        journal.launches(clock::now(), vm, self.target);
+        journal.commit();
+        let fresh = qemu::waiting_target(vm, self.target, self.run).await?;
+        match preflight::check(step, &source, &fresh).await? {
+            Ok(mut facts) => {
+                // The dead controller may have changed what is there now.
+                facts.before = known.before.as_deref().cloned().or(facts.before);
+                Ok(Found::Fresh(self.pair(source, fresh), facts))
+            }
             Err(obstacles) => {
                 for obstacle in obstacles {
                     eprintln!("warning: {}: stays at the source: {}", step.vm, obstacle.text);
                 }
-                qemu::end(&fresh).await?;
-                return Ok(Found::Over);
+                if fresh.launched {
+                    qemu::end(&fresh).await?;
+                }
+                put_back(vm, known, &source).await;
+                Ok(Found::Over)
             }
         }
     }
-    let accelerator = accelerator(&source_qemu, &target_qemu).await;
-    let facts = Checked {
-        was_running: known.was_running,
-        accelerator,
-        qemu_version: target_qemu.client.version().to_string(),
-    };
-    let driver = VmDriver::adopt(step.clone(), known.was_running, &inherited, clock::now());
-    Ok(Found::Goes(Box::new(driver), pair(source_qemu, target_qemu), facts))
+}
+
+/// A VM's source is set to what it was set to before the run.
+async fn put_back(vm: &FleetVm, known: &VmState, source: &Qemu) {
+    let Some(before) = &known.before else { return };
+    if let Err(error) = settings::put_back(&source.client, before).await {
+        let name = &vm.name;
+        eprintln!("warning: {name}: what its QEMU was set to for the move stays: {error}");
+    }
 }
 
 /// What the run's QEMUs ran on, of whichever answers.
@@ -389,7 +491,7 @@ pub(crate) async fn seen(vm: &FleetVm, host: &Host) -> Result<(Qemu, Seen), Fail
         if attempt > 0 {
             tokio::time::sleep(ANSWER_PAUSE).await;
         }
-        match qemu::probe(instance).await {
+        match qemu::probe_started(qemu::socket(instance)).await {
             Probed::Absent => return Ok((gone(instance), Seen::Gone)),
             Probed::Silent => {}
             Probed::There(qemu) => {
@@ -423,7 +525,7 @@ fn gone(instance: &Instance) -> Qemu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use droveway_drive::{Action, ActionId, MigrationStatus, RunState as Vcpus, Told};
+    use droveway_drive::{Action, ActionId, MigrationStatus, Told};
     use droveway_store::OpenAction;
 
     fn there(status: MigrationStatus, run_state: Vcpus) -> Seen {

@@ -161,29 +161,12 @@ pub(crate) enum LabCommand {
     },
     /// Break something in a lab, or mend it
     #[command(subcommand)]
-    Fault(LabFault),
+    Fault(crate::lab::LabFault),
     /// Remove every process, namespace and file of a lab
     Down {
         /// The lab; all of them if none is named
         name: Option<String>,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum LabFault {
-    /// A host's port carries nothing from now on, as if its cable had been pulled at the switch
-    LinkDown(LabPort),
-    /// It carries again
-    LinkUp(LabPort),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct LabPort {
-    /// The host
-    pub(crate) host: String,
-    /// The lab; needed only if several run
-    #[arg(long, value_name = "NAME")]
-    pub(crate) lab: Option<String>,
 }
 
 #[derive(Debug, Args)]

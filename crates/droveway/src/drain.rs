@@ -1,6 +1,7 @@
 //! `drain` and `migrate`: from what was asked to a plan, its check, the run and its report.
 
 mod asked;
+mod ready;
 
 use crate::{
     adopt,
@@ -12,33 +13,28 @@ use crate::{
     given::{self, Given},
     lineage,
     measure::{self, Sought},
-    network::{self, Network, Plumbing},
+    network::{self, Plumbing},
     outlook::{Knowledge, Outlook},
-    preflight::{self, Checked},
     qemu::{self, Qemu},
     render, report,
-    run::{
-        self, Display, Expectations, Finished, Journal, Pair, Ports, Replanner, Run, Watch,
-        journal::{self, Shelf},
-    },
+    run::{self, Display, Expectations, Finished, Ports, Replanner, Run, Watch, journal::Shelf},
     show::{self, Shown, Subject, Wait, rows},
 };
 pub(crate) use asked::vm_facts;
 pub(crate) use asked::{decisions, ordered};
 use asked::{infeasible, intent, of_their_groups, warnings};
-use droveway_drive::GangDriver;
 use droveway_fleet::{Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, VmId};
 use droveway_plan::{
     Chosen, GangFacts, Made, Plan, SNAPSHOT_MAX_AGE, VmFacts,
-    check::{Now, Violation, check, check_at},
+    check::{Now, check, check_at},
     explain::{Explanation, Question, explain},
     policy,
 };
-use droveway_store::Entry;
+use ready::Ready;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, atomic::AtomicU32},
+    sync::Arc,
 };
 
 /// Applications are watched for so long after the last VM has arrived, so that the report can say how they recovered.
@@ -494,18 +490,11 @@ impl<'a> Job<'a> {
         let asked_at = clock::now();
         lineage::remember(self.fleet, &plan)?;
         let Some(shelf) = shelf else { return Ok(Exit::Done) };
-        let snapshot = self.snapshot.as_ref();
-        let take = |looked| Network::take(self.fleet, looked, &plan, &self.intent, snapshot);
-        let network = looked.map(take).transpose()?.flatten();
-        let (pairs, checked) = self.prepare(&plan, target).await?;
-        let was_running = checked.iter().map(|(vm, c)| (vm.clone(), c.was_running)).collect();
+        // From here on the run is on file, and ends there whatever happens.
+        let (journal, Ready { network, pairs, checked, mut gang }) =
+            self.ready(shelf, looked, &plan, target).await?;
         let ports = Ports::open(&[source, target]);
         let capacity = ports.capacity.clone();
-        let wrong = |found: Vec<Violation>| {
-            let text: Vec<_> = found.iter().map(ToString::to_string).collect();
-            Failure::says(Exit::Blocked, text.join("; "))
-        };
-        let mut gang = GangDriver::new(plan.clone(), &was_running).map_err(wrong)?;
         let replanner = again.map(|knowledge| {
             let intent = self.intent.clone();
             Arc::new(Replanner { intent, facts: facts.clone(), knowledge })
@@ -519,7 +508,6 @@ impl<'a> Job<'a> {
         }
         let watch =
             replanner.as_ref().and_then(|_| Watch::open([source, target], &pairs, self.fleet));
-        let journal = self.journal(shelf, &plan, &pairs, &checked)?;
         let bears = facts.vms.iter().filter_map(|it| Some((it.vm.clone(), it.max_downtime?)));
         let gang = gang.bearing(bears.collect());
         let (operators, requests) = run::requests();
@@ -593,27 +581,6 @@ impl<'a> Job<'a> {
             self.print(&report, &folder)?;
         }
         Ok(report::exit_of(&report))
-    }
-
-    /// The run's journal, with what is known before anything is done to a VM.
-    fn journal(
-        &self,
-        shelf: Shelf,
-        plan: &Plan,
-        pairs: &BTreeMap<VmId, Pair>,
-        checked: &BTreeMap<VmId, Checked>,
-    ) -> Result<Journal, Failure> {
-        let header = journal::header(self.fleet, plan, &self.run_id, &self.intent.verb);
-        let mut journal = shelf.begin(header)?;
-        let now = clock::now();
-        journal.plan(now, plan);
-        for (vm, pair) in pairs {
-            let was_running = checked.get(vm).is_none_or(|checked| checked.was_running);
-            let launched = pair.target.launched;
-            journal.push(now, Entry::Attempt { vm: vm.clone(), was_running, launched });
-        }
-        journal.commit();
-        Ok(journal)
     }
 
     /// Whether it is planned again while VMs move.
@@ -695,83 +662,6 @@ impl<'a> Job<'a> {
             .spec
             .host(name.as_str())
             .ok_or_else(|| Failure::usage(format!("there is no host '{name}' in the fleet")))
-    }
-
-    /// Gets every target waiting and checks every pair. If anything is amiss, what was started is ended and nothing moves.
-    async fn prepare(
-        &self,
-        plan: &Plan,
-        target: &Host,
-    ) -> Result<(BTreeMap<VmId, Pair>, BTreeMap<VmId, Checked>), Failure> {
-        // Before any target is touched: one of them may be where a VM is going right now.
-        for candidate in &self.candidates {
-            preflight::check_idle(&candidate.vm.name, &candidate.source).await?;
-        }
-        let waiting = self.candidates.iter().map(|c| qemu::waiting_target(c.vm, target));
-        let mut targets = Vec::new();
-        let mut first_failure = None;
-        for answer in futures::future::join_all(waiting).await {
-            match answer {
-                Ok(qemu) => targets.push(qemu),
-                Err(failure) => first_failure = first_failure.or(Some(failure)),
-            }
-        }
-        let outcome = match first_failure {
-            Some(failure) => Err(failure),
-            None => self.check(plan, target, &targets).await,
-        };
-        if outcome.is_err() {
-            for qemu in targets.iter().filter(|qemu| qemu.launched) {
-                if let Err(error) = qemu::end(qemu).await {
-                    eprintln!("warning: a target that was started stays: {error:#}");
-                }
-            }
-        }
-        outcome
-    }
-
-    async fn check(
-        &self,
-        plan: &Plan,
-        host: &Host,
-        targets: &[Qemu],
-    ) -> Result<(BTreeMap<VmId, Pair>, BTreeMap<VmId, Checked>), Failure> {
-        let next_port = Arc::new(AtomicU32::new(0));
-        let source_netns = self.host(&self.intent.source)?.netns.clone();
-        let mut pairs = BTreeMap::new();
-        let mut checked = BTreeMap::new();
-        let mut obstacles = Vec::new();
-        for (candidate, target) in self.candidates.iter().zip(targets) {
-            // The plan has an order of its own.
-            let Some(step) = plan.moves.iter().find(|step| step.vm == candidate.vm.name) else {
-                continue;
-            };
-            match preflight::check(step, &candidate.source, target).await? {
-                Ok(facts) => {
-                    tracing::debug!(vm = %step.vm, runs = candidate.runs, "pre-flight check passed");
-                    checked.insert(step.vm.clone(), facts);
-                }
-                Err(found) => obstacles.extend(found),
-            }
-            let pair = Pair {
-                source: candidate.source.clone(),
-                target: target.clone(),
-                address: host.migration_address,
-                ports: host.migration_ports,
-                netns: [source_netns.clone(), host.netns.clone()],
-                next_port: Arc::clone(&next_port),
-            };
-            pairs.insert(step.vm.clone(), pair);
-        }
-        if obstacles.is_empty() {
-            return Ok((pairs, checked));
-        }
-        let text: Vec<_> = obstacles.iter().map(|o| format!("{}: {}", o.vm, o.text)).collect();
-        Err(Failure::says(
-            Exit::Blocked,
-            format!("the pre-flight check found:\n  {}", text.join("\n  ")),
-        )
-        .hint("nothing was started"))
     }
 
     /// Draws the plan into a file.

@@ -1,7 +1,11 @@
 //! `lab up`, `lab status`, `lab play`, `lab fault`, `lab down`.
 
+mod fault;
+
+pub(crate) use fault::LabFault;
+
 use crate::{
-    cli::{self, LabCommand, LabFault, LabPort, Output},
+    cli::{self, LabCommand, Output},
     exit::{Exit, Failure},
 };
 use droveway_fleet::{document, fleet::ApplicationUnit, scenario::ScenarioSpec};
@@ -58,8 +62,7 @@ pub(crate) fn run(command: LabCommand, output: Output) -> Result<Exit, Failure> 
         LabCommand::Up { scenario } => up(&scenario, output),
         LabCommand::Status { name } => status(name.as_deref(), output),
         LabCommand::Play { name, at_once } => play(name.as_deref(), at_once),
-        LabCommand::Fault(LabFault::LinkDown(port)) => link(&port, false),
-        LabCommand::Fault(LabFault::LinkUp(port)) => link(&port, true),
+        LabCommand::Fault(fault) => fault.happen(),
         LabCommand::Down { name } => down(name.as_deref()),
     }
 }
@@ -168,17 +171,6 @@ fn lab_table(status: &droveway_lab::LabStatus) -> String {
 fn play(name: Option<&str>, at_once: bool) -> Result<Exit, Failure> {
     let info = chosen(name)?;
     droveway_lab::play(&info, at_once, &mut |line| println!("{line}"))?;
-    Ok(Exit::Done)
-}
-
-#[expect(clippy::print_stdout, reason = "the command's data")]
-fn link(port: &LabPort, up: bool) -> Result<Exit, Failure> {
-    let info = chosen(port.lab.as_deref())?;
-    let fleet = crate::fleet::load(Some(&info.fleet_file))?;
-    let names = fleet.spec.hosts.iter().map(|host| &host.name);
-    let host = cli::known(&port.host, "host", names, cli::host_text)?;
-    droveway_lab::set_link(&info, host.as_str(), up)?;
-    println!("the port of {host} is {}", if up { "up" } else { "down" });
     Ok(Exit::Done)
 }
 

@@ -105,12 +105,11 @@ fn look(source: &Host, target: &Host) -> Result<Looked, String> {
     if !features::is_privileged() {
         return Err("that needs root".to_owned());
     }
+    shaping::try_out().map_err(|error| chain(&error))?;
     for host in [source, target] {
-        let looked =
-            Netns::of(host.netns.as_deref()).map_err(ShapingError::from).and_then(|netns| {
-                shaping::try_out(&netns)?;
-                Shaper::look(&netns, &host.port.interface, host.port.rate, listens)
-            });
+        let looked = Netns::of(host.netns.as_deref())
+            .map_err(ShapingError::from)
+            .and_then(|netns| Shaper::look(&netns, &host.port.interface, host.port.rate, listens));
         let shaper = looked.map_err(|error| format!("host '{}': {}", host.name, chain(&error)))?;
         ports.push((host.name.clone(), host.port.rate, shaper));
     }

@@ -3,7 +3,9 @@
 use crate::{
     exit::{Exit, Failure},
     qemu::Qemu,
+    run::settings,
 };
+use droveway_drive::Settings;
 use droveway_fleet::VmId;
 use droveway_plan::{Fallback, Move};
 use droveway_qmp::{Capability, MachineFacts, MigrationStatus, RunState};
@@ -14,6 +16,8 @@ pub(crate) struct Checked {
     pub(crate) was_running: bool,
     pub(crate) accelerator: &'static str,
     pub(crate) qemu_version: String,
+    /// What the source's QEMU was set to before the run, as far as that is known.
+    pub(crate) before: Option<Settings>,
 }
 
 /// One reason not to start.
@@ -61,9 +65,10 @@ pub(crate) async fn check(
             source.client.status().await?.state,
             target.client.status().await?.state,
             source.client.migration().await?,
+            settings::read(&source.client).await?,
         ))
     };
-    let (at_source, at_target, source_state, target_state, migration) =
+    let (at_source, at_target, source_state, target_state, migration, before) =
         asked.await.map_err(|error| Failure::new(Exit::Blocked, error))?;
 
     for difference in differences(&at_source, &at_target) {
@@ -91,8 +96,7 @@ pub(crate) async fn check(
     }
     if postcopy {
         // The target's QEMU tries userfaultfd itself when the capability is switched on.
-        if let Err(error) = target.client.set_capabilities(&[(Capability::PostcopyRam, true)]).await
-        {
+        if let Err(error) = try_postcopy(target).await {
             obstacle(format!(
                 "post-copy is impossible at the target: {error}; allow userfaultfd there \
                  (sysctl vm.unprivileged_userfaultfd=1, or run QEMU as root), or forbid post-copy \
@@ -107,7 +111,19 @@ pub(crate) async fn check(
         was_running: source_state == RunState::Running,
         accelerator: if at_source.accelerator.kvm_enabled { "kvm" } else { "tcg" },
         qemu_version: source.client.version().to_string(),
+        before: Some(before),
     }))
+}
+
+/// Switches post-copy on for an instant: one that an operator has waiting is left as it was until the run begins.
+async fn try_postcopy(target: &Qemu) -> Result<(), droveway_qmp::QmpError> {
+    let switch = |on| [(Capability::PostcopyRam, on)];
+    let was_on = target.client.capabilities().await?.is_on(&Capability::PostcopyRam);
+    target.client.set_capabilities(&switch(true)).await?;
+    if !was_on {
+        target.client.set_capabilities(&switch(false)).await?;
+    }
+    Ok(())
 }
 
 fn differences(source: &MachineFacts, target: &MachineFacts) -> Vec<String> {

@@ -34,7 +34,9 @@ pub(crate) fn run(
     let runtime = adopt::runtime()?;
     let mut shelf = Shelf::open(&fleet)?;
     if let Some(left) = shelf.unfinished()? {
-        let known = left.state().vms.get(&vm).cloned();
+        let state = left.state();
+        // One of which nothing had begun to move is only undone.
+        let known = state.vms.get(&vm).filter(|_| state.has_begun()).cloned();
         let (state, journal) = adopt::resumed(&fleet, shelf, &left)?;
         let left = Left { state, entries: left.entries, journal, why: Why::Killed };
         let taken = adopt::take_over(&fleet, lock, left, Rest::Stays, folder);
@@ -136,7 +138,9 @@ fn taken_up(fleet: &Fleet, shelf: Shelf, vm: &VmId, split: &Split) -> Result<Lef
         let state = run.state();
         let plan =
             state.plan.filter(|plan| plan.source == split.source && plan.target == split.target)?;
-        Some((plan.step(vm.as_str())?.clone(), state.vms.get(vm)?.clone(), plan))
+        // A run that never came to it says nothing of it.
+        let known = state.vms.get(vm).filter(|known| known.phase.is_some())?.clone();
+        Some((plan.step(vm.as_str())?.clone(), known, plan))
     });
     let id = format!("recover-{}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
     let id = shelf.free_id(id)?;
@@ -158,8 +162,9 @@ fn taken_up(fleet: &Fleet, shelf: Shelf, vm: &VmId, split: &Split) -> Result<Lef
     let now = clock::now();
     journal.plan(now, &plan);
     let vm = vm.clone();
-    let was_running = known.was_running;
-    journal.push(now, Entry::Attempt { vm: vm.clone(), was_running, launched: false });
+    let (was_running, before) = (known.was_running, known.before);
+    let entry = Entry::Attempt { vm: vm.clone(), was_running, launched: false, before };
+    journal.push(now, entry);
     let record = RecordKind::Entered(Phase::PostCopy);
     journal.push(now, Entry::Record { vm: vm.clone(), record });
     journal.commit();

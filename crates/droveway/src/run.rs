@@ -11,6 +11,7 @@ mod ledger;
 mod path;
 mod perform;
 mod sampler;
+pub(crate) mod settings;
 mod translate;
 mod tuning;
 mod view;

@@ -235,6 +235,7 @@ fn words(entry: &Entry) -> Option<String> {
         Entry::Adopted { pid } => format!("adopted by process {pid}"),
         Entry::Missing { entries } => format!("{entries} entries are missing"),
         Entry::Ended { end } => format!("ended with exit code {}", end.exit_code),
+        Entry::Launching { host, .. } => format!("its target is started on host '{host}'"),
         Entry::Attempt { .. }
         | Entry::Action { .. }
         | Entry::Reply { .. }

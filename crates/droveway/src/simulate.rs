@@ -272,6 +272,7 @@ impl Case<'_> {
                 was_running: true,
                 accelerator: "simulated",
                 qemu_version: "simulated".to_owned(),
+                before: None,
             };
             (step.vm.clone(), checked)
         });

@@ -22,6 +22,9 @@ const SYSTEM_STATE: &str = "/var/lib/droveway";
 /// A snapshot that is older says little of traffic: operators' peaks last minutes.
 const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(15 * 60);
 
+/// Writing a document takes milliseconds; what lies half written for longer than this nobody writes any more.
+const WRITING_TIME_MAX: Duration = Duration::from_secs(60);
+
 fn root() -> PathBuf {
     std::env::var_os(STATE_VARIABLE).map_or_else(|| PathBuf::from(SYSTEM_STATE), PathBuf::from)
 }
@@ -132,10 +135,53 @@ pub(crate) fn write_bytes(bytes: &[u8], path: &Path) -> Result<(), Failure> {
         file.sync_all()?;
         fs::rename(&beside, path)
     })();
+    sweep(path);
     written.map_err(|error: std::io::Error| {
         let _ = fs::remove_file(&beside);
         let denied = error.kind() == ErrorKind::PermissionDenied;
         let exit = if denied { Exit::Permission } else { Exit::Internal };
         Failure::says(exit, format!("writing {}: {error}", path.display()))
     })
+}
+
+/// Removes what writers that were killed left beside a file: they put their numbers into the names. A young one may be of a writer
+/// whose number means nothing here.
+fn sweep(path: &Path) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return };
+    let prefix = format!(".{}.", name.to_string_lossy());
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let file = entry.file_name();
+        let number = file.to_str().and_then(|file| file.strip_prefix(&prefix)?.parse::<u32>().ok());
+        let is_dead = |pid: u32| !Path::new("/proc").join(pid.to_string()).exists();
+        let written = entry.metadata().and_then(|file| file.modified());
+        let age = written.ok().and_then(|written| written.elapsed().ok()).unwrap_or_default();
+        if age > WRITING_TIME_MAX && number.is_some_and(is_dead) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_killed_writers_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        // No process has that number: it is above the kernel's highest.
+        let own = format!(".a.json.{}", std::process::id());
+        let left = [".a.json.4194305", ".a.json.4194306", ".a.json.old", ".b.json.4194305", &own];
+        for name in left {
+            let file = fs::File::create(place(name)).unwrap();
+            let age = if name.ends_with('6') { Duration::ZERO } else { 2 * WRITING_TIME_MAX };
+            file.set_modified(SystemTime::now() - age).unwrap();
+        }
+        write_text("whole", &place("a.json")).unwrap();
+        assert_eq!(fs::read_to_string(place("a.json")).unwrap(), "whole");
+        assert!(!place(".a.json.4194305").exists());
+        assert!(place(".a.json.4194306").exists(), "it is young");
+        assert!(place(".a.json.old").exists() && place(".b.json.4194305").exists());
+        assert!(!place(&own).exists(), "it is the writer's own, and was renamed");
+    }
 }

@@ -1,7 +1,8 @@
 //! What is journalled.
 
 use crate::{
-    Action, ActionError, ActionId, Decision, MigrationSample, QemuEvent, RecordKind, Reply, Side,
+    Action, ActionError, ActionId, Decision, MigrationSample, QemuEvent, RecordKind, Reply,
+    Settings, Side,
 };
 use droveway_fleet::{HostId, Timestamp, VmId, report::Reservation};
 use droveway_plan::Plan;
@@ -51,6 +52,15 @@ pub enum Entry {
         /// It.
         plan: Box<Plan>,
     },
+    /// A target is about to be started for a VM. The process carries the run's name, so that whoever finds it knows whose it is.
+    Launching {
+        /// The VM.
+        vm: VmId,
+        /// Where.
+        host: HostId,
+        /// The QMP socket that it will have, by which its process is found.
+        socket: String,
+    },
     /// An attempt to move a VM is about to be prepared.
     Attempt {
         /// The VM.
@@ -59,6 +69,9 @@ pub enum Entry {
         was_running: bool,
         /// Whether its target was started for this run.
         launched: bool,
+        /// What its source's QEMU was set to, if somebody asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<Box<Settings>>,
     },
     /// An action is about to be performed.
     Action {
@@ -154,6 +167,7 @@ impl Entry {
     pub const fn kind(&self) -> &'static str {
         match self {
             Entry::Plan { .. } => "plan",
+            Entry::Launching { .. } => "launching",
             Entry::Attempt { .. } => "attempt",
             Entry::Action { .. } => "action",
             Entry::Reply { .. } => "reply",
@@ -176,7 +190,8 @@ impl Entry {
     #[must_use]
     pub const fn vm(&self) -> Option<&VmId> {
         match self {
-            Entry::Attempt { vm, .. }
+            Entry::Launching { vm, .. }
+            | Entry::Attempt { vm, .. }
             | Entry::Action { vm, .. }
             | Entry::Reply { vm, .. }
             | Entry::Event { vm, .. }

@@ -4,9 +4,9 @@
 use super::entry::{Ended, Entry, NetworkChange, RunHeader, Stamped};
 use crate::{
     Action, ActionId, Decision, Inherited, MigrationSample, MigrationStatus, Outcome, Phase,
-    QemuEvent, RecordKind, Reply, RunState as Vcpus, Seen, Side, Told,
+    QemuEvent, RecordKind, Reply, RunState as Vcpus, Seen, Settings, Side, Told,
 };
-use droveway_fleet::{Timestamp, VmId, report::Reservation};
+use droveway_fleet::{HostId, Timestamp, VmId, report::Reservation};
 use droveway_plan::Plan;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -55,6 +55,10 @@ pub struct VmState {
     pub was_running: bool,
     /// Whether its target was started for the run.
     pub launched: bool,
+    /// Where a target was, or was about to be, started for the run.
+    pub launching: Option<Launching>,
+    /// What its source's QEMU was set to before the attempt.
+    pub before: Option<Box<Settings>>,
     /// The phase.
     pub phase: Option<Phase>,
     /// When it was entered.
@@ -91,6 +95,15 @@ pub struct VmState {
     pub open: BTreeMap<ActionId, OpenAction>,
     /// The source's last figures.
     pub sample: Option<MigrationSample>,
+}
+
+/// Where a target was, or was about to be, started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launching {
+    /// The host.
+    pub host: HostId,
+    /// The QMP socket that its process has.
+    pub socket: String,
 }
 
 /// An action without a reply yet.
@@ -140,6 +153,13 @@ impl RunState {
         self.ended.is_none()
     }
 
+    /// Whether a VM may have begun to move, as far as the journal tells. Until then all that the run did can be undone; what
+    /// did not come on file the QEMUs tell.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.began_at.is_some() || self.vms.values().any(|vm| vm.migrate_asked || vm.postcopied)
+    }
+
     /// Takes one entry in.
     pub fn apply(&mut self, stamped: &Stamped) {
         let at = stamped.at;
@@ -152,11 +172,18 @@ impl RunState {
                 }
                 self.plan = Some((**plan).clone());
             }
-            Entry::Attempt { vm, was_running, launched } => {
+            Entry::Launching { vm, host, socket } => {
+                let launching = Launching { host: host.clone(), socket: socket.clone() };
+                self.vm(vm).launching = Some(launching);
+            }
+            Entry::Attempt { vm, was_running, launched, before } => {
                 // What was meant and seen of an attempt before, which was never begun, is none of this one.
-                *self.vm(vm) = VmState {
+                let vm = self.vm(vm);
+                *vm = VmState {
                     was_running: *was_running,
                     launched: *launched,
+                    launching: vm.launching.take(),
+                    before: before.clone(),
                     ..VmState::default()
                 };
             }
@@ -280,6 +307,7 @@ impl VmState {
             pass: self.pass,
             stopped_at: self.stopped_at,
             resumed_at: self.resumed_at,
+            before: self.before.as_deref().cloned(),
         }
     }
 
@@ -317,8 +345,14 @@ mod tests {
     #[test]
     fn an_attempt_that_was_never_begun_begins_from_nothing() {
         let vm: VmId = "one".parse().unwrap();
-        let attempt =
-            || stamped(Entry::Attempt { vm: vm.clone(), was_running: true, launched: true });
+        let attempt = || {
+            stamped(Entry::Attempt {
+                vm: vm.clone(),
+                was_running: true,
+                launched: true,
+                before: None,
+            })
+        };
         let action = Action::Migrate { uri: "tcp:1".to_owned() };
         let migrate = stamped(Entry::Action { vm: vm.clone(), id: ActionId(3), action });
         let adopted = || stamped(Entry::Adopted { pid: 2 });

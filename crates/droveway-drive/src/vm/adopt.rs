@@ -19,8 +19,8 @@
 //! A target whose vCPUs run is never destroyed by an adoption: it is the only copy.
 
 use super::{
-    Action, MigrationSample, MigrationStatus, Move, Outcome, Phase, RecordKind, RunState, Side,
-    State, Technique, Timestamp, Undo, VmDriver,
+    Action, MigrationSample, MigrationStatus, Move, Outcome, Phase, RecordKind, RunState, Settings,
+    Side, State, Technique, Timestamp, Undo, VmDriver,
 };
 
 /// One of the two QEMUs, as it was found.
@@ -71,6 +71,8 @@ pub struct Inherited {
     pub stopped_at: Option<Timestamp>,
     /// When they were seen to run at the target.
     pub resumed_at: Option<Timestamp>,
+    /// What the source was set to before the attempt, if anybody read it.
+    pub before: Option<Settings>,
 }
 
 impl Inherited {
@@ -131,6 +133,7 @@ impl VmDriver {
         driver.postcopy_prepared = inherited.postcopy_prepared;
         driver.postcopy_asked = inherited.postcopy_asked;
         driver.stopped_at = inherited.stopped_at;
+        driver.before.clone_from(&inherited.before);
         driver.progress.pass = inherited.pass;
         driver.pass_began = now;
         driver.last_growth.1 = now;

@@ -13,8 +13,8 @@
 //! here: after [`PATIENCE`] an operator is told what to do, and both sides keep what they have.
 
 use super::{
-    Action, Beat, ConnectionSample, MigrationStatus, Outcome, Phase, RecordKind, SAMPLE_PERIOD,
-    Side, State, Timestamp, VmDriver,
+    Action, Beat, Bytes, ConnectionSample, MigrationStatus, Outcome, Phase, RecordKind,
+    SAMPLE_PERIOD, Side, State, Timestamp, VmDriver,
 };
 use std::time::Duration;
 
@@ -73,7 +73,14 @@ impl VmDriver {
                 return;
             }
         }
-        let Some(seen) = self.liveness.verdict(now) else { return };
+        let Some(seen) = self.liveness.verdict(now) else {
+            self.broke_at = None;
+            return;
+        };
+        if self.has_sent_everything() {
+            self.await_last_word(now, seen);
+            return;
+        }
         // Breaking post-copy before the target runs destroys the guest (measured, QEMU 10.0.2: the target exits with "loadvm
         // failed", the source says "not finalized yet"): until then only patience helps.
         if self.resumed_at.is_some() || !self.was_running {
@@ -92,6 +99,39 @@ impl VmDriver {
                 self.plan.vm
             );
             self.end(now, Outcome::NeedsRecovery, Some(text));
+        }
+    }
+
+    /// Whether the source has handed everything to its kernel, and only waits for the target's last word.
+    fn has_sent_everything(&self) -> bool {
+        self.progress.total > Bytes::ZERO && self.progress.remaining == Bytes::ZERO
+    }
+
+    /// A source that waits for the target's last word takes a pause for the end of the migration: it fails, and runs its own, old
+    /// copy beside the target's (seen with QEMU 10.0.2). What is under way is the kernels', who send it again until the path is
+    /// back: so only patience helps.
+    fn await_last_word(&mut self, now: Timestamp, seen: String) {
+        match self.broke_at {
+            None => {
+                self.broke_at = Some(now);
+                self.decide(
+                    now,
+                    "post-copy's path is dead, and everything is sent".to_owned(),
+                    seen,
+                    "wait until the path is back and what is under way arrives",
+                    Some("pause post-copy on both sides, and renew its path"),
+                );
+            }
+            Some(since) if since + PATIENCE <= now => {
+                let text = format!(
+                    "the path between the hosts did not come back within {} s. Everything is sent, and arrives by itself once the \
+                     path is back: end neither QEMU, and reboot neither host. Restore the path, then run `droveway recover {}`",
+                    PATIENCE.as_secs(),
+                    self.plan.vm
+                );
+                self.end(now, Outcome::NeedsRecovery, Some(text));
+            }
+            Some(_) => {}
         }
     }
 
@@ -144,6 +184,12 @@ impl VmDriver {
             || self.target.is(&MigrationStatus::Completed)
         {
             self.settle(now);
+            return;
+        }
+        if self.source.gave_up() {
+            // There is nothing left that could be renewed.
+            let text = self.failure("QEMU gave up post-copy when its path broke");
+            self.lose(now, &text);
             return;
         }
         let is_active = |facts: &super::Facts| facts.is(&MigrationStatus::PostcopyActive);

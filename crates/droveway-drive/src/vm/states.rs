@@ -2,9 +2,9 @@
 
 use super::{
     Action, ActionError, Bandwidth, CONFIRM_PERIOD, FailureClass, LAST_WORD_LIMIT, MigrationSample,
-    MigrationStatus, Outcome, PREPARE_LIMIT, ROLLBACK_LIMIT, RecordKind, Reply, RunState,
-    SAMPLE_PERIOD, SETTLE_LIMIT, STALL_LIMIT, SWITCHOVER_RATE_TOLERANCE, Side, State, Technique,
-    Timestamp, Undo, VmDriver,
+    MigrationStatus, Outcome, PREPARE_LIMIT, RESTORE_LIMIT, ROLLBACK_LIMIT, RecordKind, Reply,
+    RunState, SAMPLE_PERIOD, SETTLE_LIMIT, STALL_LIMIT, SWITCHOVER_RATE_TOLERANCE, Side, State,
+    Technique, Timestamp, Undo, VmDriver,
 };
 use droveway_plan::Fallback;
 
@@ -49,6 +49,7 @@ impl VmDriver {
             State::Switchover => self.plan.switchover_limit,
             State::PostCopyPaused { .. } | State::Recovering { .. } => return self.broken_limit(),
             State::Settling { .. } => SETTLE_LIMIT,
+            State::RollingBack { step: Undo::Restore, .. } => RESTORE_LIMIT,
             State::RollingBack { .. } => ROLLBACK_LIMIT,
         };
         Some(self.entered_at + limit)
@@ -390,6 +391,7 @@ impl VmDriver {
             {
                 self.ask_postcopy(now);
             }
+            (Action::Restore(_), _) => self.note_restored(now),
             (Action::DestroyTarget, _) => self.note_gone(now, Side::Target),
             (Action::DestroySource, _) => self.note_gone(now, Side::Source),
             (Action::Resume(Side::Source), _) => {
@@ -411,6 +413,7 @@ impl VmDriver {
             match action {
                 Action::DestroyTarget => self.note_gone(now, Side::Target),
                 Action::Sample(side) | Action::Resume(side) => self.note_gone(now, *side),
+                Action::Restore(_) => self.note_gone(now, Side::Source),
                 _ => {}
             }
         }
@@ -465,6 +468,7 @@ impl VmDriver {
             | Action::Cancel
             | Action::BreakChannel
             | Action::DestroyTarget
+            | Action::Restore(_)
             | Action::Resume(_) => {}
         }
     }

@@ -179,6 +179,65 @@ fn a_cancel_rolls_back_before_post_copy_and_is_refused_after() {
     assert_eq!(world.outcome(), Some(Outcome::Completed));
 }
 
+/// Promise: what was set at a source whose VM stays there is as it was before.
+#[test]
+fn what_was_set_at_the_source_is_put_back_if_the_vm_stays() {
+    let faults = [
+        vec![(0, Fault::Cancel)],
+        vec![(400, Fault::Cancel)],
+        vec![(500, Fault::KillTarget)],
+        vec![(500, Fault::SetLimits(60, 40)), (700, Fault::Cancel)],
+        vec![(300, Fault::KillController(200)), (700, Fault::Cancel)],
+    ];
+    let put_back = |faults: &[(u64, Fault)]| {
+        let world = run(Technique::Hybrid, Fallback::Abort, 0.1, faults.to_vec());
+        world.check_end().unwrap();
+        let told = |kind: &RecordKind| matches!(kind, RecordKind::Warning(text) if text.contains("put back"));
+        assert!(!world.has(told), "{faults:?}");
+        world.outcome() == Some(Outcome::RolledBack)
+    };
+    for faults in faults {
+        assert!(put_back(&faults), "{faults:?}");
+    }
+    // Killed while it is being undone: one that is killed before it has begun to forgets the wish.
+    let killed = |at| vec![(400, Fault::Cancel), (at, Fault::KillController(200))];
+    assert!((400..600).step_by(10).filter(|at| put_back(&killed(*at))).count() > 5);
+}
+
+/// Where QEMU refuses, it is tried again; then the VM is at the source all the same, and that is told.
+#[test]
+fn a_source_that_takes_nothing_back_is_told_of_in_bounded_time() {
+    let at = Timestamp::from_millis;
+    let mut driver = VmDriver::new(step(Technique::PreCopy, Fallback::Abort), true);
+    driver.set_before(world::before());
+    driver.prepare(at(0));
+    driver.request(at(1), Request::Cancel).unwrap();
+    let mut now = 1;
+    let mut tries = 0;
+    while driver.outcome().is_none() {
+        assert!(now < 60_000, "{driver:?}");
+        for (id, action) in asked(&mut driver) {
+            let reply = match action {
+                Action::Sample(_) => says(MigrationStatus::None, RunState::Running),
+                Action::Restore(_) => {
+                    tries += 1;
+                    let message = "not now".to_owned();
+                    Err(ActionError { class: FailureClass::Refused, message })
+                }
+                _ => Ok(Reply::Done),
+            };
+            driver.handle_reply(at(now), id, reply);
+        }
+        now += 10;
+        driver.handle_timeout(at(now));
+    }
+    assert_eq!(driver.outcome(), Some(Outcome::RolledBack));
+    assert!(tries > 3 && now < 20_000, "{tries} tries, {now} ms");
+    let told = std::iter::from_fn(|| driver.poll_record())
+        .any(|record| matches!(record.kind, RecordKind::Warning(_)));
+    assert!(told);
+}
+
 /// A rule that raises the limit by itself stays below what the operator asked for, and so does its rate.
 #[test]
 fn rules_keep_to_what_an_operator_asked_for() {
@@ -227,6 +286,27 @@ fn post_copy_goes_on_soon_after_the_links_return() {
     }
 }
 
+/// Neither while it has something to send nor while the last of it is under way: then a pause would end it.
+#[test]
+fn a_post_copy_survives_a_cut_at_every_instant_of_its_end() {
+    let mut awaited = 0;
+    for at in (900..1_400).step_by(10) {
+        let faults = vec![(at, Fault::LinkDown(6_000))];
+        let world = run(Technique::PostCopy, Fallback::Abort, 0.1, faults);
+        assert_eq!(world.outcome(), Some(Outcome::Completed), "cut at {at} ms");
+        awaited += u32::from(world.has(|kind| {
+            matches!(kind, RecordKind::Decided { choice, .. } if choice.starts_with("wait until"))
+        }));
+    }
+    assert!(awaited > 0, "no cut met the last bytes");
+    let faults = |at| vec![(at, Fault::LinkDown(600_000))];
+    let stuck = (1_000..1_300)
+        .step_by(10)
+        .map(|at| run(Technique::PostCopy, Fallback::Abort, 0.1, faults(at)))
+        .find(|world| world.has(|kind| matches!(kind, RecordKind::Ended { reason: Some(reason), .. } if reason.contains("Everything is sent"))));
+    assert_eq!(stuck.and_then(|world| world.outcome()), Some(Outcome::NeedsRecovery));
+}
+
 #[test]
 fn a_death_in_post_copy_is_reported_as_lost_at_once() {
     for fault in [Fault::KillSource, Fault::KillTarget] {
@@ -272,6 +352,7 @@ fn where_vcpus_run_at_both_sides_nothing_is_touched() {
         pass: 1,
         stopped_at: None,
         resumed_at: None,
+        before: None,
     };
     assert!(!inherited.is_unstarted());
     let plan = step(Technique::PreCopy, Fallback::Abort);
@@ -399,6 +480,46 @@ fn replies_that_were_not_asked_for_are_dropped() {
     assert!(driver.poll_action().is_none() && driver.poll_record().is_none());
 }
 
+/// Any input, whether it makes sense or not.
+fn nonsense(driver: &mut VmDriver, now: Timestamp, kind: u8, number: u64, source: bool) {
+    let side = if source { Side::Source } else { Side::Target };
+    let status = |status| QemuEvent::Status(status);
+    let event = match kind {
+        0 => return driver.prepare(now),
+        1 => return driver.start(now),
+        2 => return driver.handle_timeout(now),
+        3 => {
+            let _ = driver.request(now, Request::Cancel);
+            return;
+        }
+        4 => {
+            let _ = driver.request(now, Request::SwitchToPostcopy);
+            return;
+        }
+        5 | 6 => return driver.handle_reply(now, ActionId(number), Ok(Reply::Done)),
+        7 | 8 => {
+            let listening = Reply::Listening("tcp:9".to_owned());
+            return driver.handle_reply(now, ActionId(number), Ok(listening));
+        }
+        9 => {
+            let error = ActionError { class: FailureClass::Refused, message: String::new() };
+            return driver.handle_reply(now, ActionId(number), Err(error));
+        }
+        10 => QemuEvent::Stopped,
+        11 => QemuEvent::Resumed,
+        12 => QemuEvent::Gone,
+        13 => status(MigrationStatus::Active),
+        14 => status(MigrationStatus::Device),
+        15 => status(MigrationStatus::PostcopyActive),
+        16 => status(MigrationStatus::PostcopyPaused),
+        17 => status(MigrationStatus::Completed),
+        18 => status(MigrationStatus::Failed),
+        19 => status(MigrationStatus::Unknown("later".to_owned())),
+        _ => QemuEvent::Pass(u32::try_from(number).unwrap_or(1)),
+    };
+    driver.handle_event(now, side, event);
+}
+
 fn any_fault() -> impl Strategy<Value = (u64, Fault)> {
     let fault = prop_oneof![
         Just(Fault::KillTarget),
@@ -470,7 +591,7 @@ proptest! {
         let mut outcome = None;
         for (kind, number, source) in inputs {
             now = now + Duration::from_millis(number * 50);
-            world::nonsense(&mut driver, now, kind, number, source);
+            nonsense(&mut driver, now, kind, number, source);
             while driver.poll_action().is_some() {}
             while driver.poll_record().is_some() {}
             if outcome.is_some() {

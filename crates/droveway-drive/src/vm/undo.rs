@@ -1,4 +1,5 @@
-//! Undoing an attempt: both sides are asked, the target is destroyed, the migration ended, the VM confirmed at the source.
+//! Undoing an attempt: both sides are asked, the target is destroyed, the migration ended, the VM confirmed at the source, and
+//! what was set there for the move put back.
 //!
 //! What led here may be old by the time that it is acted upon: figures that were read before another VM kept the controller
 //! waiting, an event that a busy monitor holds back, a switch to post-copy that was asked for and comes when the path does. So
@@ -13,8 +14,8 @@
 
 use super::{
     Action, ActionId, Asked, CANCEL_PATIENCE, CONFIRM_PERIOD, LAST_WORD_LIMIT, MigrationSample,
-    MigrationStatus, Outcome, ROLLBACK_LIMIT, RunState, SAMPLE_PERIOD, Side, State, Timestamp,
-    Undo, VmDriver,
+    MigrationStatus, Outcome, RESTORE_LIMIT, ROLLBACK_LIMIT, RunState, SAMPLE_PERIOD, Side, State,
+    Timestamp, Undo, VmDriver,
 };
 
 impl VmDriver {
@@ -68,6 +69,11 @@ impl VmDriver {
                 self.act(Action::DestroyTarget);
             }
             Undo::Source { .. } | Undo::Confirm => self.sample(Side::Source),
+            Undo::Restore => {
+                if let Some(before) = self.before.clone().filter(|_| !self.awaits_restore()) {
+                    self.act(Action::Restore(before));
+                }
+            }
         }
     }
 
@@ -129,10 +135,29 @@ impl VmDriver {
         }
         if sample.run_state == RunState::Running || !self.was_running {
             let reason = reason.clone();
-            self.end(now, Outcome::RolledBack, Some(reason));
+            match self.before.clone() {
+                Some(before) => {
+                    self.act(Action::Restore(before));
+                    (self.entered_at, self.next_sample) = (now, None);
+                    self.state = State::RollingBack { reason, step: Undo::Restore };
+                }
+                None => self.end(now, Outcome::RolledBack, Some(reason)),
+            }
         } else if !self.awaits(|action| *action == Action::Resume(Side::Source)) {
             self.act(Action::Resume(Side::Source));
         }
+    }
+
+    /// The source is set to what it was set to before.
+    pub(super) fn note_restored(&mut self, now: Timestamp) {
+        if let State::RollingBack { reason, step: Undo::Restore } = &self.state {
+            let reason = reason.clone();
+            self.end(now, Outcome::RolledBack, Some(reason));
+        }
+    }
+
+    fn awaits_restore(&self) -> bool {
+        self.awaits(|action| matches!(action, Action::Restore(_)))
     }
 
     pub(super) fn evaluate_rolling_back(&mut self, now: Timestamp) {
@@ -145,6 +170,16 @@ impl VmDriver {
             }
             let text = format!("{reason}; then the source's QEMU died");
             self.end(now, Outcome::Lost, Some(text));
+            return;
+        }
+        if self.is_over_limit(now) && step == Undo::Restore {
+            self.warn(
+                now,
+                format!(
+                    "what QEMU was set to for the move could not be put back within {RESTORE_LIMIT:?}"
+                ),
+            );
+            self.end(now, Outcome::RolledBack, Some(reason));
             return;
         }
         if self.is_over_limit(now) {
@@ -200,6 +235,11 @@ impl VmDriver {
             Undo::Confirm => {
                 if self.next_sample.is_none() {
                     self.next_sample = Some(now + CONFIRM_PERIOD);
+                }
+            }
+            Undo::Restore => {
+                if !self.awaits_restore() && self.next_sample.is_none() {
+                    self.next_sample = Some(now + SAMPLE_PERIOD);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! What a QEMU answers, and does.
 
-use super::{Emitted, Pair, Stage, Throttle};
+use super::{Emitted, Pair, Stage, Throttle, before};
 use crate::Physics;
 use droveway_drive::{
     Action, ActionError, FailureClass, MigrationSample, MigrationStatus, QemuEvent, Reply,
@@ -68,31 +68,43 @@ impl Pair {
         match action {
             Action::Configure { side, postcopy, throttle, limits } => {
                 if *side == Side::Source {
+                    self.is_set = true;
                     self.limits = Some(*limits);
                     self.postcopy_allowed = *postcopy;
                     self.throttle = throttle.then(Throttle::default);
                 }
                 Ok(Reply::Done)
             }
+            Action::Restore(settings) => {
+                if self.stage != Stage::Idle {
+                    return refused("there is a migration process in progress");
+                }
+                self.is_set &= *settings != before();
+                Ok(Reply::Done)
+            }
             Action::SetSwitchoverBandwidth(rate) => {
+                self.is_set = true;
                 if let Some(limits) = &mut self.limits {
                     limits.switchover_bandwidth = *rate;
                 }
                 Ok(Reply::Done)
             }
             Action::SetDowntimeLimit(limit) => {
+                self.is_set = true;
                 if let Some(limits) = &mut self.limits {
                     limits.downtime = *limit;
                 }
                 Ok(Reply::Done)
             }
             Action::SetBandwidth(limit) => {
+                self.is_set = true;
                 if let Some(limits) = &mut self.limits {
                     limits.bandwidth = *limit;
                 }
                 Ok(Reply::Done)
             }
             Action::SetPostcopyBandwidth(limit) => {
+                self.is_set = true;
                 if let Some(limits) = &mut self.limits {
                     limits.postcopy_bandwidth = *limit;
                 }

@@ -13,7 +13,7 @@ use crate::{
 use droveway_drive::{
     Action, ActionError, ActionId, FailureClass, GangDriver, Outcome, Record, RecordKind, Reply,
     Seen, Side, VmDriver,
-    journal::{Ended, Entry, NetworkChange, RunHeader, RunState, Stamped},
+    journal::{Ended, Entry, NetworkChange, RunHeader, RunState, Stamped, VmState},
 };
 use droveway_fleet::VmId;
 use droveway_plan::Plan;
@@ -159,7 +159,9 @@ impl World<'_> {
         self.controller.journal.push(0.0, Entry::Plan { plan: plan.clone() });
         for step in &plan.moves {
             let (vm, was_running, launched) = (step.vm.clone(), true, true);
-            self.controller.journal.push(0.0, Entry::Attempt { vm, was_running, launched });
+            let before = Some(Box::new(crate::qemu::before()));
+            let entry = Entry::Attempt { vm, was_running, launched, before };
+            self.controller.journal.push(0.0, entry);
         }
         self.controller.journal.commit(0.0);
     }
@@ -324,6 +326,11 @@ impl World<'_> {
             _ => {}
         }
         if self.broken == Some(super::Broken::TargetSurvives) && action == Action::DestroyTarget {
+            self.push(now, Input::Reply { vm, id, reply: Ok(Reply::Done) });
+            return;
+        }
+        if self.broken == Some(super::Broken::SettingsStay) && matches!(action, Action::Restore(_))
+        {
             self.push(now, Input::Reply { vm, id, reply: Ok(Reply::Done) });
             return;
         }
@@ -500,7 +507,8 @@ impl World<'_> {
                     vm.pair.iter_mut().for_each(crate::qemu::Pair::renew_target);
                 }
                 let (vm, was_running, launched) = (step.vm.clone(), true, true);
-                let entry = Entry::Attempt { vm, was_running, launched };
+                let before = known.before.clone();
+                let entry = Entry::Attempt { vm, was_running, launched, before };
                 self.controller.journal.push(self.now, entry);
             } else {
                 adopted.push(VmDriver::adopt(step.clone(), known.was_running, &inherited, now));
@@ -509,8 +517,10 @@ impl World<'_> {
         // Its connections are new: what was told to the dead one nobody hears.
         self.inbox.clear();
         self.controller.journal.generation = plan.generation;
+        let read = |(vm, it): (&VmId, &VmState)| Some((vm.clone(), it.before.as_deref()?.clone()));
+        let before = state.vms.iter().filter_map(read).collect();
         match GangDriver::new(plan, &BTreeMap::new()) {
-            Ok(gang) => self.gang = gang.taking_over(now, adopted, &over),
+            Ok(gang) => self.gang = gang.restoring(&before).taking_over(now, adopted, &over),
             Err(found) => self.outcome.violations.push(format!("the journal's plan: {found:?}")),
         }
         self.changed = true;

@@ -2,7 +2,8 @@
 
 use super::{Left, World, timestamp};
 use crate::qemu::Pair;
-use droveway_drive::{Outcome as Ended, RecordKind, journal::RunState};
+use droveway_drive::{Outcome as Ended, Record, RecordKind, journal::RunState};
+use droveway_fleet::VmId;
 use serde::{Deserialize, Serialize};
 
 /// A rule of the world that does not hold, so that the laws can be seen to notice.
@@ -25,11 +26,13 @@ pub enum Broken {
     JournalForgets,
     /// Streams get a third of what the ports give them.
     SlowStreams,
+    /// What was set at a source whose VM stays is said to be put back, and is not.
+    SettingsStay,
 }
 
 impl Broken {
     /// All of them.
-    pub const ALL: [Broken; 8] = [
+    pub const ALL: [Broken; 9] = [
         Broken::SourceRunsOn,
         Broken::TargetSurvives,
         Broken::SourceDies,
@@ -38,6 +41,7 @@ impl Broken {
         Broken::PortsStayChanged,
         Broken::JournalForgets,
         Broken::SlowStreams,
+        Broken::SettingsStay,
     ];
 }
 
@@ -158,6 +162,14 @@ impl World<'_> {
                 Ended::Lost => was_destroyed && !source.running && !pair.runs_whole(),
                 Ended::NeedsRecovery => !was_destroyed,
             };
+            let told = |(of, record): &(VmId, Record)| {
+                of == name
+                    && matches!(&record.kind, RecordKind::Warning(text) if text.contains("could not be put back"))
+            };
+            let stays = outcome == Ended::RolledBack && source.alive;
+            if stays && pair.is_set && !self.outcome.records.iter().any(told) {
+                found.push(format!("VM '{name}' stays, and its QEMU is set as for the move"));
+            }
             if !sound {
                 found.push(format!(
                     "VM '{name}' ended as {outcome:?} ({:?}) at {:?}, destroyed at {destroyed:?}, with source {source:?}, target {target:?}",

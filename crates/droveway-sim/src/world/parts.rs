@@ -1,10 +1,16 @@
 //! What the simulated world is made of.
 
-use crate::qemu::Pair;
-use droveway_drive::{Action, ActionError, ActionId, QemuEvent, Reply, Side};
+use crate::qemu::{Pair, before};
+use droveway_drive::{Action, ActionError, ActionId, QemuEvent, Reply, Settings, Side};
 use droveway_fleet::{HostId, VmId};
 use droveway_model::{fluid::PortModel, share::Resource, world::payload};
 use droveway_plan::{Direction, Plan, replan::Answer};
+use std::collections::BTreeMap;
+
+/// What the moving VMs' sources are set to before the run.
+pub(super) fn settings(plan: &Plan) -> BTreeMap<VmId, Settings> {
+    plan.moves.iter().map(|step| (step.vm.clone(), before())).collect()
+}
 
 #[derive(Debug, Clone)]
 pub(super) enum Input {

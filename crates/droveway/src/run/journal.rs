@@ -5,10 +5,10 @@
 
 use crate::{
     exit::{Exit, Failure},
-    state,
+    qemu, state,
 };
 use droveway_drive::{Action, ActionError, ActionId, Decision, Reply, Side};
-use droveway_fleet::{Fleet, Timestamp, VmId, report::Reservation};
+use droveway_fleet::{Fleet, FleetVm, Host, Timestamp, VmId, report::Reservation};
 use droveway_plan::Plan;
 use droveway_store::{
     Ended, Entry, JournalledRun, NetworkChange, RunHeader, RunState, Stamped, Store, StoreError,
@@ -169,6 +169,15 @@ impl Journal {
         if self.writer.is_some() {
             self.pending.push(stamped);
         }
+    }
+
+    /// A target is about to be started for a VM, if the fleet says how. To be committed before it is.
+    pub(crate) fn launches(&mut self, at: Timestamp, vm: &FleetVm, host: &Host) {
+        let instance = vm.instances.get(&host.name).filter(|instance| instance.launch.is_some());
+        let Some(instance) = instance else { return };
+        let socket = qemu::socket(instance).display().to_string();
+        let (vm, host) = (vm.name.clone(), host.name.clone());
+        self.push(at, Entry::Launching { vm, host, socket });
     }
 
     /// An action is about to be performed. Looking at figures changes nothing, so only what was seen is kept.

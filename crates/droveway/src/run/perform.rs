@@ -1,6 +1,10 @@
 //! Performing the driver's actions on the two QEMUs of a VM.
 
-use super::{Input, translate};
+use super::{
+    Input,
+    settings::{self, CAPABILITIES},
+    translate,
+};
 use crate::qemu::{self, Qemu};
 use droveway_drive::{Action, ActionError, ActionId, FailureClass, Limits, Reply, Side};
 use droveway_fleet::{VmId, fleet::PortRange};
@@ -119,6 +123,7 @@ async fn perform(
             }
             return Ok(Reply::Sample(Box::new(translate::sample(&info, &state.state))));
         }
+        Action::Restore(before) => settings::put_back(source, before).await.map_err(failed)?,
         Action::Cancel => source.migrate_cancel().await.map_err(failed)?,
         Action::BreakChannel => {
             source.yank(&[YankInstance::Migration]).await.map_err(failed)?;
@@ -207,14 +212,16 @@ async fn listen(pair: &Pair, again: bool) -> Result<String, ActionError> {
 /// `return-path` in every technique: without it a source takes "sent" for "arrived", and a target that dies while it loads
 /// takes the VM along. `postcopy-blocktime` is older than `postcopy-preempt`: who has the one has the other.
 fn capabilities(postcopy: bool, throttle: bool) -> [(Capability, bool); 6] {
-    [
-        (Capability::Events, true),
-        (Capability::ReturnPath, true),
-        (Capability::PostcopyRam, postcopy),
-        (Capability::PostcopyPreempt, postcopy),
-        (Capability::PostcopyBlocktime, postcopy),
-        (Capability::AutoConverge, throttle),
-    ]
+    CAPABILITIES.map(|capability| {
+        let on = match capability {
+            Capability::AutoConverge => throttle,
+            Capability::PostcopyRam
+            | Capability::PostcopyPreempt
+            | Capability::PostcopyBlocktime => postcopy,
+            _ => true,
+        };
+        (capability, on)
+    })
 }
 
 fn parameters(limits: &Limits) -> MigrationParameters {

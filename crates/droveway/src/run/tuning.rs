@@ -327,6 +327,10 @@ impl Tuner {
     pub(super) fn note_action(&mut self, vm: &VmId, action: Action, pair: &Pair) -> Action {
         match &action {
             Action::Configure { .. } => return self.limited(vm, action),
+            // What is found or due from now on is of a stream that is over, and QEMU's ceilings are no longer ours.
+            Action::Restore(_) => {
+                self.migrations.remove(vm);
+            }
             Action::Migrate { uri } => {
                 self.begin(vm, uri, false);
                 self.end_of_quiet(vm);

@@ -4,9 +4,13 @@
 use crate::{
     harness::{Lab, TestVm, command, droveway, said, wait},
     memcached::Cache,
+    network::ports,
 };
 use droveway_fleet::{Technique, report::MoveResult};
-use std::{os::unix::process::CommandExt as _, time::Duration};
+use std::{
+    os::unix::process::CommandExt as _,
+    time::{Duration, Instant},
+};
 
 const GANG: [TestVm; 3] = [
     TestVm { name: "cache", more: "services: [ memcached ]" },
@@ -24,6 +28,7 @@ fn a_drain_whose_controller_is_killed_at_any_instant_is_adopted() {
     let Some(lab) = Lab::up("t-adopt", "400Mbit/s", &GANG) else { return };
     let mut cache = Cache::connect(&lab, "cache");
     cache.fill(VALUES);
+    killed_before_anything_moves(&lab);
     let mut here = "alpha";
     // Serially, so that an instant meets VMs that have moved, that move, and that wait.
     for (policy, millis) in [
@@ -34,7 +39,7 @@ fn a_drain_whose_controller_is_killed_at_any_instant_is_adopted() {
     ] {
         let there = other(here);
         let mut run = lab.begins(&["drain", here, "--to", there, "--policy", policy]);
-        wait("the run's journal", || lab.status()["run"].is_object());
+        wait("the first start", || lab.status()["run"]["elapsedSeconds"].is_number());
         std::thread::sleep(Duration::from_millis(millis));
         run.kill();
         let adopted = droveway(&lab.arguments(&["adopt", "--report", &folder(&lab)]));
@@ -48,6 +53,39 @@ fn a_drain_whose_controller_is_killed_at_any_instant_is_adopted() {
         cache.verify(VALUES);
         here = there;
     }
+}
+
+/// Killed while its targets are being started, with the ports taken: whoever takes over leaves no trace of it. Twice, because the
+/// second one takes over what the first one, killed in the same way, left.
+fn killed_before_anything_moves(lab: &Lab) {
+    let settings = || GANG.map(|vm| lab.settings(vm.name, "alpha"));
+    let before = (ports(lab), settings());
+    let drain = ["drain", "alpha", "--to", "beta", "--policy", "pre-copy-parallel"];
+    let mut of_another = None;
+    for _ in 0..2 {
+        let mut run = lab.begins(&[&drain[..], &["--reserve", "50%"]].concat());
+        let patience = Instant::now() + Duration::from_secs(60);
+        let started = loop {
+            assert!(Instant::now() < patience, "no target was started");
+            match lab.qemu("writer", "beta") {
+                Some(pid) if Some(pid) != of_another => break pid,
+                _ => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        run.kill();
+        of_another = Some(started);
+        assert_ne!(ports(lab), before.0, "the ports were taken");
+        assert!(!lab.status()["unfinishedRun"].is_null());
+    }
+    let adopted = droveway(&lab.arguments(&["adopt"]));
+    assert_eq!(adopted.status.code(), Some(130), "{}", said(&adopted));
+    assert!(said(&adopted).contains("moved nothing yet"), "{}", said(&adopted));
+    for vm in GANG {
+        assert_eq!(lab.place(vm.name), ("alpha".to_owned(), "running".to_owned()));
+        assert_eq!(lab.qemu(vm.name, "beta"), None, "{}: its target was left", vm.name);
+    }
+    assert_eq!((ports(lab), settings()), before);
+    assert!(lab.status()["unfinishedRun"].is_null());
 }
 
 fn folder(lab: &Lab) -> String {
@@ -70,6 +108,7 @@ fn a_run_is_watched_and_steered_from_another_terminal() {
         assert!(wrong.is_empty(), "{wrong:?}: {status}");
     };
     valid(&lab.status());
+    let before = lab.settings("idle", "alpha");
     ask(&["set", "--all", "bandwidth", "50Mbit/s"], 4, "no run moves VMs");
 
     let drain = ["drain", "alpha", "--to", "beta", "--policy", "pre-copy-serial"];
@@ -96,6 +135,8 @@ fn a_run_is_watched_and_steered_from_another_terminal() {
         .expect("droveway starts");
     ask(&["switch", "cache"], 0, "switches to post-copy");
     assert_eq!(run.code(), 5, "one VM was told to stay");
+    // What was set there for the move is as it was.
+    assert_eq!(lab.settings("idle", "alpha"), before);
     let lines = lines.wait_with_output().expect("watch ends with the run");
     assert!(lines.status.success());
     let text = String::from_utf8_lossy(&lines.stdout).into_owned();

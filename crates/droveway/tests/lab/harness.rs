@@ -2,6 +2,7 @@
 
 use droveway_fleet::{Fleet, RunReport, document, fleet::FleetSpec};
 use droveway_host::netns::Netns;
+use droveway_qmp::{Capabilities, Client, MigrationParameters, QmpAddress, QmpError};
 use std::{
     fmt::Write as _,
     fs,
@@ -211,6 +212,19 @@ impl Lab {
         let instance = &fleet.spec.vm(vm).expect("the VM").instances[host];
         let socket = instance.qmp.trim_start_matches("unix:");
         droveway_host::qemu::find_by_qmp_socket(Path::new(socket))
+    }
+
+    /// What a VM's QEMU on a host is set to for migrations. No run may be under way: a monitor serves one client at a time.
+    pub(crate) fn settings(&self, vm: &str, host: &str) -> (MigrationParameters, Capabilities) {
+        let fleet = self.fleet();
+        let instance = &fleet.spec.vm(vm).expect("the VM").instances[host];
+        let socket = QmpAddress::unix(instance.qmp.trim_start_matches("unix:"));
+        let asked = async {
+            let client = Client::connect(&socket, PATIENCE).await?;
+            Ok::<_, QmpError>((client.parameters().await?, client.capabilities().await?))
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(asked).expect("QEMU answers")
     }
 
     pub(crate) fn set_port(&self, host: &str, up: bool) {

@@ -6,7 +6,7 @@ use droveway_host::{netns::Netns, sockets::SocketFinder, tcp_info::TcpDiag};
 use nix::sys::signal::Signal;
 
 /// Everything that `tc` tells of both hosts' ports, and their links.
-fn ports(lab: &Lab) -> String {
+pub(crate) fn ports(lab: &Lab) -> String {
     let of = |host: &str| {
         let netns = Netns::named(&lab.namespace(host)).expect("a namespace");
         let ask = |program: &str, arguments: &[&str]| {

@@ -6,7 +6,6 @@ use crate::{
     memcached::Cache,
 };
 use droveway_fleet::report::MoveResult;
-use nix::{sys::signal::Signal, unistd::Pid};
 use std::{
     process::Command,
     time::{Duration, Instant},
@@ -54,9 +53,9 @@ fn recover(lab: &Lab, vm: &str, code: i32, part: &str) {
     assert!(said(&output).contains(part), "recover {vm} lacks '{part}': {}", said(&output));
 }
 
-fn kill(process: Option<u32>) {
-    let process = Pid::from_raw(i32::try_from(process.expect("a QEMU")).expect("a pid"));
-    nix::sys::signal::kill(process, Signal::SIGKILL).expect("killed");
+fn kill(lab: &Lab, vm: &str, side: &str) {
+    let done = droveway(&["lab", "fault", "kill", vm, "--side", side, "--lab", &lab.name]);
+    assert!(done.status.success(), "{}", said(&done));
 }
 
 #[test]
@@ -113,8 +112,8 @@ fn a_broken_post_copy_goes_on_when_the_path_is_back_and_a_dead_qemu_is_told_at_o
     // One loses its source, the other its target.
     let mut run = drain("alpha", "beta");
     are(&lab, &["post-copy"]);
-    kill(lab.qemu("cache", "alpha"));
-    kill(lab.qemu("idle", "beta"));
+    kill(&lab, "cache", "source");
+    kill(&lab, "idle", "target");
     let died = Instant::now();
     assert_eq!(run.code(), 7);
     assert!(died.elapsed() < Duration::from_secs(6), "{:?}", died.elapsed());

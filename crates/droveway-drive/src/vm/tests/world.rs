@@ -1,6 +1,7 @@
 //! Two QEMUs and a link, in steps of [`TICK`].
 
 use super::super::*;
+use crate::action::SwitchoverRate;
 
 const TICK: Duration = Duration::from_millis(10);
 /// Simulated time after which an attempt that has not ended never will: six passes of a guest that dirties nearly twice what is
@@ -9,6 +10,8 @@ const END: Timestamp = Timestamp::from_millis(6_000_000);
 const MEMORY: f64 = 120e6;
 const RATE: f64 = 117e6;
 const THETA: f64 = 35e6;
+/// What post-copy has sent last arrives so much later.
+const FLIGHT: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -83,6 +86,17 @@ enum Input {
     Reply(ActionId, Result<Reply, ActionError>),
 }
 
+/// What the source is set to before anybody comes.
+pub(super) fn before() -> Settings {
+    Settings {
+        bandwidth: Some(RateLimit::At("128MiB/s".parse().unwrap())),
+        postcopy_bandwidth: Some(RateLimit::Unlimited),
+        switchover_bandwidth: Some(SwitchoverRate::Measured),
+        downtime: Some(Duration::from_millis(317)),
+        capabilities: BTreeMap::from([("postcopy-ram".to_owned(), false)]),
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) now: Timestamp,
@@ -110,6 +124,8 @@ pub(super) struct World {
     witnesses: [bool; 2],
     /// When the target will have loaded what was sent at switchover.
     loads_at: Option<Timestamp>,
+    /// When it will have got the last of post-copy, if the link is up.
+    arrives_at: Option<Timestamp>,
     stop_at_once: bool,
     /// What fits the downtime limit, bytes.
     theta: f64,
@@ -121,6 +137,8 @@ pub(super) struct World {
     records: Vec<Record>,
     violation: Option<String>,
     plan: Move,
+    /// What the source is set to.
+    settings: Settings,
     journal: Journal,
     /// When another controller takes over.
     dead_until: Option<Timestamp>,
@@ -131,12 +149,15 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(plan: Move, seed: u64, dirty: f64, faults: Vec<(u64, Fault)>) -> Self {
         let stop_at_once = plan.technique == Technique::StopAndCopy;
+        let mut driver = VmDriver::new(plan.clone(), true);
+        driver.set_before(before());
         World {
             now: Timestamp::ZERO,
             source: Qemu { alive: true, running: true, status: MigrationStatus::None },
             target: Qemu { alive: true, running: false, status: MigrationStatus::None },
-            driver: VmDriver::new(plan.clone(), true),
+            driver,
             plan,
+            settings: before(),
             journal: Journal::new(),
             dead_until: None,
             adoptions: 0,
@@ -156,6 +177,7 @@ impl World {
             sent_again: 0,
             witnesses: [seed & 1 != 0, seed & 2 != 0],
             loads_at: None,
+            arrives_at: None,
             stop_at_once,
             theta: THETA,
             rate: RATE,
@@ -234,6 +256,12 @@ impl World {
             // Unconfirmed, but the state exists: QMP was mute, or the link never came back.
             Outcome::NeedsRecovery => killed || self.source.alive || self.target.running,
         };
+        // Whatever was set at a source whose VM stays is put back, or told.
+        let told = |kind: &RecordKind| matches!(kind, RecordKind::Warning(text) if text.contains("could not be put back"));
+        let stays = outcome == Outcome::RolledBack && self.source.alive;
+        if stays && self.settings != before() && !self.has(told) {
+            return Err(format!("left with {:?}, faults {:?}", self.settings, self.injected));
+        }
         let one_end = self
             .records
             .iter()
@@ -361,6 +389,7 @@ impl World {
             pass: passes.max().unwrap_or(0),
             stopped_at: at(&RecordKind::Stopped),
             resumed_at: at(&RecordKind::Resumed),
+            before: Some(before()),
         };
         if inherited.is_unstarted() {
             // A fresh target; what the old one had is of no use to anybody.
@@ -369,6 +398,7 @@ impl World {
             self.postcopy_requested = false;
             self.journal = Journal::new();
             self.driver = VmDriver::new(self.plan.clone(), true);
+            self.driver.set_before(before());
             self.driver.prepare(self.now);
         } else {
             self.driver = VmDriver::adopt(self.plan.clone(), true, &inherited, self.now);
@@ -478,7 +508,10 @@ impl World {
                 if moves && self.target.status == MigrationStatus::PostcopyActive =>
             {
                 self.send();
-                if self.remaining <= 0.0 {
+                if self.remaining > 0.0 {
+                    return;
+                }
+                if *self.arrives_at.get_or_insert(self.now + FLIGHT) <= self.now {
                     self.set(Side::Target, MigrationStatus::Completed);
                     self.set(Side::Source, MigrationStatus::Completed);
                 }
@@ -506,7 +539,7 @@ impl World {
             let sample = ConnectionSample {
                 delivered: self.sent as u64,
                 sent_again: self.sent_again,
-                under_way: u64::from(self.remaining > 0.0) * 40,
+                under_way: 40,
             };
             self.driver.handle_connection(self.now, sample);
         }
@@ -608,18 +641,40 @@ impl World {
             Err(ActionError { class: FailureClass::Refused, message: message.to_owned() })
         };
         match action {
-            Action::Configure { limits, .. } => {
+            Action::Configure { side, postcopy, limits, .. } => {
+                if *side == Side::Source {
+                    self.settings.bandwidth = Some(limits.bandwidth);
+                    self.settings.capabilities.insert("postcopy-ram".to_owned(), *postcopy);
+                    self.settings.switchover_bandwidth =
+                        Some(SwitchoverRate::Assumed(limits.switchover_bandwidth));
+                }
                 self.theta = RATE * limits.downtime.as_secs_f64();
                 let ceiling = limits.bandwidth.bandwidth();
                 self.rate = ceiling.map_or(RATE, |at| at.bytes_per_second() as f64).min(RATE);
                 Ok(Reply::Done)
             }
-            Action::SetSwitchoverBandwidth(_) | Action::SetPostcopyBandwidth(_) => Ok(Reply::Done),
+            Action::SetSwitchoverBandwidth(rate) => {
+                self.settings.switchover_bandwidth = Some(SwitchoverRate::Assumed(*rate));
+                Ok(Reply::Done)
+            }
+            Action::SetPostcopyBandwidth(limit) => {
+                self.settings.postcopy_bandwidth = Some(*limit);
+                Ok(Reply::Done)
+            }
+            Action::Restore(settings) => {
+                if !self.source.status.is_over() {
+                    return refused("there is a migration process in progress");
+                }
+                self.settings = settings.clone();
+                Ok(Reply::Done)
+            }
             Action::SetDowntimeLimit(limit) => {
+                self.settings.downtime = Some(*limit);
                 self.theta = RATE * limit.as_secs_f64();
                 Ok(Reply::Done)
             }
             Action::SetBandwidth(limit) => {
+                self.settings.bandwidth = Some(*limit);
                 let ceiling = limit.bandwidth().map_or(RATE, |at| at.bytes_per_second() as f64);
                 self.rate = ceiling.min(RATE);
                 Ok(Reply::Done)
@@ -675,6 +730,11 @@ impl World {
                 if self.qemu(side).status != MigrationStatus::PostcopyActive && !connecting {
                     return refused("not in post-copy");
                 }
+                if side == Side::Source && self.arrives_at.is_some() {
+                    // It waits for the target's last word only, and takes this for one.
+                    self.fail_source(MigrationStatus::Failed);
+                    return Ok(Reply::Done);
+                }
                 self.set(side, MigrationStatus::PostcopyPaused);
                 Ok(Reply::Done)
             }
@@ -729,44 +789,4 @@ impl World {
             error: None,
         }
     }
-}
-
-/// Any input, whether it makes sense or not.
-pub(super) fn nonsense(driver: &mut VmDriver, now: Timestamp, kind: u8, number: u64, source: bool) {
-    let side = if source { Side::Source } else { Side::Target };
-    let status = |status| QemuEvent::Status(status);
-    let event = match kind {
-        0 => return driver.prepare(now),
-        1 => return driver.start(now),
-        2 => return driver.handle_timeout(now),
-        3 => {
-            let _ = driver.request(now, Request::Cancel);
-            return;
-        }
-        4 => {
-            let _ = driver.request(now, Request::SwitchToPostcopy);
-            return;
-        }
-        5 | 6 => return driver.handle_reply(now, ActionId(number), Ok(Reply::Done)),
-        7 | 8 => {
-            let listening = Reply::Listening("tcp:9".to_owned());
-            return driver.handle_reply(now, ActionId(number), Ok(listening));
-        }
-        9 => {
-            let error = ActionError { class: FailureClass::Refused, message: String::new() };
-            return driver.handle_reply(now, ActionId(number), Err(error));
-        }
-        10 => QemuEvent::Stopped,
-        11 => QemuEvent::Resumed,
-        12 => QemuEvent::Gone,
-        13 => status(MigrationStatus::Active),
-        14 => status(MigrationStatus::Device),
-        15 => status(MigrationStatus::PostcopyActive),
-        16 => status(MigrationStatus::PostcopyPaused),
-        17 => status(MigrationStatus::Completed),
-        18 => status(MigrationStatus::Failed),
-        19 => status(MigrationStatus::Unknown("later".to_owned())),
-        _ => QemuEvent::Pass(u32::try_from(number).unwrap_or(1)),
-    };
-    driver.handle_event(now, side, event);
 }
