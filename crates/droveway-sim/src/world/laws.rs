@@ -25,11 +25,15 @@ pub enum Broken {
     JournalForgets,
     /// Streams get a third of what the ports give them.
     SlowStreams,
+    /// Kernels and heartbeats say that all is well, whatever is.
+    CutsAreHidden,
+    /// Kernels and heartbeats say that nothing arrives, whatever does.
+    CutsAreInvented,
 }
 
 impl Broken {
     /// All of them.
-    pub const ALL: [Broken; 8] = [
+    pub const ALL: [Broken; 10] = [
         Broken::SourceRunsOn,
         Broken::TargetSurvives,
         Broken::SourceDies,
@@ -38,6 +42,8 @@ impl Broken {
         Broken::PortsStayChanged,
         Broken::JournalForgets,
         Broken::SlowStreams,
+        Broken::CutsAreHidden,
+        Broken::CutsAreInvented,
     ];
 }
 
@@ -54,6 +60,7 @@ impl World<'_> {
         let Some(laws) = &mut self.laws else { return };
         laws.looks += 1;
         let mut found = Vec::new();
+        self.check_path(over, &mut found);
         let now = self.now;
         for vm in &self.vms {
             let Some(pair) = &vm.pair else { continue };
