@@ -6,11 +6,13 @@ mod demo;
 mod guest_image;
 mod kills;
 mod lab;
+mod picture;
 mod prerequisites;
 mod simulator;
 mod tests_of_all;
 mod tidy;
 mod validate;
+mod watch_pictures;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
@@ -62,6 +64,8 @@ enum Task {
     Adapt(adapt::AdaptArgs),
     /// Controllers of real drains killed at random instants, and taken over; some ten minutes
     Kills(kills::KillsArgs),
+    /// Pictures of `droveway watch` in real terminals of 80x24 and 200x50, with colours and without; about a minute
+    WatchPictures(watch_pictures::PicturesArgs),
     /// Check what no compiler checks: purity of the pure crates, sizes of files
     Tidy,
 }
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
         Task::Validate { yes, docs, droveway } => validate::run_it(yes, docs, droveway),
         Task::Adapt(args) => adapt::run_it(&args),
         Task::Kills(args) => kills::run_it(&args),
+        Task::WatchPictures(args) => watch_pictures::run_it(&args),
         Task::Tidy => tidy::run(&workspace_root()),
     };
     match done {
