@@ -254,8 +254,13 @@ impl World<'_> {
         if reason != "post-copy's path is dead" {
             return;
         }
-        let Some(vm) = self.vms.iter().find(|of| of.name == *vm) else { return };
+        let Some(index) = self.vms.iter().position(|of| of.name == *vm) else { return };
+        let vm = &self.vms[index];
         let known = self.physics.kernel_counts && vm.watched.known;
+        // QEMU's word alone does not tell a target that is stopped from a dead path.
+        if !known && self.stands_still(index) != Stands::Never {
+            return;
+        }
         let within = if known { DEAD_WITHIN } else { DEAD_WITHIN_LATE };
         let was_dead = vm.watched.unwired_at.is_some_and(|at| self.now - at <= within);
         let joined = vm.pair.as_ref().is_some_and(Pair::is_joined);
