@@ -7,11 +7,13 @@ mod faults;
 mod guest_image;
 mod kills;
 mod lab;
+mod picture;
 mod prerequisites;
 mod simulator;
 mod tests_of_all;
 mod tidy;
 mod validate;
+mod watch_pictures;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
@@ -55,6 +57,8 @@ enum Task {
     Kills(kills::KillsArgs),
     /// Every fault on real VMs, with every technique; three quarters of an hour
     Faults(faults::FaultsArgs),
+    /// Pictures of `droveway watch` in real terminals of 80x24 and 200x50, with colours and without; about a minute
+    WatchPictures(watch_pictures::PicturesArgs),
     /// Check what no compiler checks: purity of the pure crates, sizes of files
     Tidy,
 }
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Task::Adapt(args) => adapt::run_it(&args),
         Task::Kills(args) => kills::run_it(&args),
         Task::Faults(args) => faults::run_it(&args),
+        Task::WatchPictures(args) => watch_pictures::run_it(&args),
         Task::Tidy => tidy::run(&workspace_root()),
     };
     match done {

@@ -69,13 +69,25 @@ impl System {
     }
 }
 
-/// Installs what is missing.
+/// A real terminal without a screen, and a font that has every sign of ours.
+pub(crate) const TERMINAL: &[(&str, &str)] = &[
+    ("Xvfb", "xvfb"),
+    ("xterm", "xterm"),
+    ("/usr/share/fonts/truetype/dejavu/DejaVuSansMono.ttf", "fonts-dejavu-core"),
+];
+
+/// Installs what is missing of what the lab needs.
 pub(crate) fn ensure(yes: bool) -> Result<()> {
+    ensure_with(yes, &[])
+}
+
+/// The same, and what a task needs beside: programs, or files by their path, and the packages that bring them.
+pub(crate) fn ensure_with(yes: bool, more: &[(&'static str, &'static str)]) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Err(NotRoot.into());
     }
     let system = System::read()?;
-    let plain = missing_packages();
+    let plain = missing_packages(more);
     let qemu = qemu_missing();
     // The guest's kernel comes from backports there too: it has virtio built in.
     let backports = system.is_bookworm() && !has_backports();
@@ -117,7 +129,7 @@ pub(crate) fn ensure(yes: bool) -> Result<()> {
         let release = system.is_bookworm().then_some("bookworm-backports");
         apt_install(&["qemu-system-x86"], release)?;
     }
-    let still = missing_packages();
+    let still = missing_packages(more);
     if !still.is_empty() {
         bail!("still missing after the installation: {}", still.join(", "));
     }
@@ -143,9 +155,10 @@ pub(crate) fn ensure_clock(yes: bool) -> Result<()> {
     crate::faults::clock_library().map(drop)
 }
 
-fn missing_packages() -> Vec<&'static str> {
+fn missing_packages(more: &[(&'static str, &'static str)]) -> Vec<&'static str> {
     let mut packages: Vec<_> = PROGRAMS
         .iter()
+        .chain(more)
         .filter(|(program, _)| which(program).is_none())
         .map(|(_, package)| *package)
         .collect();

@@ -207,6 +207,19 @@ impl Serialize for Reserve {
     }
 }
 
+impl JsonSchema for Reserve {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Reserve".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "`auto`, `off`, a share of the ports, or a rate",
+            "examples": ["auto", "off", "60%", "600Mbit/s"],
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for Reserve {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
@@ -214,7 +227,7 @@ impl<'de> Deserialize<'de> for Reserve {
 }
 
 /// One request to move VMs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Intent {
     /// `drain` or `migrate`.

@@ -13,6 +13,7 @@ pub mod ids;
 pub mod intent;
 pub mod log;
 pub mod report;
+pub mod runs;
 pub mod scenario;
 pub mod schema;
 pub mod snapshot;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub const KIND: &str = "RunReport";
 
 /// What a run did. Times are seconds from the run's start unless a name says otherwise.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RunReport {
     /// Always `droveway/v1`.
@@ -111,7 +111,7 @@ impl MoveResult {
 }
 
 /// One VM's part of a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VmReport {
     /// The VM.
@@ -161,7 +161,7 @@ pub struct VmReport {
 }
 
 /// The path from source to target, as the kernel saw it of the migration's own connections.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PathReport {
     /// Round trips of the stream, the queue that it makes itself included, milliseconds.
@@ -175,7 +175,7 @@ pub struct PathReport {
 }
 
 /// Smoothed round trips of a connection over its life, sampled.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RttReport {
     /// Half of the samples are below.
     pub p50: f64,
@@ -184,7 +184,7 @@ pub struct RttReport {
 }
 
 /// One phase of one VM.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PhaseSpan {
     /// The driver's state.
@@ -207,7 +207,7 @@ pub struct Quantiles {
 }
 
 /// A forecast of one VM's move.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VmPrediction {
     /// Start to completion.
@@ -224,7 +224,7 @@ pub struct VmPrediction {
 }
 
 /// A forecast of the gang's move.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GangPrediction {
     /// First start to last completion.
@@ -234,7 +234,7 @@ pub struct GangPrediction {
 }
 
 /// What one application kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ApplicationReport {
     /// Its name.
@@ -292,7 +292,7 @@ impl ApplicationReport {
 }
 
 /// A rate over an interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SeriesPoint {
     /// The interval's end.
@@ -302,7 +302,7 @@ pub struct SeriesPoint {
 }
 
 /// Bandwidth reserved on a port.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reservation {
     /// The host.
@@ -316,7 +316,7 @@ pub struct Reservation {
 }
 
 /// A reservation that the port's counters contradict, told once as it begins.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Divergence {
     /// When it was seen.
@@ -336,7 +336,7 @@ pub struct Divergence {
 }
 
 /// A choice with its reason.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Decision {
     /// When.
@@ -356,7 +356,7 @@ pub struct Decision {
 }
 
 /// What Droveway itself used.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ControllerCost {
     /// Share of one core, mean over the run.
@@ -366,7 +366,7 @@ pub struct ControllerCost {
 }
 
 /// What a host's port carried.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortSeries {
     /// The host.
@@ -378,7 +378,7 @@ pub struct PortSeries {
 }
 
 /// One sample of a port.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortPoint {
     /// The interval's end.

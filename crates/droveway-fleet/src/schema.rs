@@ -1,12 +1,20 @@
 //! JSON Schema of the documents that people write, and of those that programs read.
 
-use crate::{document::Document, fleet::FleetSpec, scenario::ScenarioSpec, status::Status};
+use crate::{
+    document::Document,
+    fleet::FleetSpec,
+    runs::{ListedRun, ReportDocument},
+    scenario::ScenarioSpec,
+    status::Status,
+};
 
 /// The kinds that have a schema, with its file name in `schemas/`.
-pub const KINDS: [(&str, &str); 3] = [
+pub const KINDS: [(&str, &str); 5] = [
     ("Scenario", "scenario.schema.json"),
     ("Fleet", "fleet.schema.json"),
     ("Status", "status.schema.json"),
+    ("Runs", "runs.schema.json"),
+    ("Report", "report.schema.json"),
 ];
 
 /// The schema of a kind (in any case), or `None` if there is no such kind.
@@ -16,6 +24,8 @@ pub fn of(kind: &str) -> Option<String> {
         "scenario" => schemars::schema_for!(Document<ScenarioSpec>),
         "fleet" => schemars::schema_for!(Document<FleetSpec>),
         "status" => schemars::schema_for!(Status),
+        "runs" => schemars::schema_for!(Vec<ListedRun>),
+        "report" => schemars::schema_for!(ReportDocument),
         _ => return None,
     };
     serde_json::to_string_pretty(&schema).ok().map(|text| text + "\n")

@@ -61,6 +61,10 @@ pub struct Physics {
     pub request_bytes: f64,
     /// Wire bytes that a port counts for a byte of payload.
     pub wire_ratio: f64,
+    /// The hosts' kernels can be asked for what their connections deliver.
+    pub kernel_counts: bool,
+    /// Heartbeats pass between the hosts; a firewall may hold them back.
+    pub heartbeats: bool,
 }
 
 impl Default for Physics {
@@ -79,6 +83,8 @@ impl Default for Physics {
             noise: 0.02,
             request_bytes: 1_100.0,
             wire_ratio: 1514.0 / 1448.0,
+            kernel_counts: true,
+            heartbeats: true,
         }
     }
 }

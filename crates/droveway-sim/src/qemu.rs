@@ -74,7 +74,9 @@ pub(crate) struct Pair {
     postcopy_asked: bool,
     /// The stream's rate now, payload.
     pub(crate) rate: f64,
-    sent: f64,
+    pub(crate) sent: f64,
+    /// Connections that were made so far.
+    pub(crate) connections: u32,
     pass: u32,
     pass_began: f64,
     /// The end of a stage that lasts a fixed time.
@@ -167,6 +169,7 @@ impl Pair {
             postcopy_asked: false,
             rate: 0.0,
             sent: 0.0,
+            connections: 0,
             pass: 0,
             pass_began: 0.0,
             until: 0.0,
@@ -577,16 +580,41 @@ impl Pair {
 
     /// When its processes and its connection go on by themselves.
     pub(crate) fn calm_at(&self) -> f64 {
+        self.stands_until().max(self.backs_off_until)
+    }
+
+    /// Until when one of its processes is stopped, if one was.
+    pub(crate) fn stands_until(&self) -> f64 {
         let [source, target] = self.frozen_until;
-        source.max(target).max(self.backs_off_until)
+        source.max(target)
     }
 
     pub(crate) fn is_frozen(&self, side: Side, now: f64) -> bool {
         now < self.frozen_until[usize::from(side == Side::Target)]
     }
 
-    fn is_wired(&self, now: f64) -> bool {
+    /// Whether what either side's kernel sends arrives.
+    pub(crate) fn is_wired(&self, now: f64) -> bool {
         self.up && now >= self.backs_off_until
+    }
+
+    /// Whether the source's kernel has a connection of this migration.
+    pub(crate) fn is_connected(&self) -> bool {
+        let closed = self.source.status == MigrationStatus::PostcopyPaused;
+        self.source.alive && !closed && self.stage != Stage::Idle
+    }
+
+    /// Whether the source hands its kernel something to send, and the target's has room for it.
+    pub(crate) fn writes(&self, now: f64) -> bool {
+        let stage =
+            matches!(self.stage, Stage::Pass | Stage::Rest | Stage::Switch | Stage::PostCopy);
+        stage && !self.is_frozen(Side::Source, now) && !self.is_frozen(Side::Target, now)
+    }
+
+    /// Whether its memory is split between two QEMUs that both take their connection for sound.
+    pub(crate) fn is_joined(&self) -> bool {
+        let active = |qemu: &Qemu| qemu.alive && qemu.status == MigrationStatus::PostcopyActive;
+        self.stage == Stage::PostCopy && active(&self.source) && active(&self.target)
     }
 
     /// Whether what is under way goes on; and what each side notices of the other's end. True if that is otherwise than before.

@@ -49,6 +49,10 @@ pub struct FaultSchedule {
     pub tuning: bool,
     /// A planner answers when the run leaves its forecast.
     pub replans: bool,
+    /// The hosts' kernels can be asked what their connections deliver.
+    pub kernel_counts: bool,
+    /// Heartbeats pass between the hosts.
+    pub heartbeats: bool,
     /// What goes wrong.
     pub faults: Vec<Timed>,
 }
@@ -132,7 +136,8 @@ impl FaultSchedule {
     }
 
     fn once(&self, broken: Option<Broken>) -> Result<Ran, SimError> {
-        let physics = Physics::default();
+        let (kernel_counts, heartbeats) = (self.kernel_counts, self.heartbeats);
+        let physics = Physics { kernel_counts, heartbeats, ..Physics::default() };
         let known = World::of(&snapshot(&self.scenario, &physics), physics.constants);
         let calibration = Calibration { constants: physics.constants, ..Calibration::default() };
         let knows = Known { world: &known, calibration: &calibration };

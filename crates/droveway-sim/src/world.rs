@@ -6,6 +6,7 @@ mod faults;
 mod laws;
 mod parts;
 mod traffic;
+mod witness;
 
 pub use adapt::Adapting;
 pub use controller::Left;
@@ -36,6 +37,7 @@ use laws::Laws;
 use parts::{End, Flow, Held, Input, Load, Port, Stalled, Vm, promised, settings};
 use std::collections::BTreeMap;
 use thiserror::Error;
+use witness::{Watched, Witness};
 
 /// Applications run undisturbed for so long first, so that there is a "before".
 const BEFORE: f64 = 6.0;
@@ -209,6 +211,8 @@ struct World<'a> {
     down_since: f64,
     /// Monitors that pass nothing on.
     stalled: Vec<Stalled>,
+    /// What the controller is told of the path between the hosts.
+    witness: Witness,
     /// The controller's process.
     controller: Controller,
     /// What is checked after every event, if anybody wants to know.
@@ -265,6 +269,7 @@ impl<'a> World<'a> {
                     }),
                     last_event: [0.0; 2],
                     destroyed_at: None,
+                    watched: Watched::default(),
                 }
             })
             .collect();
@@ -321,6 +326,7 @@ impl<'a> World<'a> {
             was_up: true,
             down_since: 0.0,
             stalled: Vec::new(),
+            witness: Witness::new(simulation.seed),
             controller: Controller::new(plan, simulation.seed),
             laws: None,
             broken: None,
@@ -400,6 +406,9 @@ impl<'a> World<'a> {
             if self.now >= next_tick {
                 next_tick = self.now + TICK;
                 self.log();
+                if started && over_at.is_none() && self.drives() && self.controller.started {
+                    self.tell_of_path();
+                }
             }
             if self.looks(started, over_at) && self.now >= self.looked.due {
                 self.look();

@@ -106,7 +106,8 @@ pub(crate) enum Command {
         #[arg(required = true, num_args = 1.., value_name = "REPORT")]
         reports: Vec<PathBuf>,
     },
-    /// Print the JSON Schema of a kind of file: scenario, fleet, plan, status, suite
+    /// Print the JSON Schema of a kind of file: scenario, fleet, plan, status, runs, report,
+    /// suite
     Schema {
         /// The kind
         kind: String,

@@ -177,7 +177,7 @@ fn taken_up(fleet: &Fleet, shelf: Shelf, vm: &VmId, split: &Split) -> Result<Lef
 }
 
 /// The move of a VM of whose plan nothing is known: post-copy, which is the only thing that can still happen.
-fn unplanned(vm: &VmId) -> Move {
+pub(crate) fn unplanned(vm: &VmId) -> Move {
     /// Settles nothing in post-copy.
     const DOWNTIME: Duration = Duration::from_millis(300);
     Move {

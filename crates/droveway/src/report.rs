@@ -477,3 +477,6 @@ pub(crate) fn compare(paths: &[PathBuf]) -> Result<Exit, Failure> {
     println!("{}", render::side_by_side(&reports));
     Ok(Exit::Done)
 }
+
+#[cfg(test)]
+mod tests;

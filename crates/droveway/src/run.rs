@@ -120,6 +120,12 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
         .tuning
         .then(|| Tuner::new(run.gang.plan(), run.network.is_some(), sender.clone()));
     let mut paths = path::Paths::default();
+    // Streams that a killed controller began are watched like our own: a dead path is noticed as soon.
+    for (vm, known) in &run.journal.state().vms {
+        if let (Some(uri), Some(pair)) = (&known.uri, run.pairs.get(vm)) {
+            paths.watch(vm, uri, pair);
+        }
+    }
     let mut heart = heartbeat::Heart::default();
     let mut interrupts = Interrupts::new();
     let mut tick = tokio::time::interval(TICK);

@@ -8,63 +8,19 @@ use crate::{
     state,
 };
 use droveway_drive::RecordKind;
-use droveway_fleet::{Fleet, RunReport, Timestamp, ids::nearest};
+use droveway_fleet::{
+    Fleet, RunReport, Timestamp,
+    ids::nearest,
+    runs::{JournalEvent, JournalReport, JournalVm, ListedRun},
+};
 use droveway_store::{Entry, JournalledRun, RUNS_MAX, RunSummary, Store};
-use serde::Serialize;
 use std::{fmt::Write as _, fs, path::Path};
-
-/// A run, in a list.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Row {
-    id: String,
-    started_at: String,
-    verb: String,
-    source: String,
-    target: String,
-    policy: String,
-    /// `active`, `done`, or how it ended.
-    state: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exit_code: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    report: Option<String>,
-}
-
-/// A run that left no report: what its journal tells.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Told {
-    #[serde(flatten)]
-    row: Row,
-    vms: Vec<ToldVm>,
-    /// What happened, in order.
-    events: Vec<ToldEvent>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ToldVm {
-    name: String,
-    phase: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ToldEvent {
-    at_seconds: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    vm: Option<String>,
-    text: String,
-}
 
 fn store(fleet: &Fleet) -> Result<Option<Store>, Failure> {
     Store::open_existing(&state::journal_path(fleet)).map_err(failure)
 }
 
-fn row(run: &RunSummary, active: Option<&str>) -> Row {
+fn row(run: &RunSummary, active: Option<&str>) -> ListedRun {
     let header = &run.header;
     let exit = run.ended.as_ref().map(|end| end.exit_code);
     let state = match exit {
@@ -72,7 +28,7 @@ fn row(run: &RunSummary, active: Option<&str>) -> Row {
         None if active == Some(header.id.as_str()) => "active",
         None => "its controller was killed",
     };
-    Row {
+    ListedRun {
         id: header.id.clone(),
         started_at: header.started_at.clone(),
         verb: header.verb.clone(),
@@ -100,7 +56,7 @@ pub(crate) fn list(fleet: Option<&Path>, output: Output) -> Result<Exit, Failure
         Some(store) => store.runs(RUNS_MAX).map_err(failure)?,
         None => Vec::new(),
     };
-    let rows: Vec<Row> = runs.iter().map(|run| row(run, active.as_deref())).collect();
+    let rows: Vec<ListedRun> = runs.iter().map(|run| row(run, active.as_deref())).collect();
     if output != Output::Table {
         cli::print_data(&rows, output)?;
         return Ok(Exit::Done);
@@ -184,15 +140,15 @@ fn written(folder: &str) -> Option<RunReport> {
     serde_json::from_str(&text).ok()
 }
 
-fn told(run: &JournalledRun, row: Row) -> Told {
+fn told(run: &JournalledRun, row: ListedRun) -> JournalReport {
     let state = run.state();
     let origin = state.began_at.unwrap_or(run.header.asked_at);
-    let vms = state.vms.iter().map(|(name, vm)| ToldVm {
+    let vms = state.vms.iter().map(|(name, vm)| JournalVm {
         name: name.to_string(),
         phase: vm.phase.map(|phase| phase.name().to_owned()),
         reason: vm.reason.clone(),
     });
-    let event = |at: Timestamp, vm: Option<String>, text: String| ToldEvent {
+    let event = |at: Timestamp, vm: Option<String>, text: String| JournalEvent {
         at_seconds: at.seconds_from(origin),
         vm,
         text,
@@ -201,7 +157,7 @@ fn told(run: &JournalledRun, row: Row) -> Told {
         let vm = stamped.entry.vm().map(ToString::to_string);
         Some(event(stamped.at, vm, words(&stamped.entry)?))
     });
-    Told { row, vms: vms.collect(), events: events.collect() }
+    JournalReport { run: row, vms: vms.collect(), events: events.collect() }
 }
 
 /// What an entry tells people; figures, replies and what QEMUs said is for programs.
@@ -244,8 +200,8 @@ fn words(entry: &Entry) -> Option<String> {
     })
 }
 
-fn text(told: &Told) -> String {
-    let row = &told.row;
+fn text(told: &JournalReport) -> String {
+    let row = &told.run;
     let mut text = format!(
         "{}: {} {} to {}, policy {}, {}\n",
         row.id, row.verb, row.source, row.target, row.policy, row.state

@@ -97,8 +97,15 @@ fn on_screen(source: &mut Source) -> Result<Exit, Failure> {
     let terminal = ratatui::try_init().map_err(anyhow::Error::from)?;
     let mut screen = Screen(terminal);
     let mut looked = Instant::now();
+    // The run that was watched, once it is over: what it did is not on the screen any more.
+    let mut watched = None;
     loop {
-        screen.0.draw(|frame| screen::draw(frame, &status, color)).map_err(anyhow::Error::from)?;
+        if status.active_run.is_some() {
+            watched.clone_from(&status.active_run);
+        }
+        let over = watched.as_deref().filter(|_| status.active_run.is_none());
+        let drawn = screen.0.draw(|frame| screen::draw(frame, &status, over, color));
+        drawn.map_err(anyhow::Error::from)?;
         let pause = if status.run.is_some() { LOOK } else { IDLE_LOOK };
         while looked.elapsed() < pause {
             if ENDED.load(Ordering::Relaxed) {

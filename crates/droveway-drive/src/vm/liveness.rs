@@ -13,6 +13,7 @@
 //! | --- | --- |
 //! | a cut path, soon | nothing delivered for [`SILENT`] while something is under way, sent again in vain, heartbeats unanswered |
 //! | a cut path, with one witness less | the same for [`SILENT_ALONE`]: sent again in vain, or heartbeats unanswered |
+//! | a cut path that was one before anybody looked | nothing delivered for [`STALL`] while something is under way, no heartbeat answered: it is sent again too rarely by then |
 //! | a cut path under a stream that sends nothing | heartbeats, which were answered before, unanswered for [`IDLE`] |
 //! | a dead connection over a living path | nothing delivered for [`STALL`] though it was sent again, and heartbeats are answered |
 //! | no news at all | no kernel to ask, QEMU has written nothing for [`STALL`], no heartbeat is answered |
@@ -49,7 +50,8 @@ pub(super) const SILENT: Duration = Duration::from_millis(1_500);
 pub(super) const SILENT_ALONE: Duration = Duration::from_secs(4);
 /// Heartbeats alone: some lost ones prove nothing, and a stream that sends nothing loses nothing by waiting.
 pub(super) const IDLE: Duration = Duration::from_secs(5);
-/// With only QEMU's word, or against the heartbeat's.
+/// With only QEMU's word, or against the heartbeat's; or where nothing but silence is known: nobody acknowledges, and the next time
+/// that it is sent again may be two minutes away.
 pub(super) const STALL: Duration = Duration::from_secs(10);
 /// A look at the kernels older than this is no witness of now: five looks are missing.
 const FRESH: Duration = Duration::from_secs(1);
@@ -194,6 +196,7 @@ impl Liveness {
             let silenced = unanswered.is_some();
             silent >= SILENT && in_vain && silenced
                 || silent >= SILENT_ALONE && (in_vain || silenced)
+                || silent >= STALL
         };
         (counts && kernel.looks >= LOOKS_LEAST).then(|| {
             format!(

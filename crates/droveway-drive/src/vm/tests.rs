@@ -273,6 +273,34 @@ fn a_broken_post_copy_recovers_when_the_link_returns() {
     )));
 }
 
+/// Promise: a path that stays away is waited for for as long as it is said, whoever noticed it; then an operator is told exactly
+/// what to do, both sides wait as they are, and nothing was ended.
+#[test]
+fn patience_ends_with_exact_instructions_and_both_sides_wait() {
+    let wanted = "the path between the hosts did not come back within 180 s. The VM waits at the target, the rest of its memory is \
+                  at the source; both QEMUs are kept, and each of them is needed: end neither, and reboot neither host. Restore the \
+                  path, then run `droveway recover vm0`";
+    assert_eq!(PATIENCE, Duration::from_secs(180));
+    let cut = Timestamp::from_millis(600);
+    // Seeds differ in the witnesses that are there: both, either, none.
+    for (seed, noticed) in [(7, 2), (5, 5), (6, 11), (4, 11)] {
+        let faults = vec![(600, Fault::LinkDown(10_000_000))];
+        let mut world = World::new(step(Technique::PostCopy, Fallback::Abort), seed, 0.1, faults);
+        world.run();
+        world.check_end().unwrap();
+        let (at, outcome, reason) = world.end().unwrap();
+        assert_eq!((outcome, reason), (Outcome::NeedsRecovery, Some(wanted)), "seed {seed}");
+        let most = PATIENCE + Duration::from_secs(noticed + 5);
+        assert!(at >= cut + PATIENCE && at <= cut + most, "seed {seed}: {at:?}");
+        assert!(!world.was_ending(), "seed {seed}: a side was told to end");
+        for (side, qemu) in [(Side::Source, &world.source), (Side::Target, &world.target)] {
+            assert!(qemu.alive, "seed {seed}: {side:?}");
+            assert_eq!(qemu.status, MigrationStatus::PostcopyPaused, "seed {seed}: {side:?}");
+        }
+        assert!(!world.source.running, "seed {seed}");
+    }
+}
+
 /// Promise: post-copy goes on within 3 s of the link's return, whenever and for how long it was away.
 #[test]
 fn post_copy_goes_on_soon_after_the_links_return() {

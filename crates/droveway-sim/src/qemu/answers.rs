@@ -119,6 +119,7 @@ impl Pair {
                     return refused("no route to host");
                 }
                 self.memory.restart();
+                self.connections += 1;
                 self.stage = Stage::Setup;
                 self.backs_off_until = 0.0;
                 self.until = now + physics.constants.setup_seconds * self.chance[1];
@@ -203,6 +204,7 @@ impl Pair {
                 }
                 self.listening = false;
                 self.recovering = true;
+                self.connections += 1;
                 self.backs_off_until = 0.0;
                 self.set(Side::Source, MigrationStatus::PostcopyRecover, out);
                 self.refresh(now, out);

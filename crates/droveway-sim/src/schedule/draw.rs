@@ -65,6 +65,8 @@ pub(super) fn schedule(seed: u64) -> FaultSchedule {
         }
         faults.push(Timed { at_seconds, fault });
     }
+    // Here and there a witness of the path is missing.
+    let (kernel_counts, heartbeats) = (chance.below(8) > 0, chance.below(4) > 0);
     FaultSchedule {
         seed,
         scenario,
@@ -75,6 +77,8 @@ pub(super) fn schedule(seed: u64) -> FaultSchedule {
         reserve,
         tuning,
         replans,
+        kernel_counts,
+        heartbeats,
         faults,
     }
 }

@@ -41,6 +41,8 @@ fn every_law_notices_a_world_that_breaks_it() {
         (Broken::JournalForgets, "the journal has VM"),
         (Broken::SlowStreams, "a deadline that was called feasible was missed"),
         (Broken::SettingsStay, "its QEMU is set as for the move"),
+        (Broken::CutsAreHidden, "nobody noticed"),
+        (Broken::CutsAreInvented, "a living path was called dead"),
     ] {
         assert!(is_noticed(broken, words), "{broken:?}: nobody said '{words}'");
         rules.retain(|rule| *rule != broken);

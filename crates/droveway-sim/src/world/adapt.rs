@@ -28,7 +28,7 @@ pub struct Adapting<'a> {
 /// Round trips under a stream's own load, seconds (measured).
 const ROUND_TRIP_SECONDS: f64 = 0.004;
 /// What a segment carries.
-const SEGMENT_BYTES: f64 = 1_448.0;
+pub(super) const SEGMENT_BYTES: f64 = 1_448.0;
 /// What is lost at the end of what is sent is sent again after this at the earliest (Linux), seconds.
 const SENT_AGAIN_SECONDS: f64 = 0.2;
 
@@ -54,13 +54,23 @@ impl Path {
     /// and Ott 1997: at most `MSS / RTT * sqrt(3/2) / sqrt(p)`).
     pub(super) fn lose(&mut self, round_trip: f64, share: f64) {
         self.set(round_trip, share);
-        let trip = (ROUND_TRIP_SECONDS + round_trip).max(1e-6);
+        let trip = self.trip();
         self.limit = if share > 0.0 { SEGMENT_BYTES / trip * (1.5 / share).sqrt() } else { 0.0 };
     }
 
     /// What one connection carries at most, bytes per second.
     pub(super) fn carries(&self) -> f64 {
         if self.limit > 0.0 { self.limit } else { f64::INFINITY }
+    }
+
+    /// A segment's way there and its acknowledgement's way back, seconds.
+    pub(super) fn trip(&self) -> f64 {
+        (ROUND_TRIP_SECONDS + self.round_trip).max(1e-6)
+    }
+
+    /// The share of segments that are lost.
+    pub(super) const fn lost(&self) -> f64 {
+        self.sent_again
     }
 
     /// What each page that a guest waits for takes longer.

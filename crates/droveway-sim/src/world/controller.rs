@@ -255,6 +255,7 @@ impl World<'_> {
             }
             let entry = Entry::Record { vm: vm.clone(), record: kind };
             let at = record.at.seconds();
+            self.check_alarm(vm, record);
             if self.broken != Some(super::Broken::JournalForgets) || self.now < 8.0 {
                 self.controller.journal.push(at, entry);
             }
@@ -299,6 +300,7 @@ impl World<'_> {
     /// Hands an action to its QEMU.
     pub(super) fn perform(&mut self, index: usize, id: ActionId, action: Action) {
         let vm = self.vms[index].name.clone();
+        self.vms[index].watched.note_action(&action);
         let side = side_of(&action);
         let ends = matches!(action, Action::DestroySource | Action::DestroyTarget);
         let now = self.now;
@@ -407,6 +409,7 @@ impl World<'_> {
         });
         (self.controller.prepared, self.controller.started) = (false, false);
         self.controller.dead_until = Some(self.now + seconds);
+        self.forget_path();
     }
 
     /// Another controller looks, and goes on once it has seen everything.
@@ -491,6 +494,7 @@ impl World<'_> {
     fn go_on(&mut self, seen: &BTreeMap<VmId, [Seen; 2]>) {
         let now = timestamp(self.now);
         self.controller.adopted += 1;
+        self.witness.began(self.now);
         let state = self.controller.journal.state.clone();
         let Some(plan) = state.plan else { return };
         self.controller.journal.push(self.now, Entry::Adopted { pid: self.controller.adopted });
@@ -511,6 +515,11 @@ impl World<'_> {
                 let entry = Entry::Attempt { vm, was_running, launched, before };
                 self.controller.journal.push(self.now, entry);
             } else {
+                if known.uri.is_some()
+                    && let Some(vm) = self.vms.iter_mut().find(|vm| vm.name == step.vm)
+                {
+                    vm.watched.know();
+                }
                 adopted.push(VmDriver::adopt(step.clone(), known.was_running, &inherited, now));
             }
         }

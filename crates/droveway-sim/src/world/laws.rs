@@ -28,11 +28,15 @@ pub enum Broken {
     SlowStreams,
     /// What was set at a source whose VM stays is said to be put back, and is not.
     SettingsStay,
+    /// Kernels and heartbeats say that all is well, whatever is.
+    CutsAreHidden,
+    /// Kernels and heartbeats say that nothing arrives, whatever does.
+    CutsAreInvented,
 }
 
 impl Broken {
     /// All of them.
-    pub const ALL: [Broken; 9] = [
+    pub const ALL: [Broken; 11] = [
         Broken::SourceRunsOn,
         Broken::TargetSurvives,
         Broken::SourceDies,
@@ -42,6 +46,8 @@ impl Broken {
         Broken::JournalForgets,
         Broken::SlowStreams,
         Broken::SettingsStay,
+        Broken::CutsAreHidden,
+        Broken::CutsAreInvented,
     ];
 }
 
@@ -58,6 +64,7 @@ impl World<'_> {
         let Some(laws) = &mut self.laws else { return };
         laws.looks += 1;
         let mut found = Vec::new();
+        self.check_path(over, &mut found);
         let now = self.now;
         for vm in &self.vms {
             let Some(pair) = &vm.pair else { continue };

@@ -1,5 +1,6 @@
 //! What the simulated world is made of.
 
+use super::witness::Watched;
 use crate::qemu::{Pair, before};
 use droveway_drive::{Action, ActionError, ActionId, QemuEvent, Reply, Settings, Side};
 use droveway_fleet::{HostId, VmId};
@@ -55,6 +56,8 @@ pub(super) struct Vm {
     pub(super) last_event: [f64; 2],
     /// A fault took what there was of its state.
     pub(super) destroyed_at: Option<f64>,
+    /// What is known of its stream's connection.
+    pub(super) watched: Watched,
 }
 
 /// An action that its QEMU has not taken yet.

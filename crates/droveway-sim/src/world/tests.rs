@@ -1,4 +1,5 @@
 mod adapting;
+mod paths;
 
 use super::*;
 use droveway_drive::{Outcome as Ended, RecordKind};

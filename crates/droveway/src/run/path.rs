@@ -42,6 +42,11 @@ impl Paths {
     /// Something is about to be done that makes a connection.
     pub(super) fn note_action(&mut self, vm: &VmId, action: &Action, pair: &Pair) {
         let (Action::Migrate { uri } | Action::ResumeMigration { uri }) = action else { return };
+        self.watch(vm, uri, pair);
+    }
+
+    /// A stream may be there whose target was told to listen so, before this controller drove.
+    pub(super) fn watch(&mut self, vm: &VmId, uri: &str, pair: &Pair) {
         let Some(port) = uri.rsplit(':').next().and_then(|port| port.parse().ok()) else { return };
         let netns = pair.netns.clone();
         for name in &netns {

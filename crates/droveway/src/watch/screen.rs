@@ -1,6 +1,8 @@
 //! The whole screen, from a status alone: ports with their classes, VMs, decisions. Readable without colour: classes have a
 //! sign each, and what is wrong is said in words.
 
+mod vms;
+
 use droveway_fleet::status::{PortStatus, RunStatus, Status, VmStatus};
 use ratatui::{
     Frame,
@@ -10,8 +12,6 @@ use ratatui::{
     widgets::{Block, Paragraph},
 };
 
-/// From this width on there is room for what is nice to know.
-const WIDE: u16 = 120;
 /// Lines that decisions have at least, as far as there is room.
 const DECISIONS_MIN: u16 = 5;
 /// The signs of a port's bar.
@@ -22,15 +22,15 @@ const SIGNS: [(&str, char, Color); 3] = [
 ];
 const FREE: char = '.';
 
-/// Draws it.
-pub(super) fn draw(frame: &mut Frame<'_>, status: &Status, color: bool) {
+/// Draws it. `over`: the run that was watched until it ended.
+pub(super) fn draw(frame: &mut Frame<'_>, status: &Status, over: Option<&str>, color: bool) {
     let paint = Paint { color };
     let area = frame.area();
     let no_ports: &[PortStatus] = &[];
     let ports = status.run.as_ref().map_or(no_ports, |run| &run.ports);
     let ports_height = if ports.is_empty() { 0 } else { height(ports.len() + 1) };
     let wanted = height(status.vms.len() + 1);
-    let heading = heading(status, paint, area.width);
+    let heading = heading(status, over, paint, area);
     let heading_height = u16::try_from(heading.len()).unwrap_or(u16::MAX);
     let left = area.height.saturating_sub(heading_height + ports_height + 1);
     let decisions_min = if status.run.is_some() { DECISIONS_MIN } else { 0 };
@@ -53,7 +53,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, status: &Status, color: bool) {
             ports_area,
         );
     }
-    let lines = vms_lines(&status.vms, paint, inner(vms_area));
+    let lines = vms::lines(&status.vms, paint, inner(vms_area));
     boxed(
         frame,
         " VMs: rates in Mbit/s, memory in MiB, times in s from the start ",
@@ -64,8 +64,18 @@ pub(super) fn draw(frame: &mut Frame<'_>, status: &Status, color: bool) {
         let lines = decisions_lines(run, inner(decisions_area));
         boxed(frame, " decisions ", lines, decisions_area);
     }
-    let text = "q leaves this view; the run goes on. droveway set | switch | cancel steer it";
-    frame.render_widget(Paragraph::new(cut(text, foot.width)), foot);
+    frame.render_widget(Paragraph::new(cut(footer(status), foot.width)), foot);
+}
+
+/// What can be done.
+fn footer(status: &Status) -> &'static str {
+    if status.run.is_none() {
+        "q leaves this view"
+    } else if status.vms.iter().any(vms::is_cut_off) {
+        "q leaves this view; the run goes on. droveway recover VM tries its path at once"
+    } else {
+        "q leaves this view; the run goes on. droveway set | switch | cancel steer it"
+    }
 }
 
 /// How things are painted.
@@ -98,6 +108,20 @@ fn boxed(frame: &mut Frame<'_>, title: &str, lines: Vec<Line<'_>>, area: Rect) {
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(title)), area);
 }
 
+/// A name that fits: what tells names apart is often their end, so the middle is left out.
+fn cut_name(name: &str, width: u16) -> String {
+    let (width, length) = (usize::from(width), name.chars().count());
+    if length <= width || width < 3 {
+        return cut(name, u16::try_from(width).unwrap_or(u16::MAX));
+    }
+    let tail = (width - 1) / 2;
+    let head = width - 1 - tail;
+    let mut short: String = name.chars().take(head).collect();
+    short.push('…');
+    short.extend(name.chars().skip(length - tail));
+    short
+}
+
 /// A text that fits, with a sign where something was cut off.
 fn cut(text: &str, width: u16) -> String {
     let width = usize::from(width);
@@ -111,52 +135,126 @@ fn cut(text: &str, width: u16) -> String {
     short
 }
 
-fn heading(status: &Status, paint: Paint, width: u16) -> Vec<Line<'static>> {
+/// What happens, how far it is, and what an operator has to see: some lines each.
+fn heading(status: &Status, over: Option<&str>, paint: Paint, area: Rect) -> Vec<Line<'static>> {
     let bold = Style::new().add_modifier(Modifier::BOLD);
-    let Some(run) = &status.run else {
-        let first = match &status.active_run {
-            Some(run) => format!("fleet {}: {run} is being prepared", status.fleet),
-            None => format!("fleet {}: no run is active", status.fleet),
-        };
-        let second = status.unfinished_run.as_ref().map_or_else(String::new, |run| {
-            format!("the controller of {run} was killed: `droveway adopt` takes over")
-        });
-        return vec![
-            Line::styled(cut(&first, width), bold),
-            Line::styled(cut(&second, width), paint.alarm()),
-        ];
+    let (what, how_far) = match &status.run {
+        Some(run) => (run_line(run), Some(progress_line(run))),
+        None => (fleet_line(status, over), None),
     };
+    let alarms = alarms(status).join("; ");
+    // Where there is little room a long list has less of it.
+    let alarms_max = if area.height < 30 { 3 } else { 5 };
+    let mut lines = Vec::new();
+    for (text, style, most) in [
+        (what, bold, 2),
+        (how_far.unwrap_or_default(), Style::new(), 2),
+        (alarms, paint.alarm(), alarms_max),
+    ] {
+        let parts = shortened(wrapped(&text, usize::from(area.width).max(1)), most, area.width);
+        let parts = parts.into_iter().filter(|part| !part.is_empty());
+        lines.extend(parts.map(|part| Line::styled(part, style)));
+    }
+    lines
+}
+
+fn fleet_line(status: &Status, over: Option<&str>) -> String {
+    let fleet = &status.fleet;
+    match (&status.active_run, over) {
+        (Some(run), _) => format!("fleet {fleet}: {run} is being prepared"),
+        (None, Some(run)) => {
+            format!("fleet {fleet}: {run} is over, `droveway report {run}` tells what it did")
+        }
+        (None, None) => format!("fleet {fleet}: no run is active"),
+    }
+}
+
+fn run_line(run: &RunStatus) -> String {
     let generation =
         if run.generation == 0 { String::new() } else { format!(", changed {}x", run.generation) };
-    let first = format!(
+    format!(
         "{}: {} {} to {}, {}{generation}, urgency {}",
         run.id, run.verb, run.source, run.target, run.policy, run.urgency
-    );
-    let mut calm = match run.elapsed_seconds {
+    )
+}
+
+fn progress_line(run: &RunStatus) -> String {
+    let mut text = match run.elapsed_seconds {
         Some(elapsed) => format!("{elapsed:.1} s"),
         None => "preparing".to_owned(),
     };
     if let Some(end) = run.forecast_end_seconds {
-        calm.push_str(&format!("  forecast {end:.1} s"));
+        text.push_str(&format!(", forecast {end:.1} s"));
     }
     if let Some(deadline) = run.deadline_seconds {
-        calm.push_str(&format!("  deadline {deadline:.1} s"));
+        text.push_str(&format!(", deadline {deadline:.1} s"));
     }
-    let late = run.deadline_slack_seconds.is_some_and(|slack| slack < 0.0);
     if let Some(slack) = run.deadline_slack_seconds {
-        calm.push_str(&format!("  slack {slack:+.1} s"));
+        text.push_str(&format!(", slack {slack:+.1} s"));
     }
+    text
+}
+
+/// What is wrong, in words, the worst first. It names VMs, since their rows may not fit.
+fn alarms(status: &Status) -> Vec<String> {
+    let names = |wanted: &dyn Fn(&VmStatus) -> bool| -> Vec<&str> {
+        status.vms.iter().filter(|vm| wanted(vm)).map(|vm| vm.name.as_str()).collect()
+    };
+    let in_state = |state: &'static str| move |vm: &VmStatus| vm.state == state;
     let mut alarms = Vec::new();
-    if late {
-        alarms.push("LATE".to_owned());
+    for (state, words) in [("lost", "LOST"), ("two-copies", "TWO COPIES")] {
+        let found = names(&in_state(state));
+        if !found.is_empty() {
+            alarms.push(format!("{words}: {}", some_of(&found)));
+        }
     }
-    if run.cancelled {
-        alarms.push("INTERRUPTED".to_owned());
+    let waiting = names(&in_state("needs-recovery"));
+    if let Some(first) = waiting.first() {
+        alarms.push(format!(
+            "NEEDS RECOVERY: {}: end no QEMU, restore the path, then `droveway recover {first}`",
+            some_of(&waiting)
+        ));
     }
-    alarms.extend(run.journal_trouble.clone());
-    let mut lines = vec![Line::styled(cut(&first, width), bold), Line::raw(cut(&calm, width))];
-    if !alarms.is_empty() {
-        lines.push(Line::styled(cut(&alarms.join("  "), width), paint.alarm()));
+    let broken = names(&vms::is_cut_off);
+    if !broken.is_empty() {
+        alarms.push(format!("PATH BROKEN: {}", some_of(&broken)));
+    }
+    if let Some(run) = &status.unfinished_run {
+        alarms.push(format!("the controller of {run} was killed: `droveway adopt` takes over"));
+    }
+    if let Some(run) = &status.run {
+        if run.cancelled {
+            alarms.push("INTERRUPTED".to_owned());
+        }
+        if run.deadline_slack_seconds.is_some_and(|slack| slack < 0.0) {
+            alarms.push("the run is LATE".to_owned());
+        }
+    }
+    let late = names(&vms::is_late);
+    if !late.is_empty() {
+        alarms.push(format!("VMs that are LATE: {}", some_of(&late)));
+    }
+    alarms.extend(status.run.as_ref().and_then(|run| run.journal_trouble.clone()));
+    alarms
+}
+
+/// Names, and how many more there are.
+fn some_of(names: &[&str]) -> String {
+    const NAMED_MAX: usize = 3;
+    let named = names[..names.len().min(NAMED_MAX)].join(", ");
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
+/// At most so many lines, with a sign where something was left out.
+fn shortened(mut lines: Vec<String>, most: usize, width: u16) -> Vec<String> {
+    if lines.len() > most {
+        lines.truncate(most);
+        if let Some(last) = lines.last_mut() {
+            *last = cut(&format!("{last}…"), width);
+        }
     }
     lines
 }
@@ -173,45 +271,47 @@ fn mib(bytes: u64) -> String {
     if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.1}") }
 }
 
-/// What a port's line takes beside its bar.
-const PORT_FIXED: u16 = 56;
+/// What a port's line takes beside its bar and its host's name.
+const PORT_FIXED: u16 = 46;
+/// A host's name has so much at least, and more where there is room.
+const HOST: u16 = 10;
+const HOST_MAX: u16 = 24;
 
 fn ports_lines(ports: &[PortStatus], paint: Paint, area: Rect) -> Vec<Line<'static>> {
-    let bar = area.width.saturating_sub(PORT_FIXED);
-    let head = format!(
-        "{:<10} {:<2} {:>6} {:>6} {:width$} {:>6} {:>6} {:>6} {:>6}",
-        "host",
-        "",
-        "now",
-        "of",
-        "",
-        "urgent",
-        "migr.",
-        "held",
-        "apps",
-        width = usize::from(bar)
-    );
+    let longest = ports.iter().map(|port| port.host.chars().count()).max().unwrap_or(0);
+    let longest = u16::try_from(longest).unwrap_or(HOST_MAX);
+    // A third of what is more than a small screen.
+    let host = longest.clamp(HOST, (HOST + area.width.saturating_sub(78) / 3).min(HOST_MAX));
+    let bar = area.width.saturating_sub(PORT_FIXED + host);
+    let row = |cells: [&str; 8]| {
+        let [name, direction, now, of, urgent, migration, held, applications] = cells;
+        format!(
+            "{:<width$} {direction:<2} {now:>6} {of:>6} {urgent:>6} {migration:>6} {held:>6} {applications:>6} ",
+            cut_name(name, host),
+            width = usize::from(host),
+        )
+    };
+    let head = row(["host", "", "now", "of", "urgent", "migr.", "held", "apps"]);
     let mut lines =
         vec![Line::styled(cut(&head, area.width), Style::new().add_modifier(Modifier::BOLD))];
     for port in ports.iter().take(usize::from(area.height.saturating_sub(1))) {
-        let of = |name: &str| port.classes.iter().find(|class| class.class == name);
-        let rate = |name: &str| of(name).map_or("-".to_owned(), |it| mbit(it.bits_per_second));
-        let held = of("migration").and_then(|it| it.promised_bits_per_second);
-        let mut spans = vec![Span::raw(format!(
-            "{:<10} {:<2} {:>6} {:>6} ",
-            cut(&port.host, 10),
-            port.direction.to_uppercase(),
-            mbit(port.bits_per_second),
-            mbit(port.capacity_bits_per_second),
-        ))];
-        spans.extend(port_bar(port, paint, bar));
-        spans.push(Span::raw(format!(
-            " {:>6} {:>6} {:>6} {:>6}",
-            rate("urgent"),
-            rate("migration"),
-            held.map_or("-".to_owned(), mbit),
-            rate("applications"),
-        )));
+        let class = |name: &str| port.classes.iter().find(|class| class.class == name);
+        let rate = |name: &str| class(name).map_or("-".to_owned(), |it| mbit(it.bits_per_second));
+        let held = class("migration").and_then(|it| it.promised_bits_per_second);
+        let capacity = Some(port.capacity_bits_per_second).filter(|it| *it > 0);
+        let or_none = |bits: Option<u64>| bits.map_or("-".to_owned(), mbit);
+        let mut spans = vec![Span::raw(row([
+            &port.host,
+            &port.direction.to_uppercase(),
+            &mbit(port.bits_per_second),
+            &or_none(capacity),
+            &rate("urgent"),
+            &rate("migration"),
+            &or_none(held),
+            &rate("applications"),
+        ]))];
+        // Of a port whose rate nobody knows there is no share.
+        spans.extend(capacity.map(|_| port_bar(port, paint, bar)).unwrap_or_default());
         lines.push(Line::from(spans));
     }
     lines
@@ -235,150 +335,27 @@ fn port_bar(port: &PortStatus, paint: Paint, width: u16) -> Vec<Span<'static>> {
     spans
 }
 
-/// A column of the VMs' table.
-struct Column {
-    title: &'static str,
-    width: u16,
-    wide_only: bool,
-    left: bool,
-    cell: fn(&VmStatus) -> String,
-}
-
-const fn number(title: &'static str, cell: fn(&VmStatus) -> String) -> Column {
-    Column { title, width: 7, wide_only: false, left: false, cell }
-}
-
-fn seconds(value: Option<f64>) -> String {
-    value.map_or("-".to_owned(), |value| format!("{value:.1}"))
-}
-
-fn columns() -> Vec<Column> {
-    let text = |title, width, wide_only, cell| Column { title, width, wide_only, left: true, cell };
-    vec![
-        text("VM", 16, false, |vm| vm.name.clone()),
-        text("host", 12, true, |vm| vm.host.clone().unwrap_or_else(|| "-".to_owned())),
-        text("technique", 13, true, |vm| vm.technique.clone().unwrap_or_default()),
-        text("phase", 16, false, phase),
-        Column {
-            width: 4,
-            ..number("pass", |vm| vm.pass.map_or("-".to_owned(), |it| it.to_string()))
-        },
-        text("sent", 22, true, |vm| progress(vm, 20)),
-        number("rate", |vm| vm.rate_bits_per_second.map_or("-".to_owned(), mbit)),
-        number("dirty", |vm| vm.dirty_bits_per_second.map_or("-".to_owned(), mbit)),
-        number("left", |vm| vm.remaining_bytes.map_or("-".to_owned(), mib)),
-        number("ends", |vm| seconds(vm.forecast_end_seconds)),
-        number("slack", |vm| {
-            vm.deadline_slack_seconds.map_or("-".to_owned(), |slack| format!("{slack:+.1}"))
-        }),
-        Column {
-            wide_only: true,
-            width: 11,
-            ..number("downtime ms", |vm| {
-                vm.downtime_seconds.map_or("-".to_owned(), |it| format!("{:.0}", it * 1000.0))
-            })
-        },
-        text("", 57, true, |vm| vm.reason.clone().unwrap_or_default()),
-    ]
-}
-
-/// What a VM is doing, in a word: its phase while it moves, else its state; what is wrong in capitals.
-fn phase(vm: &VmStatus) -> String {
-    match vm.state.as_str() {
-        "lost" => "LOST".to_owned(),
-        "needs-recovery" => "NEEDS RECOVERY".to_owned(),
-        "two-copies" => "TWO COPIES".to_owned(),
-        state => match vm.phase.as_deref() {
-            Some("ended") => format!("at {}", vm.host.as_deref().unwrap_or("-")),
-            Some(phase) => phase.to_owned(),
-            None if state == "running" => format!("at {}", vm.host.as_deref().unwrap_or("-")),
-            None => state.to_owned(),
-        },
-    }
-}
-
-fn is_alarming(vm: &VmStatus) -> bool {
-    matches!(vm.state.as_str(), "lost" | "needs-recovery" | "two-copies")
-        || vm.deadline_slack_seconds.is_some_and(|slack| slack < 0.0)
-}
-
-fn progress(vm: &VmStatus, width: usize) -> String {
-    let (Some(total), Some(left)) = (vm.total_bytes, vm.remaining_bytes) else {
-        return String::new();
-    };
-    let sent = u128::from(total.saturating_sub(left)) * width as u128 / u128::from(total.max(1));
-    let sent = usize::try_from(sent).unwrap_or(width).min(width);
-    format!("[{}{}]", "#".repeat(sent), FREE.to_string().repeat(width - sent))
-}
-
-/// Those that move first, then those that wait, then the rest; each as they were.
-fn rank(vm: &VmStatus) -> u8 {
-    match vm.phase.as_deref() {
-        _ if is_alarming(vm) => 0,
-        Some("pending" | "preparing" | "ready") => 2,
-        Some("ended") | None => 3,
-        Some(_) => 1,
-    }
-}
-
-fn vms_lines(vms: &[VmStatus], paint: Paint, area: Rect) -> Vec<Line<'static>> {
-    let wide = area.width + 2 >= WIDE;
-    let columns: Vec<Column> = columns().into_iter().filter(|it| wide || !it.wide_only).collect();
-    let row = |cell: &dyn Fn(&Column) -> String| {
-        let mut text = String::new();
-        for column in &columns {
-            let width = usize::from(column.width);
-            let value = cut(&cell(column), column.width);
-            if !text.is_empty() {
-                text.push(' ');
-            }
-            text.push_str(&if column.left {
-                format!("{value:<width$}")
-            } else {
-                format!("{value:>width$}")
-            });
-        }
-        cut(text.trim_end(), area.width)
-    };
-    let head = row(&|column| column.title.to_owned());
-    let mut lines = vec![Line::styled(head, Style::new().add_modifier(Modifier::BOLD))];
-    let mut sorted: Vec<&VmStatus> = vms.iter().collect();
-    sorted.sort_by_key(|vm| rank(vm));
-    let room = usize::from(area.height.saturating_sub(1));
-    let shown = if sorted.len() > room { room.saturating_sub(1) } else { sorted.len() };
-    for vm in &sorted[..shown] {
-        let style = match rank(vm) {
-            0 => paint.alarm(),
-            1 => paint.in_color(Color::Cyan),
-            _ => Style::new(),
-        };
-        lines.push(Line::styled(row(&|column| (column.cell)(vm)), style));
-    }
-    if shown < sorted.len() {
-        lines.push(Line::raw(format!("… and {} more", sorted.len() - shown)));
-    }
-    lines
-}
-
-/// The latest that fit, each in as many lines as it needs.
+/// The latest that fit, each from its beginning; what does not fit of the last one that has room is left out with a sign.
 fn decisions_lines(run: &RunStatus, area: Rect) -> Vec<Line<'static>> {
-    const INDENT: usize = 10;
-    let mut lines: Vec<String> = Vec::new();
-    for decision in &run.decisions {
+    const INDENT: u16 = 10;
+    let width = area.width.saturating_sub(INDENT).max(8);
+    let mut room = usize::from(area.height);
+    let mut blocks: Vec<Vec<String>> = Vec::new();
+    for decision in run.decisions.iter().rev() {
+        if room == 0 {
+            break;
+        }
         let vm = decision.vm.as_ref().map_or_else(String::new, |vm| format!("{vm}: "));
         let text = format!("{vm}{}", decision.text);
-        let width = usize::from(area.width).saturating_sub(INDENT).max(8);
-        for (index, part) in wrapped(&text, width).into_iter().enumerate() {
-            lines.push(if index == 0 {
-                format!("{:8.1}  {part}", decision.at_seconds)
-            } else {
-                format!("{:INDENT$}{part}", "")
-            });
-        }
+        let parts = shortened(wrapped(&text, usize::from(width)), room, width);
+        room -= parts.len();
+        let lines = parts.into_iter().enumerate().map(|(index, part)| match index {
+            0 => format!("{:8.1}  {part}", decision.at_seconds),
+            _ => format!("{:indent$}{part}", "", indent = usize::from(INDENT)),
+        });
+        blocks.push(lines.collect());
     }
-    let excess = lines.len().saturating_sub(usize::from(area.height));
-    lines.drain(..excess);
-    lines.into_iter().map(Line::raw).collect()
+    blocks.into_iter().rev().flatten().map(Line::raw).collect()
 }
 
 /// Broken at spaces; a word that is longer than a line is broken itself.

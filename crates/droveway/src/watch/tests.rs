@@ -176,10 +176,50 @@ fn idle() -> Status {
     status
 }
 
+/// A broken path: VMs that wait for it, one that was given up, long names that differ at their ends only, and deadlines that passed.
+fn broken() -> Status {
+    let mut status = busy();
+    let name = |number: u32| format!("production-database-eu-{number:02}");
+    let mut vms = Vec::new();
+    for number in 1..=4 {
+        let mut vm = moving(&name(number), "post-copy-paused");
+        (vm.rate_bits_per_second, vm.dirty_bits_per_second) = (Some(0), None);
+        (vm.forecast_end_seconds, vm.deadline_slack_seconds) = (Some(3_723.4), Some(-123.4));
+        vms.push(vm);
+    }
+    vms.push(moving(&name(5), "recovering"));
+    let mut given_up = moving(&name(6), "ended");
+    given_up.state = "needs-recovery".to_owned();
+    let words = "the path between the hosts did not come back within 180 s. The VM waits at the target, the rest of its memory is at \
+                 the source; both QEMUs are kept, and each of them is needed: end neither, and reboot neither host. Restore the \
+                 path, then run `droveway recover production-database-eu-06`";
+    given_up.reason = Some(words.to_owned());
+    vms.push(given_up);
+    let mut passed = moving(&name(7), "ended");
+    (passed.state, passed.host) = ("running".to_owned(), Some("beta".to_owned()));
+    passed.deadline_slack_seconds = Some(-0.4);
+    vms.push(passed);
+    status.vms = vms;
+    if let Some(run) = &mut status.run {
+        (run.journal_trouble, run.elapsed_seconds) = (None, Some(3_700.0));
+        run.source = "rack-12-hypervisor-0007.example".to_owned();
+        run.target = "rack-14-hypervisor-0031.example".to_owned();
+        // Nobody could read the one port's rate.
+        run.ports.truncate(2);
+        run.ports[1].capacity_bits_per_second = 0;
+        run.decisions.push(DecisionStatus {
+            at_seconds: 3_690.1,
+            vm: Some(name(6)),
+            text: format!("NEEDS RECOVERY: {words}"),
+        });
+    }
+    status
+}
+
 /// The screen as text, a line for each of its lines, and the colours that it has.
 fn drawn(status: &Status, (width, height): (u16, u16), color: bool) -> (String, Vec<Color>) {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal.draw(|frame| screen::draw(frame, status, color)).unwrap();
+    terminal.draw(|frame| screen::draw(frame, status, None, color)).unwrap();
     let buffer = terminal.backend().buffer();
     let mut text = String::new();
     for y in 0..height {
@@ -252,11 +292,78 @@ fn what_is_wrong_is_said_in_words() {
     }
 }
 
+/// Without colour, and where rows or columns do not fit.
+#[test]
+fn a_broken_path_is_said_in_words_and_what_to_do() {
+    check("broken", &broken(), SMALL);
+    check("broken", &broken(), LARGE);
+    for size in [SMALL, LARGE] {
+        let (screen, _) = drawn(&broken(), size, false);
+        let text = screen.split_whitespace().collect::<Vec<_>>().join(" ");
+        for words in [
+            "NEEDS RECOVERY: production-database-eu-06",
+            "droveway recover production-database-eu-06",
+            "PATH BROKEN: production-database-eu-01",
+            "POST-COPY PAUSED",
+            "-123.4",
+            "tries its path at once",
+        ] {
+            assert!(text.contains(words), "{words} is missing:\n{screen}");
+        }
+    }
+    // Names that differ at their ends only are told apart.
+    let (text, _) = drawn(&broken(), SMALL, false);
+    assert!(text.contains("…e-eu-01") && text.contains("…e-eu-02"), "{text}");
+}
+
+/// What has to be known has room at every width from 80 on, whatever else has.
+#[test]
+fn no_width_loses_a_column_that_a_smaller_one_has() {
+    for width in 80..=220 {
+        let (text, _) = drawn(&busy(), (width, 40), false);
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('│')).collect();
+        let head = rows.iter().find(|line| line.contains("phase")).unwrap();
+        for title in ["pass", "rate", "dirty", "left", "ends", "slack"] {
+            assert!(head.contains(title), "{width}: {title} is missing:\n{text}");
+        }
+        let late = rows.iter().find(|line| line.contains("post-copy")).unwrap();
+        for figure in ["412.3", "83.9", "117.7", "14.2", "-0.5"] {
+            assert!(late.contains(figure), "{width}: {figure} is missing:\n{text}");
+        }
+    }
+}
+
+/// A decision is shown from its beginning, or its end is left out with a sign.
+#[test]
+fn decisions_begin_with_their_time() {
+    for height in 20..=50 {
+        let (text, _) = drawn(&busy(), (80, height), false);
+        let lines: Vec<&str> = text.lines().collect();
+        let Some(title) = lines.iter().position(|line| line.contains(" decisions ")) else {
+            continue;
+        };
+        let first = lines[title + 1].trim_start_matches('│').trim_start();
+        let begins = first.starts_with(|sign: char| sign.is_ascii_digit());
+        assert!(begins, "{height}: {first}\n{text}");
+    }
+}
+
+#[test]
+fn a_run_that_is_over_is_told_of() {
+    let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+    let mut status = idle();
+    status.unfinished_run = None;
+    terminal.draw(|frame| screen::draw(frame, &status, Some("run-7"), false)).unwrap();
+    let text: String = terminal.backend().buffer().content().iter().map(|it| it.symbol()).collect();
+    assert!(text.contains("run-7 is over, `droveway report run-7` tells what it did"), "{text}");
+    assert!(text.contains("q leaves this view") && !text.contains("the run goes on"), "{text}");
+}
+
 #[test]
 fn no_size_is_too_small_to_draw_and_nothing_is_drawn_outside() {
     for width in [1, 2, 7, 20, 79, 81, 119, 120, 300] {
         for height in [1, 2, 3, 5, 9, 23, 51] {
-            for status in [busy(), many(), idle()] {
+            for status in [busy(), many(), idle(), broken()] {
                 drawn(&status, (width, height), true);
             }
         }

@@ -92,6 +92,23 @@ fn folder(lab: &Lab) -> String {
     lab.path("adopted").display().to_string()
 }
 
+/// What a command prints for programs.
+fn printed(lab: &Lab, arguments: &[&str]) -> serde_json::Value {
+    let output = droveway(&lab.arguments(&[arguments, &["-o", "json"]].concat()));
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {}", said(&output)))
+}
+
+/// It is what the schema of its kind says, as `droveway schema KIND` prints it.
+#[track_caller]
+fn valid(kind: &str, value: &serde_json::Value) {
+    let schema = droveway_fleet::schema::of(kind).expect("a schema");
+    let schema: serde_json::Value = serde_json::from_str(&schema).expect("JSON");
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let wrong: Vec<_> = validator.iter_errors(value).map(|it| it.to_string()).collect();
+    assert!(wrong.is_empty(), "{kind}: {wrong:?}: {value}");
+}
+
 #[test]
 fn a_run_is_watched_and_steered_from_another_terminal() {
     let Some(lab) = Lab::up("t-control", "200Mbit/s", &GANG[..2]) else { return };
@@ -100,14 +117,8 @@ fn a_run_is_watched_and_steered_from_another_terminal() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
         assert!(said(&output).contains(part), "{arguments:?} lacks '{part}': {}", said(&output));
     };
-    let schema = droveway_fleet::schema::of("status").expect("a schema");
-    let schema: serde_json::Value = serde_json::from_str(&schema).expect("JSON");
-    let validator = jsonschema::validator_for(&schema).expect("a schema");
-    let valid = |status: &serde_json::Value| {
-        let wrong: Vec<_> = validator.iter_errors(status).map(|it| it.to_string()).collect();
-        assert!(wrong.is_empty(), "{wrong:?}: {status}");
-    };
-    valid(&lab.status());
+    valid("status", &lab.status());
+    valid("runs", &printed(&lab, &["runs"]));
     let before = lab.settings("idle", "alpha");
     ask(&["set", "--all", "bandwidth", "50Mbit/s"], 4, "no run moves VMs");
 
@@ -116,8 +127,15 @@ fn a_run_is_watched_and_steered_from_another_terminal() {
     lab.wait_for("cache", "alpha", "pre-copy");
     wait("figures", || lab.status()["vms"][0]["remainingBytes"].is_u64());
     let status = lab.status();
-    valid(&status);
+    valid("status", &status);
     assert_eq!(status["run"]["source"], "alpha", "{status}");
+    let listed = printed(&lab, &["runs"]);
+    valid("runs", &listed);
+    assert_eq!(listed[0]["state"], "active", "{listed}");
+    // It has not ended: its journal tells.
+    let told = printed(&lab, &["report", "last"]);
+    valid("report", &told);
+    assert!(told["events"].as_array().is_some_and(|all| !all.is_empty()), "{told}");
     assert_eq!(status["run"]["ports"].as_array().map(Vec::len), Some(4), "{status}");
     ask(&["set", "cache", "bandwidth", "40Mbit/s"], 0, "streams at 5MB/s at most");
     ask(&["set", "cache", "bandwidth", "fast"], 2, "");
@@ -134,6 +152,11 @@ fn a_run_is_watched_and_steered_from_another_terminal() {
         .spawn()
         .expect("droveway starts");
     ask(&["switch", "cache"], 0, "switches to post-copy");
+    wait("the switch", || {
+        let status = lab.status();
+        valid("status", &status);
+        ["post-copy", "settling", "running"].iter().any(|it| status["vms"][0]["state"] == *it)
+    });
     assert_eq!(run.code(), 5, "one VM was told to stay");
     // What was set there for the move is as it was.
     assert_eq!(lab.settings("idle", "alpha"), before);
@@ -144,7 +167,13 @@ fn a_run_is_watched_and_steered_from_another_terminal() {
     let report = lab.report();
     assert_eq!(report.vms[0].result, MoveResult::Completed);
     assert_eq!(report.vms[0].fallback_taken, Some(Technique::PostCopy));
-    valid(&lab.status());
+    valid("status", &lab.status());
+    let listed = printed(&lab, &["runs"]);
+    valid("runs", &listed);
+    assert_eq!(listed[0]["exitCode"], 5, "{listed}");
+    let told = printed(&lab, &["report", "last"]);
+    valid("report", &told);
+    assert_eq!(told["kind"], "RunReport", "{told}");
     ask(&["runs"], 0, "partly done");
     ask(&["report", "last"], 0, "cache");
 }

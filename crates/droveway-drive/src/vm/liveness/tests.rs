@@ -66,6 +66,9 @@ fn a_cut_path_is_noticed_in_bounded_time() {
     check("only QEMU", only_qemu(WELL), &[only_qemu(CUT); 80], 10_000..=10_400);
     let idle = |beat| Fifth { written: Some(0), kernel: Some((0, 0, 0)), beat: Some(beat) };
     check("a stream that sends nothing", idle(true), &[idle(false); 80], 5_000..=5_600);
+    // Taken over two seconds before by somebody who has heard of no heartbeat, when TCP tries only every two minutes.
+    let late = Fifth { written: Some(0), kernel: Some((0, 40, 0)), beat: Some(false) };
+    check("a path that was dead before anybody looked", late, &[late; 80], 8_000..=8_400);
 }
 
 /// The send buffer swallows what QEMU writes for a while: bytes written are no sign of life where the kernel can be asked.

@@ -77,7 +77,7 @@ impl Journal {
 pub(super) struct Qemu {
     pub(super) alive: bool,
     pub(super) running: bool,
-    status: MigrationStatus,
+    pub(super) status: MigrationStatus,
 }
 
 #[derive(Debug, Clone)]
@@ -230,6 +230,19 @@ impl World {
 
     pub(super) fn has(&self, wanted: impl Fn(&RecordKind) -> bool) -> bool {
         self.records.iter().any(|record| wanted(&record.kind))
+    }
+
+    /// How the attempt ended, when, and why.
+    pub(super) fn end(&self) -> Option<(Timestamp, Outcome, Option<&str>)> {
+        self.records.iter().find_map(|record| match &record.kind {
+            RecordKind::Ended { outcome, reason } => Some((record.at, *outcome, reason.as_deref())),
+            _ => None,
+        })
+    }
+
+    /// Whether either side was told to end.
+    pub(super) fn was_ending(&self) -> bool {
+        self.journal.undoing || self.journal.releasing
     }
 
     pub(super) fn has_since(&self, at: Timestamp, wanted: impl Fn(&RecordKind) -> bool) -> bool {

@@ -1,0 +1,284 @@
+//! `cargo xtask watch-pictures`: `droveway watch` in real terminals (`xterm` on X servers without a screen), in pictures.
+//!
+//! A small lab is drained under traffic while four terminals watch it: 80x24 and 200x50, with colours and with `NO_COLOR`. A
+//! picture of each is taken while VMs move, while the path of a post-copy is cut, and when the run is over. What a program can
+//! see in them is checked (the terminal's size, that something is drawn, that nothing is coloured where nobody wants colours);
+//! the rest is for a person who looks at them.
+
+use crate::{
+    guest_image,
+    lab::{self, fleet},
+    picture::Picture,
+    prerequisites, run, target_dir, workspace_root,
+};
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The laboratory, and its scenario's name.
+const NAME: &str = "watch";
+/// Columns and lines.
+const SIZES: [(u32, u32); 2] = [(80, 24), (200, 50)];
+/// A screen that holds the larger terminal at this size of letters (some 8 by 17 pixels each).
+const SCREEN: &str = "1800x1000x24";
+const LETTERS: &str = "10";
+/// Another grey than the black around the window.
+const BACKGROUND: &str = "#181818";
+const FOREGROUND: &str = "#e8e8e8";
+/// Applications run undisturbed for so long before the drain.
+const SETTLE: Duration = Duration::from_secs(3);
+/// `watch` has looked anew within this, whether a run is under way or none.
+const REFRESH: Duration = Duration::from_secs(4);
+/// The longest that anything may take before the task says what it waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How the lab is drained: ports that keep promises, so that all classes are there, and VMs whose memory is split.
+const HOW: [&str; 8] =
+    ["--policy", "hybrid-parallel", "--reserve", "60%", "--tuning", "on", "--urgency", "high"];
+
+/// What to take.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct PicturesArgs {
+    /// Install what is missing without asking
+    #[arg(long)]
+    yes: bool,
+    /// Watch with this program instead of building one
+    #[arg(long, value_name = "FILE")]
+    droveway: Option<PathBuf>,
+    /// Where the pictures go; by default target/watch-pictures
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+}
+
+pub(crate) fn run_it(args: &PicturesArgs) -> Result<()> {
+    let root = workspace_root();
+    prerequisites::ensure_with(args.yes, prerequisites::TERMINAL)?;
+    if args.droveway.is_none() {
+        let build = ["build", "--release", "--locked", "--package", "droveway"];
+        run(Command::new(env!("CARGO")).current_dir(&root).args(build))?;
+    }
+    let image = guest_image(&root)?;
+    let work = target_dir(&root).join("watch-pictures");
+    let out = args.out.clone().unwrap_or_else(|| work.clone());
+    lab::empty(&work)?;
+    fs::create_dir_all(&out).with_context(|| format!("making {}", out.display()))?;
+    let droveway = args.droveway.clone();
+    let studio = Studio {
+        droveway: droveway.unwrap_or_else(|| target_dir(&root).join("release/droveway")),
+        image,
+        work,
+        out,
+    };
+    let scenario = root.join("scenarios").join(format!("{NAME}.yaml"));
+    lab::with(&scenario, |words| studio.droveway(words), SETTLE, || studio.take_all())?;
+    println!("The pictures are in {}", studio.out.display());
+    Ok(())
+}
+
+struct Studio {
+    droveway: PathBuf,
+    image: PathBuf,
+    work: PathBuf,
+    out: PathBuf,
+}
+
+impl Studio {
+    fn take_all(&self) -> Result<()> {
+        let mut terminals = Vec::new();
+        for size in SIZES {
+            for color in [true, false] {
+                terminals.push(self.open(size, color)?);
+            }
+        }
+        thread::sleep(REFRESH);
+        self.take(&terminals, "1-idle")?;
+        let mut drain = Ended(self.spawn_drain()?);
+        self.wait("figures of a move", |status| {
+            let moves = |vm: &Value| vm["rateBitsPerSecond"].as_u64().is_some_and(|it| it > 0);
+            status["vms"].as_array().is_some_and(|vms| vms.iter().any(moves))
+                && status["run"]["ports"].as_array().is_some_and(|ports| !ports.is_empty())
+        })?;
+        thread::sleep(REFRESH / 2);
+        self.take(&terminals, "2-moving")?;
+        let is_in = |status: &Value, state: &str| {
+            status["vms"].as_array().is_some_and(|vms| vms.iter().any(|vm| vm["state"] == state))
+        };
+        self.wait("a post-copy", |status| is_in(status, "post-copy"))?;
+        self.droveway(&["lab", "fault", "link-down", "beta", "--lab", NAME])?;
+        self.wait("a broken post-copy", |status| is_in(status, "post-copy-paused"))?;
+        thread::sleep(REFRESH / 2);
+        self.take(&terminals, "3-path-cut")?;
+        self.droveway(&["lab", "fault", "link-up", "beta", "--lab", NAME])?;
+        let began = Instant::now();
+        let ended = loop {
+            if let Some(status) = drain.0.try_wait().context("waiting for the drain")? {
+                break status;
+            }
+            ensure!(began.elapsed() < PATIENCE, "the drain does not end");
+            thread::sleep(Duration::from_millis(200));
+        };
+        thread::sleep(REFRESH);
+        self.take(&terminals, "4-over")?;
+        // A deadline may be missed by the cut; a VM that is not there may not.
+        ensure!(matches!(ended.code(), Some(0 | 6)), "the drain ended with {ended}");
+        Ok(())
+    }
+
+    /// A terminal that watches the lab.
+    fn open(&self, (columns, lines): (u32, u32), color: bool) -> Result<Terminal> {
+        let name = format!("{columns}x{lines}{}", if color { "" } else { "-no-color" });
+        let folder = self.work.join(&name);
+        lab::empty(&folder)?;
+        let mut server = Command::new("Xvfb")
+            .args(["-displayfd", "1", "-screen", "0", SCREEN, "-nolisten", "tcp", "-br", "-fbdir"])
+            .arg(&folder)
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(folder.join("xvfb.log"))?)
+            .spawn()
+            .map(Ended)
+            .context("starting Xvfb")?;
+        let told = server.0.stdout.take().context("Xvfb says nothing")?;
+        let mut display = String::new();
+        BufReader::new(told).read_line(&mut display).context("reading Xvfb's display")?;
+        ensure!(!display.trim().is_empty(), "Xvfb does not start: see {}", folder.display());
+        let size = folder.join("size");
+        let mut xterm = Command::new("xterm");
+        xterm
+            .args(["-geometry", &format!("{columns}x{lines}+0+0"), "-fa", "DejaVu Sans Mono"])
+            .args(["-fs", LETTERS, "-bg", BACKGROUND, "-fg", FOREGROUND, "+sb", "-e", "sh", "-c"])
+            .arg("stty size > \"$1\"; shift; exec \"$@\"")
+            .arg("sh")
+            .args([&size, &self.droveway])
+            .args(["--fleet", &fleet(NAME), "watch"])
+            .env("DISPLAY", format!(":{}", display.trim()))
+            .env("DROVEWAY_STATE", self.work.join("state"))
+            .env_remove("NO_COLOR")
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(folder.join("xterm.log"))?);
+        if !color {
+            xterm.env("NO_COLOR", "1");
+        }
+        let xterm = xterm.spawn().map(Ended).context("starting xterm")?;
+        let began = Instant::now();
+        let wanted = format!("{lines} {columns}");
+        loop {
+            let found = fs::read_to_string(&size).unwrap_or_default();
+            if found.trim() == wanted {
+                break;
+            }
+            ensure!(
+                began.elapsed() < PATIENCE,
+                "{name}: the terminal has '{}' lines and columns, not '{wanted}'",
+                found.trim()
+            );
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(Terminal {
+            name,
+            color,
+            screen: folder.join("Xvfb_screen0"),
+            _xterm: xterm,
+            _server: server,
+        })
+    }
+
+    fn take(&self, terminals: &[Terminal], what: &str) -> Result<()> {
+        for terminal in terminals {
+            let picture = terminal.picture()?;
+            let path = self.out.join(format!("{what}-{}.png", terminal.name));
+            fs::write(&path, picture.png()?)
+                .with_context(|| format!("writing {}", path.display()))?;
+            println!("{} ({} by {} pixels)", path.display(), picture.width, picture.height);
+            ensure!(picture.colors() > 2, "{}: nothing is drawn", path.display());
+            ensure!(
+                terminal.color || picture.is_grey(),
+                "{}: there are colours although NO_COLOR is set",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let output = self.command(&["--fleet", &fleet(NAME), "status", "-o", "json"]).output();
+            let output = output.context("starting droveway")?;
+            if serde_json::from_slice(&output.stdout).is_ok_and(|status| condition(&status)) {
+                return Ok(());
+            }
+            if began.elapsed() >= PATIENCE {
+                bail!(
+                    "waited {} s in vain for: {what}; the last status was\n{}",
+                    PATIENCE.as_secs(),
+                    String::from_utf8_lossy(&output.stdout)
+                );
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn spawn_drain(&self) -> Result<Child> {
+        let report = self.work.join("report").display().to_string();
+        let fleet = fleet(NAME);
+        let fixed = ["--fleet", &fleet, "drain", "alpha", "--to", "beta", "--report", &report];
+        let log = fs::File::create(self.work.join("drain.log"))?;
+        let mut command = self.command(&[&fixed[..], &HOW].concat());
+        command.stdout(Stdio::null()).stderr(log);
+        command.spawn().with_context(|| format!("starting {}", self.droveway.display()))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.droveway);
+        command
+            .args(arguments)
+            .env("DROVEWAY_GUEST_IMAGE", &self.image)
+            .env("DROVEWAY_STATE", self.work.join("state"))
+            .env_remove("DROVEWAY_FLEET")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn droveway(&self, arguments: &[&str]) -> Result<()> {
+        println!("> droveway {}", arguments.join(" "));
+        let status = self.command(arguments).status();
+        let status = status.with_context(|| format!("starting {}", self.droveway.display()))?;
+        ensure!(status.success(), "droveway {} ended with {status}", arguments.join(" "));
+        Ok(())
+    }
+}
+
+/// A terminal on a screen of its own; both end with it, the terminal first.
+struct Terminal {
+    name: String,
+    color: bool,
+    screen: PathBuf,
+    _xterm: Ended,
+    _server: Ended,
+}
+
+impl Terminal {
+    fn picture(&self) -> Result<Picture> {
+        let read = |path: &Path| -> Result<Picture> { Picture::of_xwd(&fs::read(path)?) };
+        let whole =
+            read(&self.screen).with_context(|| format!("reading {}", self.screen.display()))?;
+        Ok(whole.cropped())
+    }
+}
+
+/// A process that ends with what it was started for.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
