@@ -6,10 +6,9 @@
 //! the rest is for a person who looks at them.
 
 use crate::{
-    guest_image,
-    lab::{self, fleet},
+    lab::{self, Trial, TrialArgs, fleet},
     picture::Picture,
-    prerequisites, run, target_dir, workspace_root,
+    prerequisites, workspace_root,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -32,8 +31,6 @@ const LETTERS: &str = "10";
 /// Another grey than the black around the window.
 const BACKGROUND: &str = "#181818";
 const FOREGROUND: &str = "#e8e8e8";
-/// Applications run undisturbed for so long before the drain.
-const SETTLE: Duration = Duration::from_secs(3);
 /// `watch` has looked anew within this, whether a run is under way or none.
 const REFRESH: Duration = Duration::from_secs(4);
 /// The longest that anything may take before the task says what it waited for.
@@ -45,46 +42,27 @@ const HOW: [&str; 8] =
 /// What to take.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PicturesArgs {
-    /// Install what is missing without asking
-    #[arg(long)]
-    yes: bool,
-    /// Watch with this program instead of building one
-    #[arg(long, value_name = "FILE")]
-    droveway: Option<PathBuf>,
+    #[command(flatten)]
+    trial: TrialArgs,
     /// Where the pictures go; by default target/watch-pictures
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
 }
 
 pub(crate) fn run_it(args: &PicturesArgs) -> Result<()> {
-    let root = workspace_root();
-    prerequisites::ensure_with(args.yes, prerequisites::TERMINAL)?;
-    if args.droveway.is_none() {
-        let build = ["build", "--release", "--locked", "--package", "droveway"];
-        run(Command::new(env!("CARGO")).current_dir(&root).args(build))?;
-    }
-    let image = guest_image(&root)?;
-    let work = target_dir(&root).join("watch-pictures");
-    let out = args.out.clone().unwrap_or_else(|| work.clone());
-    lab::empty(&work)?;
+    prerequisites::ensure_with(args.trial.yes, prerequisites::TERMINAL)?;
+    let trial = Trial::prepare("watch-pictures", &args.trial)?;
+    let out = args.out.clone().unwrap_or_else(|| trial.work.clone());
     fs::create_dir_all(&out).with_context(|| format!("making {}", out.display()))?;
-    let droveway = args.droveway.clone();
-    let studio = Studio {
-        droveway: droveway.unwrap_or_else(|| target_dir(&root).join("release/droveway")),
-        image,
-        work,
-        out,
-    };
-    let scenario = root.join("scenarios").join(format!("{NAME}.yaml"));
-    lab::with(&scenario, |words| studio.droveway(words), SETTLE, || studio.take_all())?;
+    let studio = Studio { trial, out };
+    let scenario = workspace_root().join("scenarios").join(format!("{NAME}.yaml"));
+    studio.trial.in_lab(&scenario, || studio.take_all())?;
     println!("The pictures are in {}", studio.out.display());
     Ok(())
 }
 
 struct Studio {
-    droveway: PathBuf,
-    image: PathBuf,
-    work: PathBuf,
+    trial: Trial,
     out: PathBuf,
 }
 
@@ -110,11 +88,11 @@ impl Studio {
             status["vms"].as_array().is_some_and(|vms| vms.iter().any(|vm| vm["state"] == state))
         };
         self.wait("a post-copy", |status| is_in(status, "post-copy"))?;
-        self.droveway(&["lab", "fault", "link-down", "beta", "--lab", NAME])?;
+        self.trial.droveway(&["lab", "fault", "link-down", "beta", "--lab", NAME])?;
         self.wait("a broken post-copy", |status| is_in(status, "post-copy-paused"))?;
         thread::sleep(REFRESH / 2);
         self.take(&terminals, "3-path-cut")?;
-        self.droveway(&["lab", "fault", "link-up", "beta", "--lab", NAME])?;
+        self.trial.droveway(&["lab", "fault", "link-up", "beta", "--lab", NAME])?;
         let began = Instant::now();
         let ended = loop {
             if let Some(status) = drain.0.try_wait().context("waiting for the drain")? {
@@ -133,7 +111,7 @@ impl Studio {
     /// A terminal that watches the lab.
     fn open(&self, (columns, lines): (u32, u32), color: bool) -> Result<Terminal> {
         let name = format!("{columns}x{lines}{}", if color { "" } else { "-no-color" });
-        let folder = self.work.join(&name);
+        let folder = self.trial.work.join(&name);
         lab::empty(&folder)?;
         let mut server = Command::new("Xvfb")
             .args(["-displayfd", "1", "-screen", "0", SCREEN, "-nolisten", "tcp", "-br", "-fbdir"])
@@ -154,10 +132,10 @@ impl Studio {
             .args(["-fs", LETTERS, "-bg", BACKGROUND, "-fg", FOREGROUND, "+sb", "-e", "sh", "-c"])
             .arg("stty size > \"$1\"; shift; exec \"$@\"")
             .arg("sh")
-            .args([&size, &self.droveway])
+            .args([&size, &self.trial.droveway])
             .args(["--fleet", &fleet(NAME), "watch"])
             .env("DISPLAY", format!(":{}", display.trim()))
-            .env("DROVEWAY_STATE", self.work.join("state"))
+            .env("DROVEWAY_STATE", self.trial.work.join("state"))
             .env_remove("NO_COLOR")
             .stdin(Stdio::null())
             .stderr(fs::File::create(folder.join("xterm.log"))?);
@@ -209,7 +187,8 @@ impl Studio {
     fn wait(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Result<()> {
         let began = Instant::now();
         loop {
-            let output = self.command(&["--fleet", &fleet(NAME), "status", "-o", "json"]).output();
+            let output =
+                self.trial.command(&["--fleet", &fleet(NAME), "status", "-o", "json"]).output();
             let output = output.context("starting droveway")?;
             if serde_json::from_slice(&output.stdout).is_ok_and(|status| condition(&status)) {
                 return Ok(());
@@ -226,32 +205,10 @@ impl Studio {
     }
 
     fn spawn_drain(&self) -> Result<Child> {
-        let report = self.work.join("report").display().to_string();
+        let report = self.trial.work.join("report").display().to_string();
         let fleet = fleet(NAME);
         let fixed = ["--fleet", &fleet, "drain", "alpha", "--to", "beta", "--report", &report];
-        let log = fs::File::create(self.work.join("drain.log"))?;
-        let mut command = self.command(&[&fixed[..], &HOW].concat());
-        command.stdout(Stdio::null()).stderr(log);
-        command.spawn().with_context(|| format!("starting {}", self.droveway.display()))
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.droveway);
-        command
-            .args(arguments)
-            .env("DROVEWAY_GUEST_IMAGE", &self.image)
-            .env("DROVEWAY_STATE", self.work.join("state"))
-            .env_remove("DROVEWAY_FLEET")
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn droveway(&self, arguments: &[&str]) -> Result<()> {
-        println!("> droveway {}", arguments.join(" "));
-        let status = self.command(arguments).status();
-        let status = status.with_context(|| format!("starting {}", self.droveway.display()))?;
-        ensure!(status.success(), "droveway {} ended with {status}", arguments.join(" "));
-        Ok(())
+        self.trial.spawn(&[&fixed[..], &HOW].concat(), "drain.log")
     }
 }
 

@@ -14,6 +14,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use std::{
     collections::BTreeMap,
     io::IsTerminal as _,
+    os::fd::AsFd as _,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -112,7 +113,11 @@ fn on_screen(source: &mut Source) -> Result<Exit, Failure> {
                 return Ok(Exit::Done);
             }
             let left = pause.saturating_sub(looked.elapsed()).min(KEYS);
-            if event::poll(left).map_err(anyhow::Error::from)? {
+            if !keyboard_for(left)? {
+                return Ok(Exit::Done);
+            }
+            // What came of the keyboard, and of the window's size, which is no key.
+            if event::poll(Duration::ZERO).map_err(anyhow::Error::from)? {
                 match event::read().map_err(anyhow::Error::from)? {
                     Event::Key(key) if ends(key) => return Ok(Exit::Done),
                     Event::Resize(..) => break,
@@ -125,6 +130,24 @@ fn on_screen(source: &mut Source) -> Result<Exit, Failure> {
             status = source.look(Some(&status))?;
         }
     }
+}
+
+/// Waits for a key, at most so long. False once the terminal is gone: crossterm, asked for keys then, reads the end of its
+/// input again and again, and never comes back.
+fn keyboard_for(time: Duration) -> Result<bool, Failure> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    // The terminal is where the screen is; the input may be another file.
+    let terminal = std::io::stdout();
+    let mut keyboard = [PollFd::new(terminal.as_fd(), PollFlags::POLLIN)];
+    let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+    match poll(&mut keyboard, time) {
+        Ok(_) => {}
+        // A signal: the loop looks which.
+        Err(nix::errno::Errno::EINTR) => return Ok(true),
+        Err(error) => return Err(anyhow::Error::from(error).into()),
+    }
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    Ok(!keyboard[0].revents().is_some_and(|seen| seen.intersects(gone)))
 }
 
 fn ends(key: KeyEvent) -> bool {
