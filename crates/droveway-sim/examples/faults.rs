@@ -7,7 +7,7 @@
 #![expect(clippy::print_stdout, reason = "a program for people")]
 #![expect(clippy::disallowed_methods, reason = "it measures time and uses all processors")]
 
-use droveway_drive::Outcome as Ended;
+use droveway_drive::{Outcome as Ended, RecordKind};
 use droveway_sim::{Broken, FaultSchedule, Ran, Timed};
 use std::{
     collections::BTreeMap, env, error::Error, process::ExitCode, sync::mpsc, thread, time::Instant,
@@ -117,6 +117,9 @@ struct Tally {
     faults: BTreeMap<String, u64>,
     ends: BTreeMap<String, u64>,
     adopted: u64,
+    /// Dead paths of post-copies that were noticed without QEMU's word, and paths that were renewed.
+    noticed: u64,
+    renewed: u64,
     simulated: f64,
     checks: u64,
     longest: (f64, u64),
@@ -142,6 +145,17 @@ impl Tally {
             *self.ends.entry(name.to_owned()).or_default() += 1;
         }
         self.adopted += u64::from(ran.left.adopted);
+        for (_, record) in &ran.outcome.records {
+            match &record.kind {
+                RecordKind::Decided { reason, .. } if reason == "post-copy's path is dead" => {
+                    self.noticed += 1;
+                }
+                RecordKind::Warning(text) if text.starts_with("post-copy's path was renewed") => {
+                    self.renewed += 1;
+                }
+                _ => {}
+            }
+        }
         self.checks += ran.left.checks;
         self.simulated += ran.outcome.until.seconds();
         let took = ran.outcome.ended_at.seconds_from(ran.outcome.began_at);
@@ -161,6 +175,10 @@ impl Tally {
         println!(
             "{:.0} s simulated, the laws looked at {} times; the longest run took {:.1} s (seed {})",
             self.simulated, self.checks, self.longest.0, self.longest.1
+        );
+        println!(
+            "{} dead paths of post-copies noticed without QEMU's word, {} paths renewed",
+            self.noticed, self.renewed
         );
         let [[missed, kept], [missed_disturbed, kept_disturbed]] = self.feasible;
         println!(

@@ -336,7 +336,7 @@ impl Pair {
             Stage::Setup | Stage::Load | Stage::Starting | Stage::Switch => self.until,
             Stage::Word => now,
             Stage::PostCopy if self.recovering => now,
-            Stage::Pass if self.postcopy_asked => now,
+            Stage::Pass if self.postcopy_asked && self.rate > 0.0 => now,
             Stage::Pass => now + time(self.memory.pending() - self.leaves(physics)),
             Stage::Rest | Stage::PostCopy => now + time(self.memory.pending()),
         };
@@ -395,7 +395,8 @@ impl Pair {
                 }
                 true
             }
-            Stage::Pass if self.postcopy_asked => {
+            // A stream that has just been woken has its rate an instant later.
+            Stage::Pass if self.postcopy_asked && self.rate > 0.0 => {
                 self.scan_per_byte = constants.postcopy_zero_scan_seconds_per_byte
                     * if self.pass <= 1 { self.memory.zero_bytes } else { 0.0 }
                     / self.memory.pending().max(1.0);
@@ -414,7 +415,7 @@ impl Pair {
             Stage::Pass if self.memory.pending() <= self.leaves(physics) + rounding => {
                 self.end_pass(physics, now, out)
             }
-            Stage::Rest if self.memory.pending() <= rounding => {
+            Stage::Rest if self.memory.pending() <= rounding && self.rate > 0.0 => {
                 self.stage = Stage::Load;
                 self.until = now + constants.socket_bytes / self.rate.max(1.0);
                 true

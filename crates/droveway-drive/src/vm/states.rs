@@ -326,7 +326,9 @@ impl VmDriver {
             // Held back by its own cap, not by the port: the switchover will be faster.
             rate.bits_per_second() >= cap.bits_per_second() / 10 * 8
         });
-        if paced || self.plan.technique == Technique::StopAndCopy || smoothed.is_zero() {
+        // A stream that stands still halves it again and again; QEMU takes whole bytes, and none of them for "no limit".
+        let is_nothing = smoothed.bytes_per_second() == 0;
+        if paced || self.plan.technique == Technique::StopAndCopy || is_nothing {
             return;
         }
         let wanted = smoothed.min(self.plan.switchover_bandwidth);

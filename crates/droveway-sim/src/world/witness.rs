@@ -48,6 +48,8 @@ pub(super) struct Watched {
     delivered: f64,
     sent_again: f64,
     under_way: u64,
+    /// Nothing arrived when it was looked last.
+    unwired: bool,
     /// What is under way has not arrived since.
     silent_since: Option<f64>,
     /// The last instant at which nothing that was sent arrived.
@@ -199,11 +201,13 @@ impl World<'_> {
             watched.connection = pair.connections;
             (watched.begun, watched.counted, watched.delivered) = (pair.sent, 0.0, 0.0);
             (watched.sent_again, watched.under_way, watched.silent_since) = (0.0, 0, None);
+            watched.unwired = false;
         }
         let silence = |since: Option<f64>| {
             since.map_or(0.0, |since| f64::from(sent_again_within(now - since)))
         };
         if pair.is_wired(now) {
+            watched.unwired = false;
             watched.sent_again += silence(watched.silent_since.take());
             let count = (pair.sent - watched.begun).max(0.0);
             watched.sent_again += (count - watched.counted).max(0.0) / SEGMENT_BYTES * lost;
@@ -222,8 +226,11 @@ impl World<'_> {
             if pair.writes(now) {
                 watched.under_way = watched.under_way.max(1);
             }
+            // What was under way when the path went; or what was written since the last look, by a process that went on.
+            let since = down_since.filter(|_| !watched.unwired).unwrap_or(now);
+            watched.unwired = true;
             if watched.under_way > 0 {
-                watched.silent_since.get_or_insert(down_since.unwrap_or(now));
+                watched.silent_since.get_or_insert(since);
             }
         }
         Some(ConnectionSample {

@@ -14,7 +14,7 @@ fn fleet() -> Fleet {
     };
     let text = format!(
         "apiVersion: droveway/v1\nkind: Fleet\nmetadata: {{ name: f }}\nspec:\n  hosts: [ {}, {} ]\n  \
-         vms:\n    - {{ name: cache, instances: {{ alpha: {{ qmp: \"unix:/a\" }}, beta: {{ qmp: \"unix:/b\" }} }} }}\n",
+         vms:\n    - {{ name: cache, memory: 256MiB, vcpus: 1, allowPostcopy: true, instances: {{ alpha: {{ qmp: \"unix:/a\" }}, beta: {{ qmp: \"unix:/b\" }} }} }}\n",
         host("alpha"),
         host("beta"),
     );

@@ -124,7 +124,9 @@ impl Run {
             } else {
                 0
             }),
-            dirty_bits_per_second: streams.then_some(progress.dirty_rate.bits_per_second()),
+            // QEMU knows it once a pass has ended; in post-copy nobody asks.
+            dirty_bits_per_second: (phase == Phase::PreCopy && progress.pass > 1)
+                .then_some(progress.dirty_rate.bits_per_second()),
             downtime_seconds: downtime,
             reason: entry.and_then(|entry| entry.reason.clone()),
             ..VmStatus::default()

@@ -340,6 +340,9 @@ fn decisions_lines(run: &RunStatus, area: Rect) -> Vec<Line<'static>> {
     const INDENT: u16 = 10;
     let width = area.width.saturating_sub(INDENT).max(8);
     let mut room = usize::from(area.height);
+    if run.decisions.is_empty() {
+        return vec![Line::raw("none yet")];
+    }
     let mut blocks: Vec<Vec<String>> = Vec::new();
     for decision in run.decisions.iter().rev() {
         if room == 0 {

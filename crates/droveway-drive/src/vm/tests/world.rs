@@ -666,6 +666,10 @@ impl World {
                 self.rate = ceiling.map_or(RATE, |at| at.bytes_per_second() as f64).min(RATE);
                 Ok(Reply::Done)
             }
+            Action::SetSwitchoverBandwidth(rate) if rate.bytes_per_second() == 0 => {
+                self.violation = Some("a switchover at no byte a second".to_owned());
+                refused("below 1 byte/s would mean no limit")
+            }
             Action::SetSwitchoverBandwidth(rate) => {
                 self.settings.switchover_bandwidth = Some(SwitchoverRate::Assumed(*rate));
                 Ok(Reply::Done)
