@@ -1,7 +1,10 @@
 //! Two QEMUs and a link, in steps of [`TICK`].
 
+mod journal;
+
 use super::super::*;
 use crate::action::SwitchoverRate;
+use journal::Journal;
 
 const TICK: Duration = Duration::from_millis(10);
 /// Simulated time after which an attempt that has not ended never will: six passes of a guest that dirties nearly twice what is
@@ -27,50 +30,6 @@ pub(super) enum Fault {
     MuteReplies(u64),
     /// The controller is killed; so many milliseconds later another one takes over.
     KillController(u64),
-}
-
-/// What a journal knows of the attempt: intents before they are carried out, replies and records as they come.
-#[derive(Debug, Clone)]
-struct Journal {
-    migrate: Told,
-    postcopy_prepared: bool,
-    postcopy_asked: bool,
-    undoing: bool,
-    releasing: bool,
-    /// The id of `migrate`, while its reply is awaited.
-    open: Option<ActionId>,
-}
-
-impl Journal {
-    fn new() -> Self {
-        Journal {
-            migrate: Told::Never,
-            postcopy_prepared: false,
-            postcopy_asked: false,
-            undoing: false,
-            releasing: false,
-            open: None,
-        }
-    }
-
-    fn intend(&mut self, id: ActionId, action: &Action) {
-        match action {
-            Action::Configure { postcopy, .. } => self.postcopy_prepared = *postcopy,
-            Action::Migrate { .. } => {
-                (self.migrate, self.open) = (Told::Perhaps, Some(id));
-            }
-            Action::StartPostcopy => self.postcopy_asked = true,
-            Action::DestroyTarget => self.undoing = true,
-            Action::DestroySource => self.releasing = true,
-            _ => {}
-        }
-    }
-
-    fn reply(&mut self, id: ActionId, reply: &Result<Reply, ActionError>) {
-        if self.open == Some(id) && reply.is_ok() {
-            self.migrate = Told::Surely;
-        }
-    }
 }
 
 #[derive(Debug, Clone)]
