@@ -24,10 +24,8 @@ const POLICIES: [&str; 6] = [
     "post-copy-serial",
     "post-copy-parallel",
 ];
-/// A drain takes some ten seconds, its preparation included: instants lie between nothing and this.
-const INSTANT_MAX: f64 = 12.0;
-/// Who takes over has done most of it by then.
-const SECOND_INSTANT_MAX: f64 = 4.0;
+/// Who takes over is killed within this share of the time in which the first one is: it has done most of it by then.
+const SECOND_SHARE: f64 = 1.0 / 3.0;
 /// What the one that is killed says.
 const KILLED: &str = "killed.log";
 /// Exit codes with which a take-over is right: done, the rest safe at the source, a limit missed, nothing was touched yet.
@@ -44,9 +42,14 @@ pub(crate) struct KillsArgs {
     /// Where the instants come from
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Instants lie within so many seconds of the start. A drain takes some ten, and begins to move VMs in the second one
+    #[arg(long, value_name = "SECONDS", default_value_t = 12.0)]
+    within: f64,
 }
 
 pub(crate) fn run_it(args: &KillsArgs) -> Result<()> {
+    let within = args.within;
+    ensure!(within.is_finite() && within >= 0.0, "--within {within}: so many seconds, like 1.5");
     let kills = Kills { trial: Trial::prepare("kills", &args.trial)? };
     let mut chance = Chance::new(args.seed);
     let scenario = workspace_root().join("scenarios").join(format!("{NAME}.yaml"));
@@ -56,8 +59,8 @@ pub(crate) fn run_it(args: &KillsArgs) -> Result<()> {
             String::from("round,policy,instant_s,second_instant_s,adopt_exit,adopt_s,moved\n");
         for round in 0..args.rounds {
             let policy = POLICIES[round as usize % POLICIES.len()];
-            let instant = INSTANT_MAX * chance.unit();
-            let second = (round % 3 == 2).then(|| SECOND_INSTANT_MAX * chance.unit());
+            let instant = args.within * chance.unit();
+            let second = (round % 3 == 2).then(|| args.within * SECOND_SHARE * chance.unit());
             let row = kills
                 .round(policy, instant, second, &queues)
                 .with_context(|| format!("round {round}, {policy}, killed after {instant:.3} s"))?;
