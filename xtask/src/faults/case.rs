@@ -155,7 +155,7 @@ impl Case {
         let short = SHORT.0 + (SHORT.1 - SHORT.0) * chance.unit();
         // Another one for each technique and fault.
         let is_long =
-            (u64::from(number) + seed % LONG_EVERY + group % LONG_EVERY) % LONG_EVERY == 0;
+            (u64::from(number) + seed % LONG_EVERY + group % LONG_EVERY).is_multiple_of(LONG_EVERY);
         let lasts_long = matches!(fault, Fault::LinkDown | Fault::Freeze | Fault::StallMonitor);
         let seconds = if is_long && lasts_long { LONG } else { short };
         Case { fault, technique, number, share, vm, side, seconds, force: chance.unit() }
