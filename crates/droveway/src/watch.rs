@@ -10,6 +10,7 @@ use crate::{
     fleet, status,
 };
 use droveway_fleet::{Fleet, status::Status};
+use nix::sys::signal::{self, SigHandler, Signal};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use std::{
     collections::BTreeMap,
@@ -86,10 +87,14 @@ impl Drop for Screen {
 }
 
 fn on_screen(source: &mut Source) -> Result<Exit, Failure> {
-    for signal in [nix::sys::signal::Signal::SIGTERM, nix::sys::signal::Signal::SIGHUP] {
-        let handler = nix::sys::signal::SigHandler::Handler(end);
+    let answers = [
+        (Signal::SIGTERM, SigHandler::Handler(end)),
+        // The terminal is gone: there is nothing to put back, and whoever reads keys from it would read its end for ever.
+        (Signal::SIGHUP, SigHandler::SigDfl),
+    ];
+    for (signal, handler) in answers {
         // SAFETY: the handler only stores to an atomic.
-        let _ = unsafe { nix::sys::signal::signal(signal, handler) };
+        let _ = unsafe { signal::signal(signal, handler) };
     }
     // Before the screen is taken, so that an error is read.
     let mut status = source.look(None)?;
