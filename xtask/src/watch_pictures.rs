@@ -11,6 +11,10 @@ use crate::{
     prerequisites, workspace_root,
 };
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
 use serde_json::Value;
 use std::{
     fs,
@@ -107,8 +111,11 @@ impl Studio {
         };
         thread::sleep(REFRESH);
         self.take(&terminals, "4-over")?;
-        // A deadline may be missed by the cut; a VM that is not there may not.
-        ensure!(matches!(ended.code(), Some(0 | 6)), "the drain ended with {ended}");
+        for terminal in &mut terminals {
+            terminal.close()?;
+        }
+        // What the cut met in pre-copy may stay at the source, and a deadline may be missed.
+        ensure!(matches!(ended.code(), Some(0 | 5 | 6)), "the drain ended with {ended}");
         Ok(())
     }
 
@@ -118,7 +125,8 @@ impl Studio {
         let folder = self.trial.work.join(&name);
         lab::empty(&folder)?;
         let mut server = Command::new("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", SCREEN, "-nolisten", "tcp", "-br", "-fbdir"])
+            .args(["-displayfd", "1", "-screen", "0", SCREEN, "-nolisten", "tcp"])
+            .args(["-br", "-nocursor", "-fbdir"])
             .arg(&folder)
             .stdout(Stdio::piped())
             .stderr(fs::File::create(folder.join("xvfb.log"))?)
@@ -134,9 +142,9 @@ impl Studio {
         xterm
             .args(["-geometry", &format!("{columns}x{lines}+0+0"), "-fa", "DejaVu Sans Mono"])
             .args(["-fs", LETTERS, "-bg", BACKGROUND, "-fg", FOREGROUND, "+sb", "-e", "sh", "-c"])
-            .arg("stty size > \"$1\"; shift; exec \"$@\"")
+            .arg("echo $$ > \"$1\"; stty size > \"$2\"; shift 2; exec \"$@\"")
             .arg("sh")
-            .args([&size, &self.trial.droveway])
+            .args([&folder.join("pid"), &size, &self.trial.droveway])
             .args(["--fleet", &fleet(NAME), "watch"])
             .env("DISPLAY", format!(":{}", display.trim()))
             .env("DROVEWAY_STATE", self.trial.work.join("state"))
@@ -165,7 +173,8 @@ impl Studio {
             name,
             color,
             screen: folder.join("Xvfb_screen0"),
-            _xterm: xterm,
+            watcher: fs::read_to_string(folder.join("pid"))?.trim().parse()?,
+            xterm,
             _server: server,
         })
     }
@@ -221,11 +230,31 @@ struct Terminal {
     name: String,
     color: bool,
     screen: PathBuf,
-    _xterm: Ended,
+    /// The process of `watch`.
+    watcher: i32,
+    xterm: Ended,
     _server: Ended,
 }
 
 impl Terminal {
+    /// Closes the terminal: who watched in it has to end.
+    fn close(&mut self) -> Result<()> {
+        self.xterm.0.kill().context("ending xterm")?;
+        self.xterm.0.wait().context("waiting for xterm's end")?;
+        let began = Instant::now();
+        let stat = format!("/proc/{}/stat", self.watcher);
+        // Who takes care of orphans may take its time to bury it.
+        let lives = || fs::read_to_string(&stat).is_ok_and(|text| !text.contains(") Z "));
+        while lives() {
+            if began.elapsed() >= Duration::from_secs(5) {
+                let _ = signal::kill(Pid::from_raw(self.watcher), Signal::SIGKILL);
+                bail!("{}: `watch` went on although its terminal was gone", self.name);
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
     fn picture(&self) -> Result<Picture> {
         let read = |path: &Path| -> Result<Picture> { Picture::of_xwd(&fs::read(path)?) };
         let whole =

@@ -10,11 +10,11 @@ use crate::{
     fleet, status,
 };
 use droveway_fleet::{Fleet, status::Status};
+use nix::sys::signal::{self, SigHandler, Signal};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use std::{
     collections::BTreeMap,
     io::IsTerminal as _,
-    os::fd::AsFd as _,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -87,10 +87,14 @@ impl Drop for Screen {
 }
 
 fn on_screen(source: &mut Source) -> Result<Exit, Failure> {
-    for signal in [nix::sys::signal::Signal::SIGTERM, nix::sys::signal::Signal::SIGHUP] {
-        let handler = nix::sys::signal::SigHandler::Handler(end);
+    let answers = [
+        (Signal::SIGTERM, SigHandler::Handler(end)),
+        // The terminal is gone: there is nothing to put back, and whoever reads keys from it would read its end for ever.
+        (Signal::SIGHUP, SigHandler::SigDfl),
+    ];
+    for (signal, handler) in answers {
         // SAFETY: the handler only stores to an atomic.
-        let _ = unsafe { nix::sys::signal::signal(signal, handler) };
+        let _ = unsafe { signal::signal(signal, handler) };
     }
     // Before the screen is taken, so that an error is read.
     let mut status = source.look(None)?;
@@ -113,11 +117,7 @@ fn on_screen(source: &mut Source) -> Result<Exit, Failure> {
                 return Ok(Exit::Done);
             }
             let left = pause.saturating_sub(looked.elapsed()).min(KEYS);
-            if !keyboard_for(left)? {
-                return Ok(Exit::Done);
-            }
-            // What came of the keyboard, and of the window's size, which is no key.
-            if event::poll(Duration::ZERO).map_err(anyhow::Error::from)? {
+            if event::poll(left).map_err(anyhow::Error::from)? {
                 match event::read().map_err(anyhow::Error::from)? {
                     Event::Key(key) if ends(key) => return Ok(Exit::Done),
                     Event::Resize(..) => break,
@@ -130,24 +130,6 @@ fn on_screen(source: &mut Source) -> Result<Exit, Failure> {
             status = source.look(Some(&status))?;
         }
     }
-}
-
-/// Waits for a key, at most so long. False once the terminal is gone: crossterm, asked for keys then, reads the end of its
-/// input again and again, and never comes back.
-fn keyboard_for(time: Duration) -> Result<bool, Failure> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    // The terminal is where the screen is; the input may be another file.
-    let terminal = std::io::stdout();
-    let mut keyboard = [PollFd::new(terminal.as_fd(), PollFlags::POLLIN)];
-    let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
-    match poll(&mut keyboard, time) {
-        Ok(_) => {}
-        // A signal: the loop looks which.
-        Err(nix::errno::Errno::EINTR) => return Ok(true),
-        Err(error) => return Err(anyhow::Error::from(error).into()),
-    }
-    let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
-    Ok(!keyboard[0].revents().is_some_and(|seen| seen.intersects(gone)))
 }
 
 fn ends(key: KeyEvent) -> bool {

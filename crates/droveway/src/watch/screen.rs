@@ -163,7 +163,7 @@ fn fleet_line(status: &Status, over: Option<&str>) -> String {
     match (&status.active_run, over) {
         (Some(run), _) => format!("fleet {fleet}: {run} is being prepared"),
         (None, Some(run)) => {
-            format!("fleet {fleet}: {run} is over, `droveway report {run}` tells what it did")
+            format!("fleet {fleet}: {run} is over: `droveway report last` tells of it")
         }
         (None, None) => format!("fleet {fleet}: no run is active"),
     }

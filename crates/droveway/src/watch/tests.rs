@@ -358,7 +358,7 @@ fn a_run_that_is_over_is_told_of() {
     status.unfinished_run = None;
     terminal.draw(|frame| screen::draw(frame, &status, Some("run-7"), false)).unwrap();
     let text: String = terminal.backend().buffer().content().iter().map(|it| it.symbol()).collect();
-    assert!(text.contains("run-7 is over, `droveway report run-7` tells what it did"), "{text}");
+    assert!(text.contains("run-7 is over: `droveway report last` tells of it"), "{text}");
     assert!(text.contains("q leaves this view") && !text.contains("the run goes on"), "{text}");
 }
 
