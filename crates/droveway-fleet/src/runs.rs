@@ -76,5 +76,5 @@ pub enum ReportDocument {
     /// The report that the run left.
     Whole(Box<RunReport>),
     /// What its journal tells, where there is none.
-    Journal(JournalReport),
+    Journal(Box<JournalReport>),
 }

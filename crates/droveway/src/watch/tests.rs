@@ -287,7 +287,9 @@ fn what_is_wrong_is_said_in_words() {
     for size in [SMALL, LARGE] {
         let (screen, _) = drawn(&busy(), size, false);
         let text = screen.split_whitespace().collect::<Vec<_>>().join(" ");
-        for words in ["the run is LATE", "LOST: mail", "-1.0 s", "-0.5", "the journal is not written"] {
+        for words in
+            ["the run is LATE", "LOST: mail", "-1.0 s", "-0.5", "the journal is not written"]
+        {
             assert!(text.contains(words), "{words} is missing:\n{screen}");
         }
     }
