@@ -17,6 +17,7 @@ mod yielding;
 
 pub(crate) use adapt::is_unpaced;
 pub use adapt::{ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction};
+pub(crate) use exposure::PROGRESS;
 pub use operate::OPERATOR;
 pub use path::PathSample;
 pub use yielding::PortsSeen;

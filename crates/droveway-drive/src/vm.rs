@@ -234,6 +234,8 @@ pub struct VmDriver {
     last_boundary_remaining: Option<Bytes>,
     boundary_wanted: Option<u32>,
     last_growth: (Bytes, Timestamp),
+    /// When the source's QEMU last said how far it is.
+    sampled_at: Option<Timestamp>,
     /// Whether post-copy's path is dead.
     liveness: Liveness,
     /// Since when post-copy has been broken, or an operator asked to go on trying.
@@ -295,6 +297,7 @@ impl VmDriver {
             last_boundary_remaining: None,
             boundary_wanted: None,
             last_growth: (Bytes::ZERO, Timestamp::ZERO),
+            sampled_at: None,
             liveness: Liveness::default(),
             broke_at: None,
             try_blindly: false,

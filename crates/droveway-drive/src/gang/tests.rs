@@ -395,6 +395,72 @@ fn a_fallback_and_an_operator_s_wish_wait_too() {
     assert_eq!(world.split, [first, second]);
 }
 
+/// There is room for both, but the path of the first is broken: the second goes on copying until it is renewed.
+#[test]
+fn nobody_is_split_over_a_path_that_is_broken() {
+    for technique in [Technique::Hybrid, Technique::PostCopy] {
+        let mut plan = exposing(2, technique, 2);
+        plan.max_exposed = None;
+        if technique == Technique::PostCopy {
+            plan.concurrency = 1;
+        }
+        let mut world = Answers::new(plan, &[9, 9]);
+        world.drain();
+        let [first, second] = ["vm1", "vm0"].map(|name| name.parse::<VmId>().unwrap());
+        world.gang.start(world.now);
+        world.drain();
+        if technique == Technique::Hybrid {
+            world.gang.handle_event(world.now, &first, Side::Source, QemuEvent::Pass(2));
+            world.drain();
+        }
+        assert!(world.split.contains(&first), "{technique:?}");
+        let paused = QemuEvent::Status(MigrationStatus::PostcopyPaused);
+        world.gang.handle_event(world.now, &first, Side::Source, paused);
+        assert!(world.gang.driver(&first).unwrap().is_cut_off(), "{technique:?}");
+        if technique == Technique::Hybrid {
+            world.gang.handle_event(world.now, &second, Side::Source, QemuEvent::Pass(2));
+            assert_eq!(world.split, std::slice::from_ref(&first), "its path is the broken one");
+            assert!(world.gang.driver(&second).unwrap().waits_to_split());
+        }
+        assert!(!world.gang.has_room_to_expose(), "{technique:?}");
+        // It was renewed, and is through.
+        world.arrive(&first);
+        world.drain();
+        assert!(world.gang.has_room_to_expose(), "{technique:?}");
+        if technique == Technique::Hybrid {
+            assert_eq!(world.split, [first, second]);
+        }
+    }
+}
+
+/// A stream that delivers nothing would be an exposure without an end.
+#[test]
+fn nobody_is_split_whose_stream_stands_still() {
+    let mut world = Answers::new(exposing(1, Technique::Hybrid, 1), &[9]);
+    world.drain();
+    world.gang.start(world.now);
+    world.drain();
+    let vm: VmId = "vm0".parse().unwrap();
+    let pass_time = |world: &mut Answers, time: Duration| {
+        world.now = world.now + time;
+        world.gang.handle_timeout(world.now);
+    };
+    // It sends for a while, and is seen to.
+    for _ in 0..4 {
+        pass_time(&mut world, Duration::from_secs(1));
+        world.drain();
+    }
+    assert!(!world.gang.driver(&vm).unwrap().stands_still(world.now));
+    // Now nobody has seen it send for as long as it takes.
+    pass_time(&mut world, exposure::PROGRESS);
+    world.gang.handle_event(world.now, &vm, Side::Source, QemuEvent::Pass(2));
+    assert!(world.gang.driver(&vm).unwrap().waits_to_split());
+    assert_eq!(world.split, []);
+    // It is seen to send again.
+    world.drain();
+    assert_eq!(world.split, [vm]);
+}
+
 /// Where the only VM that is exposed needs an operator nobody will make room.
 #[test]
 fn nobody_waits_for_room_that_nobody_makes() {

@@ -179,6 +179,7 @@ impl VmDriver {
         // What had to move is known only to whoever saw the first pass end.
         progress.needed = sample.transferred;
         self.last_growth = (sample.transferred, now);
+        self.sampled_at = Some(now);
     }
 
     /// The state that the attempt is in, by the table above.

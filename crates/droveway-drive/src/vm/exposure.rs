@@ -1,13 +1,15 @@
-//! Holding a switch to post-copy back while too many other VMs have their memory split. Meanwhile pre-copy goes on, and may end
-//! by itself.
+//! Holding a switch to post-copy back while too many other VMs have their memory split, or the path is bad. Meanwhile pre-copy goes
+//! on, and may end by itself.
 
 use super::{Outcome, State, Technique, Timestamp, VmDriver};
+use crate::gang::PROGRESS;
+use droveway_fleet::Bytes;
 
 impl VmDriver {
     /// Holds the switch back, or lets it happen; one that has become due meanwhile happens at once.
     pub(crate) fn hold_postcopy(&mut self, now: Timestamp, hold: bool) {
         self.postcopy_held = hold;
-        self.catch_up_switch(now, "there is room for another VM whose memory is split");
+        self.catch_up_switch(now, "there is room for another VM whose memory is split, and a path");
     }
 
     /// The same while another VM is being switched.
@@ -28,6 +30,12 @@ impl VmDriver {
             );
             self.ask_postcopy(now);
         }
+    }
+
+    /// Whether its stream was under way and has sent nothing for a while: at that rate post-copy would never end.
+    pub(crate) fn stands_still(&self, now: Timestamp) -> bool {
+        let (sent, at) = self.last_growth;
+        self.may_still_split() && sent > Bytes::ZERO && at + PROGRESS <= now
     }
 
     /// Whether its memory is split between two hosts, or will be as soon as QEMU has obeyed.

@@ -31,6 +31,8 @@ const BACKOFF: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Between two tries while heartbeats, which were answered before, are not: they may be held back where a stream is not.
 const BLIND_EVERY: Duration = Duration::from_secs(5);
+/// What the source's QEMU said longer ago is no word of now: it is asked five times a second.
+const FRESH: Duration = Duration::from_secs(1);
 /// How long a broken path is waited for before an operator is asked: longer than a switch takes to start anew, or a cable to be
 /// put back.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -77,7 +79,7 @@ impl VmDriver {
             self.broke_at = None;
             return;
         };
-        if self.has_sent_everything() {
+        if self.may_have_sent_everything(now) {
             self.await_last_word(now, seen);
             return;
         }
@@ -102,9 +104,11 @@ impl VmDriver {
         }
     }
 
-    /// Whether the source has handed everything to its kernel, and only waits for the target's last word.
-    fn has_sent_everything(&self) -> bool {
-        self.progress.total > Bytes::ZERO && self.progress.remaining == Bytes::ZERO
+    /// Whether the source has handed everything to its kernel, and only waits for the target's last word. A source that has not said
+    /// lately what is left may have.
+    fn may_have_sent_everything(&self, now: Timestamp) -> bool {
+        let known = self.sampled_at.is_some_and(|at| now.since(at) < FRESH);
+        !known || self.progress.total > Bytes::ZERO && self.progress.remaining == Bytes::ZERO
     }
 
     /// A source that waits for the target's last word takes a pause for the end of the migration: it fails, and runs its own, old
@@ -116,7 +120,8 @@ impl VmDriver {
                 self.broke_at = Some(now);
                 self.decide(
                     now,
-                    "post-copy's path is dead, and everything is sent".to_owned(),
+                    "post-copy's path is dead, and everything is sent as far as is known"
+                        .to_owned(),
                     seen,
                     "wait until the path is back and what is under way arrives",
                     Some("pause post-copy on both sides, and renew its path"),
@@ -124,8 +129,8 @@ impl VmDriver {
             }
             Some(since) if since + PATIENCE <= now => {
                 let text = format!(
-                    "the path between the hosts did not come back within {} s. Everything is sent, and arrives by itself once the \
-                     path is back: end neither QEMU, and reboot neither host. Restore the path, then run `droveway recover {}`",
+                    "the path between the hosts did not come back within {} s. Everything is sent as far as is known, and arrives by itself \
+                     once the path is back: end neither QEMU, and reboot neither host. Restore the path, then run `droveway recover {}`",
                     PATIENCE.as_secs(),
                     self.plan.vm
                 );

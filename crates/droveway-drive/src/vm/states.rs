@@ -243,6 +243,7 @@ impl VmDriver {
     }
 
     fn on_source_sample(&mut self, now: Timestamp, sample: &MigrationSample) {
+        self.sampled_at = Some(now);
         if sample.transferred > self.last_growth.0 {
             self.last_growth = (sample.transferred, now);
         }
