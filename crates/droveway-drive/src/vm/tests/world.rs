@@ -601,8 +601,13 @@ impl World {
             let message = "gone".to_owned();
             return Some(Err(ActionError { class: FailureClass::Gone, message }));
         }
-        let stuck = side == Side::Source && self.source.status == MigrationStatus::Device;
-        if stuck && !matches!(action, Action::BreakChannel | Action::DestroySource) {
+        let sends_last = self.source.status == MigrationStatus::PostcopyActive
+            && self.arrives_at.is_some()
+            && !self.link_up();
+        let stuck =
+            side == Side::Source && (self.source.status == MigrationStatus::Device || sends_last);
+        let out_of_band = matches!(action, Action::BreakChannel | Action::PauseChannel(_));
+        if stuck && !out_of_band && *action != Action::DestroySource {
             return None;
         }
         Some(self.answer(action, side))
