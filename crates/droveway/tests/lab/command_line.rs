@@ -18,7 +18,7 @@ fn usage_errors_have_their_code_and_a_hint() {
     check(&["--version"], 0, &["droveway"]);
     check(&["--fleet", "/nowhere/fleet.yaml", "status"], 2, &["/nowhere/fleet.yaml", "hint:"]);
     check(&["lab", "up", "/nowhere/scenario.yaml"], 2, &["/nowhere/scenario.yaml"]);
-    check(&["schema", "nonsense"], 2, &["scenario, fleet, status, plan, suite"]);
+    check(&["schema", "nonsense"], 2, &["scenario, fleet, status, runs, report, plan, suite"]);
     check(&["schema", "scenario"], 0, &["\"$schema\"", "memoryLoad"]);
     check(&["schema", "plan"], 0, &["\"$schema\"", "switchoverLimit"]);
     check(&["policies"], 0, &["pre-copy-parallel", "stop-and-copy"]);
