@@ -9,7 +9,7 @@
 
 use super::GangDriver;
 use crate::{record::Phase, vm::VmDriver};
-use droveway_fleet::{Technique, Timestamp};
+use droveway_fleet::{Technique, Timestamp, VmId};
 use std::time::Duration;
 
 /// A stream of which QEMU has sent nothing for so long stands still: it is asked every 100 to 200 ms, and neither a pass's end nor
@@ -37,11 +37,19 @@ impl GangDriver {
         let most = self.plan.max_exposed.map_or(usize::MAX, |most| most as usize);
         let broken = self.is_path_broken();
         let mut room = if broken { 0 } else { most.saturating_sub(self.exposed()) };
-        for step in &self.plan.moves {
-            let Some(driver) = self.drivers.get_mut(&step.vm) else { continue };
+        // The plan in force need not name everybody who is under way.
+        let order: Vec<VmId> = self.plan.moves.iter().map(|step| step.vm.clone()).collect();
+        let rest: Vec<VmId> =
+            self.drivers.keys().filter(|vm| !order.contains(vm)).cloned().collect();
+        for vm in order.iter().chain(&rest) {
+            let Some(driver) = self.drivers.get_mut(vm) else { continue };
+            let still = driver.stands_still(now);
             if !driver.is_exposed() {
-                driver.hold_postcopy(now, room == 0 || driver.stands_still(now));
+                driver.hold_postcopy(now, room == 0 || still);
                 room -= usize::from(driver.is_exposed()).min(room);
+            } else if driver.waits_to_split() {
+                // It has its place already: it began as a post-copy, or was made one.
+                driver.hold_postcopy(now, broken || still);
             }
         }
         let moving = |driver: &&VmDriver| driver.is_exposed() && driver.outcome().is_none();

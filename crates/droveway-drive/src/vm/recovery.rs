@@ -112,7 +112,8 @@ impl VmDriver {
 
     /// Whether the source has handed everything to its kernel, and only waits for the target's last word. A source that has not said
     /// lately what is left may have.
-    fn may_have_sent_everything(&self, now: Timestamp) -> bool {
+    #[must_use]
+    pub fn may_have_sent_everything(&self, now: Timestamp) -> bool {
         let known = self.sampled_at.is_some_and(|at| now.since(at) < FRESH);
         !known || self.progress.total > Bytes::ZERO && self.progress.remaining == Bytes::ZERO
     }

@@ -303,7 +303,9 @@ impl World<'_> {
             }
             // What its target said by itself has been heard.
             let told = vm.last_event[1] <= now;
-            let cut = !up && phase == Some(Phase::PostCopy) && pair.is_joined() && told;
+            // One that may have sent everything is not to be paused: its driver waits (`docs/recovery.md`).
+            let waits = driver.is_some_and(|it| it.may_have_sent_everything(timestamp(now)));
+            let cut = !up && phase == Some(Phase::PostCopy) && pair.is_joined() && told && !waits;
             let broken = matches!(phase, Some(Phase::PostCopyPaused | Phase::Recovering));
             let alive = pair.source.alive && pair.target.alive;
             let well = up && broken && alive && stands != Stands::Now;
