@@ -10,6 +10,10 @@
 //!  it is not                what is left of it, less a margin that keeps its queue empty
 //! ```
 //!
+//! Somebody is there who is seen in two windows without a common look. What a port sent and what of it was acknowledged are two
+//! readings: a stream that has just overrun a queue has acknowledgements outstanding until its holes are filled, and a busy host
+//! reads the one later than the other. Either looks like somebody else for one window, and is made good in the next.
+//!
 //! The quarter is what the finish bound of low urgency asks for: four times the shortest time. A run with a deadline does not
 //! yield: its plan says what the deadline leaves for the applications.
 
@@ -53,6 +57,8 @@ pub(super) struct Yielding {
     capacity: [Bandwidth; 2],
     looks: VecDeque<(Timestamp, PortsSeen)>,
     allowed: RateLimit,
+    /// Since when somebody else has been there, while nobody is held back.
+    others_since: Option<Timestamp>,
     /// Since when there has been more room than is allowed.
     room_since: Option<Timestamp>,
 }
@@ -63,14 +69,14 @@ impl Yielding {
             capacity,
             looks: VecDeque::new(),
             allowed: RateLimit::Unlimited,
+            others_since: None,
             room_since: None,
         }
     }
 
     /// Nothing is held back any more.
     fn forget(&mut self) {
-        (self.allowed, self.room_since) = (RateLimit::Unlimited, None);
-        self.looks.clear();
+        *self = Yielding::new(self.capacity);
     }
 
     fn least(&self) -> Bandwidth {
@@ -107,9 +113,15 @@ impl Yielding {
         let wanted = wanted.fold(RateLimit::Unlimited, RateLimit::at_most);
         let step = self.capacity[0].scaled(STEP);
         match (self.allowed.bandwidth(), wanted.bandwidth()) {
-            (None, None) => {}
-            // Less: at once.
-            (None, Some(_)) => self.allowed = wanted,
+            (None, None) => self.others_since = None,
+            // Less: as soon as somebody is surely there,
+            (None, Some(_)) => {
+                let since = *self.others_since.get_or_insert(now);
+                if since + WINDOW <= now {
+                    (self.allowed, self.others_since) = (wanted, None);
+                }
+            }
+            // and then at once.
             (Some(now_allowed), Some(wants)) if wants + step < now_allowed => {
                 (self.allowed, self.room_since) = (wanted, None);
             }
@@ -250,6 +262,25 @@ mod tests {
         assert!(played(&[0; 6], false).iter().all(|(streams, _)| *streams == CAPACITY));
         // Acknowledgements are nobody.
         assert!(played(&[3; 6], false).iter().all(|(streams, _)| *streams == CAPACITY - 3));
+    }
+
+    #[test]
+    fn acknowledgements_that_come_late_are_nobody() {
+        let mbit = |rate: u64| Bandwidth::from_bits_per_second(rate * 1_000_000);
+        let mut yielding = Yielding::new([mbit(CAPACITY); 2]);
+        for step in 0..20_u64 {
+            // A fifth of a second of the port's, all of the streams; the queue was overrun from the fourth look to the seventh,
+            // and what is behind the hole is acknowledged at once when it is filled.
+            let carried = step * 2_500_000;
+            let acked = if (4..7).contains(&step) { carried - 1_250_000 } else { carried };
+            let seen = PortsSeen {
+                source_tx: Bytes::new(carried),
+                target_rx: Bytes::new(carried),
+                streams: Bytes::new(acked * 1_448 / 1_514),
+            };
+            let allowed = yielding.observe(Timestamp::from_millis(step * 200), seen);
+            assert_eq!(allowed, RateLimit::Unlimited, "look {step}");
+        }
     }
 
     #[test]
