@@ -191,11 +191,18 @@ impl<'a> Trials<'a> {
             Some(at) => at,
             None => case.share * LATEST * self.undisturbed(case.technique)?,
         };
+        let mut case = *case;
+        if self.args.at.is_some() {
+            case.split_after = None;
+        }
         for _ in 0..EARLIER_TRIES {
-            if meet::meet(self.world()?, case, at, row)? {
+            if meet::meet(self.world()?, &case, at, row)? {
                 return Ok(());
             }
-            at *= EARLIER;
+            // A hybrid that little is left of is a pre-copy, and one split too shortly is not met.
+            if case.split_after.take().is_none() {
+                at *= EARLIER;
+            }
         }
         bail!("the run was over before the fault, {EARLIER_TRIES} times")
     }

@@ -53,6 +53,17 @@ pub enum Side {
     Target,
 }
 
+/// A QEMU of a VM that is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meant {
+    /// The VM.
+    pub vm: String,
+    /// Which of its two.
+    pub side: Side,
+    /// Only if it is at this host: a VM that has moved meanwhile has another one, which is left alone.
+    pub at: Option<String>,
+}
+
 impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -102,8 +113,8 @@ fn loss_rules(machine: usize, share: Option<f64>) -> String {
 ///
 /// # Errors
 /// [`LabError`].
-pub fn kill(info: &LabInfo, vm: &str, side: Side) -> Result<String, LabError> {
-    let found = find(info, vm, side)?;
+pub fn kill(info: &LabInfo, meant: &Meant) -> Result<String, LabError> {
+    let found = find(info, meant)?;
     match found.process.kill_and_wait(KILL_WAIT_MAX) {
         Ok(true) => Ok(found.host),
         Ok(false) => Err(LabError::Survivor { name: info.name.clone(), pid: found.process.pid() }),
@@ -115,8 +126,8 @@ pub fn kill(info: &LabInfo, vm: &str, side: Side) -> Result<String, LabError> {
 ///
 /// # Errors
 /// [`LabError`].
-pub fn freeze(info: &LabInfo, vm: &str, side: Side) -> Result<String, LabError> {
-    let found = find(info, vm, side)?;
+pub fn freeze(info: &LabInfo, meant: &Meant) -> Result<String, LabError> {
+    let found = find(info, meant)?;
     found.signal("freeze", Signal::SIGSTOP)?;
     Ok(found.host)
 }
@@ -125,8 +136,8 @@ pub fn freeze(info: &LabInfo, vm: &str, side: Side) -> Result<String, LabError> 
 ///
 /// # Errors
 /// [`LabError`].
-pub fn thaw(info: &LabInfo, vm: &str, side: Side) -> Result<String, LabError> {
-    let found = find(info, vm, side)?;
+pub fn thaw(info: &LabInfo, meant: &Meant) -> Result<String, LabError> {
+    let found = find(info, meant)?;
     found.signal("thaw", Signal::SIGCONT)?;
     Ok(found.host)
 }
@@ -139,12 +150,11 @@ pub fn thaw(info: &LabInfo, vm: &str, side: Side) -> Result<String, LabError> {
 /// [`LabError`].
 pub fn stall_monitor(
     info: &LabInfo,
-    vm: &str,
-    side: Side,
+    meant: &Meant,
     time: Duration,
     begun: &mut dyn FnMut(&str),
 ) -> Result<(), LabError> {
-    let found = find(info, vm, side)?;
+    let found = find(info, meant)?;
     let failed = |error: &io::Error| found.failed("hold the monitor's thread of", error);
     let thread = monitor_thread(found.process.pid()).map_err(|error| failed(&error))?;
     let interrupts = Interrupts::watch();
@@ -177,7 +187,8 @@ impl Found {
     }
 }
 
-fn find(info: &LabInfo, vm: &str, side: Side) -> Result<Found, LabError> {
+fn find(info: &LabInfo, meant: &Meant) -> Result<Found, LabError> {
+    let Meant { vm, side, at } = meant;
     let player = Player::of(info)?;
     let mut all = Vec::new();
     for host in &player.scenario.spec.hosts {
@@ -189,16 +200,20 @@ fn find(info: &LabInfo, vm: &str, side: Side) -> Result<Found, LabError> {
         })?;
         // One that ended meanwhile is none.
         if let (Some(process), Some(age)) = (opened, process::started(pid)) {
-            all.push((age, Found { vm: vm.to_owned(), host, process }));
+            all.push((age, Found { vm: vm.clone(), host, process }));
         }
     }
     let hosts: Vec<String> = all.iter().map(|(_, found)| found.host.clone()).collect();
-    pick(all, side).ok_or_else(|| LabError::NoQemu {
-        vm: vm.to_owned(),
-        side: side.to_string(),
+    let found = pick(all, *side).filter(|found| at.as_ref().is_none_or(|at| found.host == *at));
+    found.ok_or_else(|| LabError::NoQemu {
+        vm: vm.clone(),
+        side: at.as_ref().map_or_else(|| side.to_string(), |at| format!("{side} at host '{at}'")),
         there: match hosts.as_slice() {
             [] => "it runs on no host of the lab".to_owned(),
-            hosts => format!("its only QEMU is on host '{}'", hosts.join("', '")),
+            [host] => format!("its only QEMU is on host '{host}'"),
+            [source, target, ..] => {
+                format!("its QEMUs are on host '{source}' and on host '{target}'")
+            }
         },
     })
 }

@@ -18,6 +18,10 @@ const SHORT: (f64, f64) = (0.3, 4.0);
 /// .. or, at one instant of five, longer than every limit of the drivers that they can run into.
 const LONG: f64 = 12.0;
 const LONG_EVERY: u64 = 5;
+/// Every other instant of techniques that split memory lies in that time, which may be a twentieth of the run: so long after it was
+/// seen to begin, at most.
+const SPLIT_EVERY: u32 = 2;
+const SPLIT_AFTER_MAX: f64 = 0.3;
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -132,6 +136,8 @@ pub(super) struct Case {
     pub(super) seconds: f64,
     /// How hard, in 0 to 1.
     pub(super) force: f64,
+    /// So many seconds after a VM's memory was split, instead of at the share.
+    pub(super) split_after: Option<f64>,
 }
 
 impl Case {
@@ -158,7 +164,11 @@ impl Case {
             (u64::from(number) + seed % LONG_EVERY + group % LONG_EVERY).is_multiple_of(LONG_EVERY);
         let lasts_long = matches!(fault, Fault::LinkDown | Fault::Freeze | Fault::StallMonitor);
         let seconds = if is_long && lasts_long { LONG } else { short };
-        Case { fault, technique, number, share, vm, side, seconds, force: chance.unit() }
+        let force = chance.unit();
+        let splits = matches!(technique, Technique::PostCopy | Technique::Hybrid);
+        let split_after =
+            (splits && number.is_multiple_of(SPLIT_EVERY)).then(|| SPLIT_AFTER_MAX * chance.unit());
+        Case { fault, technique, number, share, vm, side, seconds, force, split_after }
     }
 
     /// Its name in files.
@@ -216,6 +226,8 @@ mod tests {
             assert!((120.0..=280.0).contains(&case.rate_mbit()), "{case:?}");
             assert!((1.0..=10.0).contains(&case.loss_percent()), "{case:?}");
             assert!((3_600.0..=260_000.0).contains(&case.step_seconds().abs()), "{case:?}");
+            let splits = matches!(case.technique, Technique::PostCopy | Technique::Hybrid);
+            assert_eq!(case.split_after.is_some(), splits && case.number % 2 == 0, "{case:?}");
         }
     }
 

@@ -31,6 +31,8 @@ const BACK_SOON: f64 = 3.0;
 const LOST_SOON: f64 = 3.0;
 /// A run that goes on for so long with a full disk has had something to write.
 const WRITES_WITHIN: Duration = Duration::from_millis(1_500);
+/// The state of a VM whose memory is split.
+const SPLIT: &str = "post-copy";
 /// States of a VM whose post-copy is broken.
 const BROKEN: [&str; 2] = ["post-copy-paused", "recovering"];
 
@@ -140,15 +142,17 @@ impl Watch {
     }
 }
 
-/// Which VM is hit, of those that have not ended: the one that was drawn, if none is further on. `None`: all have ended.
+/// Which VM is hit, of those that have not ended: the one that was drawn, if none is further on; before it one whose memory is split,
+/// where that is wanted. `None`: all have ended.
 fn victim(case: &Case, states: &[(String, String)]) -> Option<usize> {
     let waits = ["pending", "preparing", "ready"];
     let rank = |index: usize| {
         let state = states.iter().find(|(name, _)| name == VMS[index]);
         match state.map(|(_, state)| state.as_str()) {
             Some("running" | "lost" | "needs-recovery") => None,
-            Some(state) if !waits.contains(&state) => Some(0),
-            _ => Some(1),
+            Some(SPLIT) if case.split_after.is_some() => Some(0),
+            Some(state) if !waits.contains(&state) => Some(1),
+            _ => Some(2),
         }
     };
     let others = (0..VMS.len()).filter(|index| *index != case.vm);
@@ -172,7 +176,10 @@ pub(super) fn meet(world: &mut World<'_>, case: &Case, at: f64, row: &mut Row) -
     ground.apply(&mut command)?;
     let mut run = Run::begin(command, &log_file(trial))?;
     let began = run.began;
-    let mut is_there = run.lasts_until(began + Duration::from_secs_f64(at))?;
+    let mut is_there = match case.split_after {
+        Some(after) => lasts_until_split(&mut run, after)?,
+        None => run.lasts_until(began + Duration::from_secs_f64(at))?,
+    };
     let mut strike = None;
     while is_there && strike.is_none() {
         let states = published();
@@ -272,6 +279,16 @@ pub(super) fn meet(world: &mut World<'_>, case: &Case, at: f64, row: &mut Row) -
     world.check_memory(&alive)?;
     bring_together(world, [here, there])?;
     Ok(true)
+}
+
+/// True if it is still under way so many seconds after a VM's memory was seen to be split.
+fn lasts_until_split(run: &mut Run, after: f64) -> Result<bool> {
+    while !published().iter().any(|(_, state)| state == SPLIT) {
+        if !run.lasts_until(Instant::now() + LOOK)? {
+            return Ok(false);
+        }
+    }
+    run.lasts_until(Instant::now() + Duration::from_secs_f64(after))
 }
 
 /// A run that was over too soon is one without a fault: it has moved everything.
@@ -403,6 +420,7 @@ mod tests {
     #[test]
     fn who_moves_is_hit_and_who_has_arrived_is_not() {
         let case = |vm| Case { vm, ..Case::draw(1, Fault::KillSource, Technique::Hybrid, 1, 5) };
+        let split = |vm| Case { split_after: Some(0.1), ..case(vm) };
         let states = |cache: &str, busy: &str| {
             vec![("cache".to_owned(), cache.to_owned()), ("busy".to_owned(), busy.to_owned())]
         };
@@ -413,6 +431,8 @@ mod tests {
             assert_eq!(victim(&case(vm), &states("running", "post-copy")), Some(1));
             assert_eq!(victim(&case(vm), &states("ready", "running")), Some(0));
             assert_eq!(victim(&case(vm), &states("running", "running")), None);
+            assert_eq!(victim(&split(vm), &states("pre-copy", "post-copy")), Some(1));
+            assert_eq!(victim(&case(vm), &states("pre-copy", "post-copy")), Some(vm));
         }
     }
 }

@@ -143,7 +143,8 @@ impl<'a> Strike<'a> {
         };
         let lasts = Duration::from_secs_f64(case.seconds);
         let words = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect());
-        let qemu = [strike.vm, "--side", case.side.name()];
+        // One that has arrived meanwhile is its VM's only one.
+        let qemu = [strike.vm, "--side", case.side.name(), "--at", port];
         match case.fault {
             Fault::LinkDown => {
                 strike.fault(&["link-down", port])?;

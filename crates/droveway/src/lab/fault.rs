@@ -10,7 +10,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use droveway_fleet::{
     Bandwidth, Bytes, EndpointId, Fleet, HostId, Ratio, TimeSpan, VmId, scenario::WorldChange,
 };
-use droveway_lab::{LabInfo, fault};
+use droveway_lab::{
+    LabInfo,
+    fault::{self, Meant},
+};
 
 /// Traffic that has a direction.
 const STREAMS: [&str; 2] = ["tcp", "udp"];
@@ -98,6 +101,9 @@ pub(crate) struct LabQemu {
     /// Which of its two QEMUs while it moves: the younger one is the target. One that does not move has a source only
     #[arg(long, value_enum, default_value_t = SideArg::Source)]
     side: SideArg,
+    /// Only if that QEMU is at this host: a VM that has moved meanwhile is left alone
+    #[arg(long, value_name = "HOST")]
+    at: Option<String>,
     #[command(flatten)]
     lab: LabName,
 }
@@ -153,11 +159,12 @@ fn stream_of<'a>(fleet: &'a Fleet, name: &str) -> Result<&'a EndpointId, Failure
 }
 
 impl LabQemu {
-    /// The lab, the VM and which of its QEMUs.
-    fn open(&self) -> Result<(LabInfo, String, fault::Side), Failure> {
+    /// The lab, and the QEMU that is meant.
+    fn open(&self) -> Result<(LabInfo, Meant), Failure> {
         let (info, fleet) = self.lab.open()?;
         let vm = vm_of(&fleet, &self.vm)?.to_string();
-        Ok((info, vm, self.side.into()))
+        let at = self.at.as_deref().map(|host| host_of(&fleet, host)).transpose()?;
+        Ok((info, Meant { vm, side: self.side.into(), at: at.map(ToString::to_string) }))
     }
 }
 
@@ -193,23 +200,27 @@ impl LabFault {
                 format!("{lost} of what {host} sends and receives is lost")
             }
             LabFault::Kill(qemu) => {
-                let (info, vm, side) = qemu.open()?;
-                let host = fault::kill(&info, &vm, side)?;
+                let (info, meant) = qemu.open()?;
+                let host = fault::kill(&info, &meant)?;
+                let Meant { vm, side, .. } = meant;
                 format!("the QEMU of {vm} at {host}, its {side}, is dead")
             }
             LabFault::Freeze(qemu) => {
-                let (info, vm, side) = qemu.open()?;
-                let host = fault::freeze(&info, &vm, side)?;
+                let (info, meant) = qemu.open()?;
+                let host = fault::freeze(&info, &meant)?;
+                let Meant { vm, side, .. } = meant;
                 format!("the QEMU of {vm} at {host}, its {side}, stands still")
             }
             LabFault::Thaw(qemu) => {
-                let (info, vm, side) = qemu.open()?;
-                let host = fault::thaw(&info, &vm, side)?;
+                let (info, meant) = qemu.open()?;
+                let host = fault::thaw(&info, &meant)?;
+                let Meant { vm, side, .. } = meant;
                 format!("the QEMU of {vm} at {host}, its {side}, goes on")
             }
             LabFault::StallMonitor { qemu, time } => {
-                let (info, vm, side) = qemu.open()?;
-                fault::stall_monitor(&info, &vm, side, time.duration(), &mut |host| {
+                let (info, meant) = qemu.open()?;
+                let Meant { vm, side, .. } = &meant;
+                fault::stall_monitor(&info, &meant, time.duration(), &mut |host| {
                     println!("the monitor of {vm} at {host}, its {side}, reads nothing for {time}");
                 })?;
                 format!("the monitor of {vm}, its {side}, reads again")
