@@ -5,6 +5,10 @@
 //! each page. And QEMU's own bandwidth limit pulses, overshoots and does not bind at switchover or in post-copy, where the
 //! kernel's pacing of the socket does.
 //!
+//! And a connection whose path was away tries again only after as long as it has waited, at most two minutes: for the last bytes of a
+//! post-copy, which nobody else can send again, that is how long its guest waits after the path is back. Kernels since 6.15 can be told
+//! to try more often.
+//!
 //! `pidfd_getfd` gives a descriptor of the very same socket, so an option set here holds for QEMU. That needs the right to
 //! trace the process; without it everything works as before, only slower, and the caller says so.
 
@@ -18,6 +22,7 @@ use std::{
     fs, io,
     net::{SocketAddr, TcpStream},
     os::fd::AsRawFd,
+    time::Duration,
 };
 
 /// What is set on a migration's socket. Every field is set on each call, so that nothing of an earlier call stays.
@@ -31,12 +36,29 @@ pub struct Tuning {
     pub pacing: RateLimit,
     /// How much may wait unsent in the send buffer (`TCP_NOTSENT_LOWAT`), bytes; `None`: the system's own.
     pub unsent_limit: Option<u32>,
+    /// What nobody acknowledges is sent again after so long at the latest (`TCP_RTO_MAX_MS`; a second is the least that it takes, two
+    /// minutes are the system's own, `None`). Then it is tried for [`TRIES_FOR`] (`TCP_USER_TIMEOUT`): by its own count the system would
+    /// give up after a quarter of a minute. A kernel that cannot do that is left as it is.
+    pub again_within: Option<Duration>,
 }
+
+/// How long a connection is tried that was told when to send again: longer than anybody waits for a path. The system's own is some
+/// 15 minutes.
+const TRIES_FOR: Duration = Duration::from_secs(3_600);
+/// `TCP_RTO_MAX_MS` (`linux/tcp.h` since 6.15), which the libraries do not name yet.
+const TCP_RTO_MAX_MS: libc::c_int = 44;
+/// The system's own (`TCP_RTO_MAX_SEC`).
+const RTO_MAX_STOCK: Duration = Duration::from_secs(120);
 
 impl Tuning {
     /// As the system makes a socket.
-    pub const STOCK: Tuning =
-        Tuning { no_delay: false, priority: 0, pacing: RateLimit::Unlimited, unsent_limit: None };
+    pub const STOCK: Tuning = Tuning {
+        no_delay: false,
+        priority: 0,
+        pacing: RateLimit::Unlimited,
+        unsent_limit: None,
+        again_within: None,
+    };
 }
 
 /// A socket of another process, held open here too: the connection lasts until both have let go of it, so it is not to be kept
@@ -64,7 +86,23 @@ impl ForeignSocket {
         self.pace(tuning.pacing)?;
         // 0 is the system's own (`net.ipv4.tcp_notsent_lowat`).
         let unsent = tuning.unsent_limit.unwrap_or(0);
-        self.set(libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &unsent.to_ne_bytes())
+        self.set(libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &unsent.to_ne_bytes())?;
+        self.try_again_within(tuning.again_within)
+    }
+
+    fn try_again_within(&self, within: Option<Duration>) -> io::Result<()> {
+        let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        let tries_for = within.map_or(0, |_| milliseconds(TRIES_FOR));
+        let rto_max = milliseconds(within.unwrap_or(RTO_MAX_STOCK));
+        let give_up = |tries_for: u32| {
+            self.set(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &tries_for.to_ne_bytes())
+        };
+        // Never short waits without the long patience.
+        give_up(tries_for)?;
+        match self.set(libc::IPPROTO_TCP, TCP_RTO_MAX_MS, &rto_max.to_ne_bytes()) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => give_up(0),
+            result => result,
+        }
     }
 
     /// Sets only the pace.
@@ -218,7 +256,7 @@ mod tests {
     use std::{
         io::{Read as _, Write as _},
         net::TcpListener,
-        time::{Duration, Instant},
+        time::Instant,
     };
 
     fn pair() -> (TcpStream, TcpStream) {
@@ -257,6 +295,39 @@ mod tests {
         assert!(client.nodelay().unwrap());
         socket.tune(&Tuning::STOCK).unwrap();
         assert!(!client.nodelay().unwrap());
+    }
+
+    fn get(socket: &TcpStream, option: libc::c_int) -> Option<u32> {
+        let (mut value, mut length) = (0_u32, 4);
+        // SAFETY: the descriptor is open while `socket` lives; the kernel writes at most `length` bytes to `value`.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                option,
+                (&raw mut value).cast(),
+                &raw mut length,
+            )
+        };
+        (result == 0).then_some(value)
+    }
+
+    /// A kernel that can be told when to send again is told, and not to give up sooner; another one is left as it is.
+    #[test]
+    fn a_connection_sends_again_soon_and_does_not_give_up_for_it() {
+        let (client, _server) = pair();
+        let socket = foreign(&client);
+        let second = Duration::from_secs(1);
+        socket.tune(&Tuning { again_within: Some(second), ..Tuning::STOCK }).unwrap();
+        let told = get(&client, TCP_RTO_MAX_MS);
+        let tries_for = get(&client, libc::TCP_USER_TIMEOUT);
+        match told {
+            Some(told) => assert_eq!((told, tries_for), (1_000, Some(3_600_000))),
+            None => assert_eq!(tries_for, Some(0)),
+        }
+        socket.tune(&Tuning::STOCK).unwrap();
+        assert_eq!(get(&client, TCP_RTO_MAX_MS), told.map(|_| 120_000));
+        assert_eq!(get(&client, libc::TCP_USER_TIMEOUT), Some(0));
     }
 
     #[test]

@@ -24,6 +24,10 @@ const STREAM_LIMIT: Duration = Duration::from_secs(2);
 /// A source looks whether it is to switch between two slices of its pass, each 50 ms; on a busy machine later.
 const URGENT_LIMIT: Duration = Duration::from_secs(10);
 
+/// A connection whose path was away tries again so soon after its return: a guest that waits for the last bytes of its post-copy
+/// waits no longer than one whose path is renewed. The least that a kernel takes.
+const AGAIN_WITHIN: Duration = Duration::from_secs(1);
+
 pub(super) struct Search {
     /// The monitors' sockets, by which the processes are found.
     pub(super) sockets: [PathBuf; 2],
@@ -78,6 +82,7 @@ impl Search {
             priority: if self.classes { class } else { 0 },
             pacing: RateLimit::Unlimited,
             unsent_limit: (class == STREAM).then_some(self.unsent_max),
+            again_within: Some(AGAIN_WITHIN),
         }
     }
 
