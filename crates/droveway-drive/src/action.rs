@@ -52,6 +52,8 @@ pub enum Action {
     DestroySource,
     /// The vCPUs run again.
     Resume(Side),
+    /// No vCPU runs any more.
+    Stop(Side),
     /// Post-copy's connection counts as broken (`migrate-pause`, out of band).
     PauseChannel(Side),
     /// The target listens anew, for a broken post-copy. Answered by [`Reply::Listening`].

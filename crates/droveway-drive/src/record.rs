@@ -27,6 +27,8 @@ pub enum Phase {
     Settling,
     /// The target is destroyed, the migration ended, the VM confirmed at the source.
     RollingBack,
+    /// The VM is lost; its source is kept from running the old copy that it has.
+    Halting,
     /// Over.
     Ended,
 }
@@ -46,6 +48,7 @@ impl Phase {
             Phase::Recovering => "recovering",
             Phase::Settling => "settling",
             Phase::RollingBack => "rolling-back",
+            Phase::Halting => "halting",
             Phase::Ended => "ended",
         }
     }

@@ -6,11 +6,12 @@
 //! ready -> pre-copy | rolling-back
 //! pre-copy -> switchover | post-copy | rolling-back | ended
 //! switchover -> post-copy | settling | rolling-back | ended
-//! post-copy -> settling | post-copy-paused | rolling-back | ended
-//! post-copy-paused -> recovering | post-copy | settling | ended
-//! recovering -> post-copy | post-copy-paused | settling | ended
-//! settling -> rolling-back | ended
+//! post-copy -> settling | post-copy-paused | rolling-back | halting | ended
+//! post-copy-paused -> recovering | post-copy | settling | halting | ended
+//! recovering -> post-copy | post-copy-paused | settling | halting | ended
+//! settling -> rolling-back | halting | ended
 //! rolling-back -> post-copy | settling | ended
+//! halting -> settling | rolling-back | ended
 //! ```
 //! (A test compares this picture with [`TRANSITIONS`].)
 //!
@@ -27,13 +28,15 @@
 //! the VM, and the way is forward. A silent target is destroyed only if the source says that it still has the VM.
 //!
 //! **Never lost.** The source is destroyed only after the target said that its vCPUs run. Whatever cannot be confirmed
-//! within its bound ends as [`Outcome::NeedsRecovery`], with both sides left as they are.
+//! within its bound ends as [`Outcome::NeedsRecovery`], with both sides left as they are. And one that a fault destroyed all the same
+//! does not come back as the old copy that its source has.
 //!
 //! Decisions are level-triggered: inputs update facts, then the state looks at all facts. The two QEMUs' events come over
 //! two sockets, so their order means nothing.
 
 mod adopt;
 mod exposure;
+mod halt;
 mod ladder;
 mod liveness;
 mod recovery;
@@ -65,11 +68,21 @@ pub const TRANSITIONS: &[(Phase, &[Phase])] = &[
     (Phase::Ready, &[Phase::PreCopy, Phase::RollingBack]),
     (Phase::PreCopy, &[Phase::Switchover, Phase::PostCopy, Phase::RollingBack, Phase::Ended]),
     (Phase::Switchover, &[Phase::PostCopy, Phase::Settling, Phase::RollingBack, Phase::Ended]),
-    (Phase::PostCopy, &[Phase::Settling, Phase::PostCopyPaused, Phase::RollingBack, Phase::Ended]),
-    (Phase::PostCopyPaused, &[Phase::Recovering, Phase::PostCopy, Phase::Settling, Phase::Ended]),
-    (Phase::Recovering, &[Phase::PostCopy, Phase::PostCopyPaused, Phase::Settling, Phase::Ended]),
-    (Phase::Settling, &[Phase::RollingBack, Phase::Ended]),
+    (
+        Phase::PostCopy,
+        &[Phase::Settling, Phase::PostCopyPaused, Phase::RollingBack, Phase::Halting, Phase::Ended],
+    ),
+    (
+        Phase::PostCopyPaused,
+        &[Phase::Recovering, Phase::PostCopy, Phase::Settling, Phase::Halting, Phase::Ended],
+    ),
+    (
+        Phase::Recovering,
+        &[Phase::PostCopy, Phase::PostCopyPaused, Phase::Settling, Phase::Halting, Phase::Ended],
+    ),
+    (Phase::Settling, &[Phase::RollingBack, Phase::Halting, Phase::Ended]),
     (Phase::RollingBack, &[Phase::PostCopy, Phase::Settling, Phase::Ended]),
+    (Phase::Halting, &[Phase::Settling, Phase::RollingBack, Phase::Ended]),
     (Phase::Ended, &[]),
 ];
 
@@ -111,6 +124,7 @@ enum State {
     Recovering { attempts: u32 },
     Settling { confirmed: bool },
     RollingBack { reason: String, step: Undo },
+    Halting { reason: String, over_since: Option<Timestamp>, ran: bool },
     Ended { outcome: Outcome },
 }
 
@@ -153,6 +167,7 @@ impl State {
             State::Recovering { .. } => Phase::Recovering,
             State::Settling { .. } => Phase::Settling,
             State::RollingBack { .. } => Phase::RollingBack,
+            State::Halting { .. } => Phase::Halting,
             State::Ended { .. } => Phase::Ended,
         }
     }
@@ -503,9 +518,12 @@ impl VmDriver {
     #[must_use]
     pub fn uses_port(&self) -> bool {
         match self.phase() {
-            Phase::Pending | Phase::Preparing | Phase::Ready | Phase::Settling | Phase::Ended => {
-                false
-            }
+            Phase::Pending
+            | Phase::Preparing
+            | Phase::Ready
+            | Phase::Settling
+            | Phase::Halting
+            | Phase::Ended => false,
             // What never began is undone without a byte.
             Phase::RollingBack => self.started,
             Phase::PreCopy

@@ -55,6 +55,15 @@ pub(crate) enum Stage {
     Switch,
     /// It runs at the target, memory follows.
     PostCopy,
+    /// The same, and the source has handed everything to its kernel: it waits for the target's last word.
+    Tail,
+}
+
+impl Stage {
+    /// The memory is on two hosts, and the guest runs at the target.
+    const fn is_split(self) -> bool {
+        matches!(self, Stage::PostCopy | Stage::Tail)
+    }
 }
 
 /// What a pair tells the world.
@@ -222,13 +231,13 @@ impl Pair {
 
     /// Whether bytes of memory are on their way.
     pub(crate) fn sends(&self) -> bool {
-        let stage = matches!(self.stage, Stage::Pass | Stage::Rest | Stage::PostCopy);
+        let stage = matches!(self.stage, Stage::Pass | Stage::Rest) || self.stage.is_split();
         stage && !self.still
     }
 
     /// Whether the guest runs at the target and asks for the pages that it lacks.
     pub(crate) fn is_split(&self) -> bool {
-        self.stage == Stage::PostCopy && self.sends()
+        self.stage.is_split() && self.sends()
     }
 
     pub(crate) fn is_at_target(&self) -> bool {
@@ -246,7 +255,7 @@ impl Pair {
         let Some(limits) = &self.limits else { return f64::INFINITY };
         let limit = match self.stage {
             Stage::Rest => return f64::INFINITY,
-            Stage::PostCopy => limits.postcopy_bandwidth,
+            Stage::PostCopy | Stage::Tail => limits.postcopy_bandwidth,
             _ => limits.bandwidth,
         };
         limit.bandwidth().map_or(f64::INFINITY, |rate| Physics::bytes(rate.bytes_per_second()))
@@ -257,7 +266,7 @@ impl Pair {
         let wire = rate * physics.constants.efficiency * self.chance[0];
         self.rate = if wire > 0.0 { 1.0 / (1.0 / wire + self.scan_per_byte) } else { 0.0 };
         self.port = port;
-        if self.stage == Stage::PostCopy && self.silent_until.is_some_and(f64::is_infinite) {
+        if self.stage.is_split() && self.silent_until.is_some_and(f64::is_infinite) {
             let silence = self.silence(port, physics);
             self.be_silent_until(now + silence, now);
         }
@@ -336,9 +345,10 @@ impl Pair {
             Stage::Setup | Stage::Load | Stage::Starting | Stage::Switch => self.until,
             Stage::Word => now,
             Stage::PostCopy if self.recovering => now,
+            Stage::PostCopy => now + time(self.memory.pending() - physics.constants.socket_bytes),
             Stage::Pass if self.postcopy_asked && self.rate > 0.0 => now,
             Stage::Pass => now + time(self.memory.pending() - self.leaves(physics)),
-            Stage::Rest | Stage::PostCopy => now + time(self.memory.pending()),
+            Stage::Rest | Stage::Tail => now + time(self.memory.pending()),
         };
         own.max(now).min(wakes)
     }
@@ -353,7 +363,7 @@ impl Pair {
             // Its guest writes nothing meanwhile.
             self.pass_began += elapsed;
         }
-        if self.stage == Stage::PostCopy
+        if self.stage.is_split()
             && let Some(until) = &mut self.silent_until
         {
             // Its pages do not come.
@@ -453,7 +463,13 @@ impl Pair {
                 self.stage = Stage::PostCopy;
                 true
             }
-            Stage::PostCopy if self.sends() && self.memory.pending() <= rounding => {
+            Stage::PostCopy
+                if self.sends() && self.memory.pending() <= constants.socket_bytes + rounding =>
+            {
+                self.stage = Stage::Tail;
+                true
+            }
+            Stage::Tail if self.sends() && self.memory.pending() <= rounding => {
                 let latest = now + constants.announce_seconds;
                 if self.silent_until.is_some_and(|until| until > latest) {
                     self.silences.pop();
@@ -548,6 +564,15 @@ impl Pair {
         self.refresh(now, out);
     }
 
+    /// A source that has sent everything takes the end of its channel for the end of the migration: it fails, and runs the copy
+    /// that it stopped when the memory was split (QEMU 10.0.2). The VM is where that has gone on since, or nowhere.
+    pub(crate) fn run_old_copy(&mut self, out: &mut Emitted) {
+        self.set(Side::Source, MigrationStatus::Failed, out);
+        (self.source.running, self.moved) = (true, true);
+        out.push((Side::Source, QemuEvent::Resumed));
+        self.stage = Stage::Idle;
+    }
+
     fn exit(&mut self, side: Side, out: &mut Emitted) {
         let qemu = self.qemu(side);
         (qemu.alive, qemu.running) = (false, false);
@@ -607,8 +632,8 @@ impl Pair {
 
     /// Whether the source hands its kernel something to send, and the target's has room for it.
     pub(crate) fn writes(&self, now: f64) -> bool {
-        let stage =
-            matches!(self.stage, Stage::Pass | Stage::Rest | Stage::Switch | Stage::PostCopy);
+        let stage = matches!(self.stage, Stage::Pass | Stage::Rest | Stage::Switch)
+            || self.stage.is_split();
         stage && !self.is_frozen(Side::Source, now) && !self.is_frozen(Side::Target, now)
     }
 
@@ -626,13 +651,14 @@ impl Pair {
         let source = goes(&self.source, Side::Source);
         let target = goes(&self.target, Side::Target);
         let paused = |qemu: &Qemu| qemu.status == MigrationStatus::PostcopyPaused;
-        let broken = self.stage == Stage::PostCopy && !self.recovering;
+        let broken = self.stage.is_split() && !self.recovering;
         let broken = broken && (paused(&self.source) || paused(&self.target));
         self.still = match self.stage {
             Stage::Idle => false,
             Stage::Starting => !target,
+            Stage::Tail if broken => true,
             // What a source has handed to its kernel arrives without it.
-            Stage::Load => !(target && self.is_wired(now)),
+            Stage::Load | Stage::Tail => !(target && self.is_wired(now)),
             _ => !(source && target && self.is_wired(now)) || broken,
         };
         before != (self.still, self.stage)
@@ -648,6 +674,7 @@ impl Pair {
             match self.stage {
                 Stage::Idle => {}
                 _ if self.abandoned => self.stage = Stage::Idle,
+                Stage::Tail => self.run_old_copy(out),
                 Stage::Switch | Stage::PostCopy => {
                     if self.source.status != MigrationStatus::PostcopyPaused {
                         self.recovering = false;
@@ -673,17 +700,21 @@ impl Pair {
 
     /// Whether the VM's state is still somewhere, as a whole or split between two that live.
     pub(crate) fn is_intact(&self) -> bool {
+        // A target that was cut off from what is under way does not get it any more.
+        let cut_off = self.target.status == MigrationStatus::PostcopyPaused;
+        let has_rest = self.target.alive && !cut_off;
         match self.stage {
             Stage::Switch | Stage::PostCopy => self.source.alive && self.target.alive,
+            Stage::Tail => has_rest,
             Stage::Load | Stage::Starting | Stage::Word => self.source.alive || self.target.alive,
-            Stage::Idle if self.moved => self.target.alive,
+            Stage::Idle if self.moved => has_rest,
             Stage::Idle | Stage::Setup | Stage::Pass | Stage::Rest => self.source.alive,
         }
     }
 
     /// Whether the VM runs at the target and needs nothing from the source any more.
     pub(crate) fn runs_whole(&self) -> bool {
-        self.target.running && self.stage != Stage::PostCopy
+        self.target.running && !self.stage.is_split()
     }
 
     /// The target's process is ended and another waits in its place; nobody is told.

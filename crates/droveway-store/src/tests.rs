@@ -141,6 +141,7 @@ fn any_action() -> impl Strategy<Value = Action> {
         Just(Action::DestroyTarget),
         Just(Action::DestroySource),
         any_side().prop_map(Action::Resume),
+        any_side().prop_map(Action::Stop),
         any_settings().prop_map(Action::Restore),
         Just(Action::Cancel),
     ]
@@ -163,6 +164,7 @@ fn any_record() -> impl Strategy<Value = RecordKind> {
         Just(Phase::PostCopy),
         Just(Phase::RollingBack),
         Just(Phase::Settling),
+        Just(Phase::Halting),
     ];
     let outcome = prop_oneof![
         Just(Outcome::Completed),

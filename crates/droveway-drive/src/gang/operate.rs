@@ -145,7 +145,9 @@ impl GangDriver {
         let driver = self.drivers.get(vm).ok_or_else(|| Refusal::NotInRun(vm.clone()))?;
         match driver.phase() {
             Phase::Ended => Err(Refusal::Over(vm.clone())),
-            Phase::Settling | Phase::RollingBack => Err(Refusal::Ending(vm.clone())),
+            Phase::Settling | Phase::RollingBack | Phase::Halting => {
+                Err(Refusal::Ending(vm.clone()))
+            }
             _ => Ok(vec![vm.clone()]),
         }
     }

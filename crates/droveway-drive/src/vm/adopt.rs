@@ -6,6 +6,7 @@
 //!
 //! | seen | becomes |
 //! | --- | --- |
+//! | a source that gave up post-copy after the guest had run at the target | halting: it must not run its old copy |
 //! | vCPUs run at both sides | ended, needs recovery: nothing is touched |
 //! | the source's end was meant | settling, confirmed: the target had been seen to run |
 //! | a broken post-copy at the source | post-copy-paused, tried soon |
@@ -188,7 +189,14 @@ impl VmDriver {
         let (source, target) = (&inherited.source, &inherited.target);
         let source_status = Inherited::status(source).cloned();
         let (at_source, at_target) = (Inherited::runs(source), Inherited::runs(target));
-        if at_source && at_target {
+        let gave_up =
+            source_status.as_ref().is_some_and(|it| it.is_over() && *it != Status::Completed);
+        let left = inherited.postcopied && gave_up && !inherited.undoing;
+        if left && self.ran_at_target() {
+            self.postcopied = true;
+            let reason = self.failure("QEMU gave up post-copy after the VM ran at the target");
+            self.state = State::Halting { reason, over_since: None, ran: false };
+        } else if at_source && at_target {
             let text = "the vCPUs run at both hosts: nothing was touched; find out which copy is right \
                         and end the other";
             self.state = State::Ended { outcome: Outcome::NeedsRecovery };

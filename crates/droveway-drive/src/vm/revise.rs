@@ -42,7 +42,10 @@ impl VmDriver {
             State::Settling { .. } | State::Ended { outcome: Outcome::Completed } => {
                 Standing::Moved
             }
-            State::RollingBack { .. } | State::Ended { .. } => Standing::Stays,
+            // Nothing of a lost one comes to the target any more.
+            State::RollingBack { .. } | State::Halting { .. } | State::Ended { .. } => {
+                Standing::Stays
+            }
         }
     }
 
@@ -162,6 +165,7 @@ impl VmDriver {
             | State::Preparing { .. }
             | State::Settling { .. }
             | State::RollingBack { .. }
+            | State::Halting { .. }
             | State::Ended { .. } => {}
         }
     }

@@ -4,8 +4,9 @@ use super::{
     Action, ActionError, Bandwidth, CONFIRM_PERIOD, FailureClass, LAST_WORD_LIMIT, MigrationSample,
     MigrationStatus, Outcome, PREPARE_LIMIT, RESTORE_LIMIT, ROLLBACK_LIMIT, RecordKind, Reply,
     RunState, SAMPLE_PERIOD, SETTLE_LIMIT, STALL_LIMIT, SWITCHOVER_RATE_TOLERANCE, Side, State,
-    Technique, Timestamp, Undo, VmDriver,
+    Technique, Timestamp, Undo, VmDriver, halt::HALT_LIMIT,
 };
+use crate::gang::PROGRESS;
 use droveway_plan::Fallback;
 
 impl VmDriver {
@@ -26,6 +27,7 @@ impl VmDriver {
                 }
                 State::Settling { .. } => self.evaluate_settling(now),
                 State::RollingBack { .. } => self.evaluate_rolling_back(now),
+                State::Halting { .. } => self.evaluate_halting(now),
             }
             if self.state.phase() == before {
                 return;
@@ -51,6 +53,7 @@ impl VmDriver {
             State::Settling { .. } => SETTLE_LIMIT,
             State::RollingBack { step: Undo::Restore, .. } => RESTORE_LIMIT,
             State::RollingBack { .. } => ROLLBACK_LIMIT,
+            State::Halting { .. } => HALT_LIMIT,
         };
         Some(self.entered_at + limit)
     }
@@ -132,7 +135,7 @@ impl VmDriver {
                 self.next_sample = Some(now + CONFIRM_PERIOD);
             }
         } else if self.source.gave_up() {
-            if self.resumed_at.is_some() {
+            if self.ran_at_target() {
                 self.lose(now, "QEMU gave up post-copy after the VM ran at the target");
             } else {
                 self.roll_back(now, self.failure("post-copy could not begin"));
@@ -176,6 +179,7 @@ impl VmDriver {
             // The source's main loop is inside the stream now and would not answer.
             State::Switchover | State::Settling { .. } => self.sample(Side::Target),
             State::RollingBack { .. } => self.on_undo_due(),
+            State::Halting { .. } => self.on_halt_due(now),
             _ => {}
         }
     }
@@ -252,9 +256,12 @@ impl VmDriver {
         progress.transferred = progress.transferred.max(sample.transferred);
         progress.remaining = sample.remaining;
         progress.total = sample.total;
-        progress.rate = sample.rate;
+        // QEMU measures a rate from pass to pass, and has none of a stream that stands still.
+        let still = self.last_growth.1 + PROGRESS <= now;
+        progress.rate = if still { Bandwidth::ZERO } else { sample.rate };
         progress.dirty_rate = sample.dirty_rate;
-        progress.postcopy_requests = sample.postcopy_requests;
+        // One that gave up has no figures any more.
+        progress.postcopy_requests = progress.postcopy_requests.max(sample.postcopy_requests);
         progress.qemu_downtime = sample.downtime.or(progress.qemu_downtime);
         if progress.pass <= 1 && self.boundary_wanted.is_none_or(|pass| pass <= 2) {
             progress.needed = progress.needed.max(sample.transferred);
@@ -402,6 +409,10 @@ impl VmDriver {
                 self.sample(Side::Source);
             }
             (Action::Resume(Side::Target), _) => self.sample(Side::Target),
+            (Action::Stop(Side::Source), _) => {
+                self.source.run_state = Some(RunState::Paused);
+                self.sample(Side::Source);
+            }
             (Action::ListenAgain, Reply::Listening(uri)) => {
                 if matches!(self.state, State::Recovering { .. }) {
                     self.act(Action::ResumeMigration { uri });
@@ -415,7 +426,9 @@ impl VmDriver {
         if error.class == FailureClass::Gone {
             match action {
                 Action::DestroyTarget => self.note_gone(now, Side::Target),
-                Action::Sample(side) | Action::Resume(side) => self.note_gone(now, *side),
+                Action::Sample(side) | Action::Resume(side) | Action::Stop(side) => {
+                    self.note_gone(now, *side);
+                }
                 Action::Restore(_) => self.note_gone(now, Side::Source),
                 _ => {}
             }
@@ -472,7 +485,8 @@ impl VmDriver {
             | Action::BreakChannel
             | Action::DestroyTarget
             | Action::Restore(_)
-            | Action::Resume(_) => {}
+            | Action::Resume(_)
+            | Action::Stop(_) => {}
         }
     }
 
@@ -505,10 +519,6 @@ impl VmDriver {
             // The final figures, while the source still has them.
             self.sample(Side::Source);
         }
-    }
-
-    pub(super) fn lose(&mut self, now: Timestamp, reason: &str) {
-        self.end(now, Outcome::Lost, Some(reason.to_owned()));
     }
 
     pub(super) fn failure(&self, what: &str) -> String {

@@ -351,6 +351,43 @@ fn a_death_in_post_copy_is_reported_as_lost_at_once() {
     }
 }
 
+/// A source that has sent everything runs its old copy when its target dies: that is stopped, and told.
+#[test]
+fn the_old_copy_of_a_lost_vm_is_stopped() {
+    let mut ran = 0;
+    for cut in [false, true] {
+        for at in (1_000..1_300).step_by(10) {
+            let mut faults = vec![(at, Fault::KillTarget)];
+            if cut {
+                // The source does not learn of it by itself.
+                faults.insert(0, (at - 50, Fault::LinkDown(60_000)));
+            }
+            let world = run(Technique::PostCopy, Fallback::Abort, 0.1, faults);
+            world.check_end().unwrap();
+            let Some((ended_at, Outcome::Lost, reason)) = world.end() else { continue };
+            assert!(ended_at < Timestamp::from_millis(at + 1_500), "{at}: {ended_at:?}");
+            ran +=
+                u32::from(reason.is_some_and(|it| it.contains("an old copy of it for a moment")));
+        }
+    }
+    assert!(ran > 4, "{ran}");
+}
+
+/// The same where the controller was killed before, and nobody saw the target's end.
+#[test]
+fn who_takes_over_stops_the_old_copy_of_a_lost_vm() {
+    let mut ran = 0;
+    for at in (1_000..1_300).step_by(10) {
+        let faults = vec![(at - 20, Fault::KillController(700)), (at, Fault::KillTarget)];
+        let world = run(Technique::PostCopy, Fallback::Abort, 0.1, faults);
+        world.check_end().unwrap();
+        ran += u32::from(world.end().is_some_and(|(_, outcome, reason)| {
+            outcome == Outcome::Lost && reason.is_some_and(|it| it.contains("for a moment"))
+        }));
+    }
+    assert!(ran > 0);
+}
+
 /// Killed every tenth of a second of an undisturbed move, each technique: every one of them arrives.
 #[test]
 fn whatever_instant_the_controller_is_killed_in_the_vm_arrives() {

@@ -15,6 +15,7 @@ pub(crate) const fn side_of(action: &Action) -> Side {
         Action::Configure { side, .. }
         | Action::Sample(side)
         | Action::Resume(side)
+        | Action::Stop(side)
         | Action::PauseChannel(side) => *side,
         Action::Listen | Action::DestroyTarget | Action::ListenAgain => Side::Target,
         _ => Side::Source,
@@ -25,7 +26,10 @@ impl Pair {
     /// Whether a side's main loop answers nothing: the process is stopped, or it sits in the stream.
     pub(crate) fn is_silent(&self, side: Side, now: f64) -> bool {
         let sends = matches!(self.stage, Stage::Rest | Stage::Load | Stage::Starting | Stage::Word);
-        self.is_frozen(side, now) || side == Side::Source && sends && !self.abandoned
+        // One that sends its last bytes over a dead path is inside the stream as well.
+        let stuck = self.stage == Stage::Tail && !self.is_wired(now);
+        let inside = (sends || stuck) && !self.abandoned;
+        self.is_frozen(side, now) || side == Side::Source && inside
     }
 
     /// What an action leads to; `None`: no answer.
@@ -46,7 +50,8 @@ impl Pair {
         }
         let ends = matches!(action, Action::DestroySource | Action::DestroyTarget);
         if self.is_silent(side, now) && !ends {
-            let out_of_band = *action == Action::BreakChannel && !self.is_frozen(side, now);
+            let out_of_band = matches!(action, Action::BreakChannel | Action::PauseChannel(_))
+                && !self.is_frozen(side, now);
             if !out_of_band {
                 return None;
             }
@@ -127,7 +132,7 @@ impl Pair {
                 self.refresh(now, out);
                 Ok(Reply::Done)
             }
-            Action::StartPostcopy if matches!(self.stage, Stage::Switch | Stage::PostCopy) => {
+            Action::StartPostcopy if self.stage == Stage::Switch || self.stage.is_split() => {
                 Ok(Reply::Done)
             }
             Action::StartPostcopy => {
@@ -140,7 +145,9 @@ impl Pair {
             Action::Sample(side) => Ok(Reply::Sample(Box::new(self.figures(*side)))),
             Action::Cancel | Action::BreakChannel => match self.stage {
                 Stage::Idle => Ok(Reply::Done),
-                Stage::Switch | Stage::PostCopy => refused("post-copy cannot be cancelled"),
+                Stage::Switch | Stage::PostCopy | Stage::Tail => {
+                    refused("post-copy cannot be cancelled")
+                }
                 _ => {
                     let cancelled = *action == Action::Cancel;
                     let status = if cancelled {
@@ -174,6 +181,18 @@ impl Pair {
                 }
                 Ok(Reply::Done)
             }
+            Action::Stop(_) => {
+                if self.qemu(side).running {
+                    self.qemu(side).running = false;
+                    out.push((side, QemuEvent::Stopped));
+                }
+                Ok(Reply::Done)
+            }
+            Action::PauseChannel(Side::Source) if self.stage == Stage::Tail => {
+                self.run_old_copy(out);
+                self.refresh(now, out);
+                Ok(Reply::Done)
+            }
             Action::PauseChannel(_) => {
                 let status = &self.qemu(side).status;
                 let alive = [MigrationStatus::PostcopyActive, MigrationStatus::PostcopyRecover];
@@ -185,7 +204,11 @@ impl Pair {
                 let other = if side == Side::Source { Side::Target } else { Side::Source };
                 let hears = self.is_wired(now) && !self.is_frozen(other, now);
                 if hears && self.qemu(other).status == MigrationStatus::PostcopyActive {
-                    self.set(other, MigrationStatus::PostcopyPaused, out);
+                    if self.stage == Stage::Tail {
+                        self.run_old_copy(out);
+                    } else {
+                        self.set(other, MigrationStatus::PostcopyPaused, out);
+                    }
                 }
                 self.refresh(now, out);
                 Ok(Reply::Done)
@@ -232,7 +255,11 @@ impl Pair {
             status: qemu.status.clone(),
             run_state,
             transferred: Bytes::new(whole(self.sent)),
-            remaining: Bytes::new(whole(self.memory.pending())),
+            remaining: Bytes::new(whole(if self.stage == Stage::Tail {
+                0.0
+            } else {
+                self.memory.pending()
+            })),
             total: Bytes::new(whole(self.memory.content() + self.memory.zero_bytes)),
             rate: Bandwidth::from_bytes_per_second(whole(self.rate)),
             dirty_rate: Bandwidth::ZERO,

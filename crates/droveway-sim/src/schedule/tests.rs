@@ -1,4 +1,5 @@
 use super::*;
+use droveway_drive::Phase;
 use std::collections::BTreeSet;
 
 /// So many in a test of everyday; `cargo run --release -p droveway-sim --example faults -- --count 10000` for more.
@@ -87,4 +88,55 @@ fn every_kind_of_fault_is_drawn() {
     ] {
         assert!(drawn.contains(kind), "{kind} is not among {drawn:?}");
     }
+}
+
+/// A post-copy, undisturbed, and when the source's word that it is through was heard, seconds from its beginning.
+fn undisturbed_post_copy() -> (FaultSchedule, VmId, f64) {
+    for seed in 0..SEEDS {
+        let mut schedule = FaultSchedule::of(seed);
+        schedule.faults.clear();
+        (schedule.policy, schedule.tuning) = ("post-copy-serial".to_owned(), true);
+        (schedule.kernel_counts, schedule.heartbeats) = (true, true);
+        let ran = schedule.run(None).unwrap();
+        let first = |phase| {
+            ran.outcome.records.iter().find_map(|(vm, record)| {
+                let entered = record.kind == RecordKind::Entered(phase);
+                entered.then(|| (vm.clone(), record.at.seconds()))
+            })
+        };
+        if let (Some((_, began)), Some(_), Some((vm, end))) =
+            (first(Phase::PreCopy), first(Phase::PostCopy), first(Phase::Settling))
+        {
+            return (schedule, vm, end - began);
+        }
+    }
+    panic!("no seed moves a VM by post-copy");
+}
+
+/// Whatever instant of its end a post-copy's target dies in, or its path, no law is broken; the old copy that a source runs then
+/// is stopped, and what was under way arrives.
+#[test]
+fn the_last_bytes_of_a_post_copy_are_nobody_s_end_but_a_fault_s() {
+    let (schedule, vm, end) = undisturbed_post_copy();
+    let (mut stopped, mut waited) = (0, 0);
+    for step in 0..60 {
+        let at_seconds = end - 0.05 + 0.001 * f64::from(step);
+        let with =
+            |fault| FaultSchedule { faults: vec![Timed { at_seconds, fault }], ..schedule.clone() };
+        let side = droveway_drive::Side::Target;
+        let ran = with(Fault::KillQemu { vm: vm.clone(), side }).run(None).unwrap();
+        assert_eq!(ran.violations, Vec::<String>::new(), "killed at {at_seconds}");
+        stopped += ran.left.state.vms[&vm]
+            .reason
+            .as_deref()
+            .map_or(0, |it| u32::from(it.contains("an old copy of it for a moment")));
+        let host = "beta".parse().unwrap();
+        let ran = with(Fault::PortDown { host, seconds: 5.0 }).run(None).unwrap();
+        assert_eq!(ran.violations, Vec::<String>::new(), "cut at {at_seconds}");
+        assert_eq!(ran.left.state.vms[&vm].outcome, Some(Ended::Completed), "cut at {at_seconds}");
+        waited += u32::from(ran.outcome.records.iter().any(|(_, record)| {
+            matches!(&record.kind, RecordKind::Decided { choice, .. } if choice.starts_with("wait until"))
+        }));
+    }
+    assert!(stopped > 0 && waited > 0, "{stopped} stopped, {waited} waited for");
 }

@@ -9,8 +9,10 @@ use droveway_fleet::{
 use droveway_model::world::payload;
 use serde::{Deserialize, Serialize};
 
-/// A connection that waits for a path tries again after a time that doubles while it waits, up to this (Linux), seconds.
-const RETRY_MAX: f64 = 120.0;
+/// A connection that waits for a path tries again after a time that doubles while it waits, up to this (Linux), seconds; and up to
+/// this where sockets are tuned.
+pub(super) const RETRY_MAX: f64 = 120.0;
+const RETRY_MAX_TUNED: f64 = 1.0;
 
 /// Something that goes wrong. Seconds from the first move.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -175,7 +177,7 @@ impl World<'_> {
             self.was_up = up;
             let mut waited = 0.0;
             if up {
-                waited = (now - self.down_since).min(RETRY_MAX);
+                waited = (now - self.down_since).min(self.retry_max());
             } else {
                 self.down_since = now;
             }
@@ -199,6 +201,11 @@ impl World<'_> {
             any = true;
         }
         any
+    }
+
+    /// The longest time between two tries of a connection.
+    pub(super) fn retry_max(&self) -> f64 {
+        if self.gang.plan().tuning { RETRY_MAX_TUNED } else { RETRY_MAX }
     }
 
     fn lose(&mut self, round_trip: f64, share: f64) {

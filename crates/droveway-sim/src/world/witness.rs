@@ -12,9 +12,8 @@ use crate::{chance::Chance, qemu::Pair};
 use droveway_drive::{Action, Beat, ConnectionSample, Phase, Record, RecordKind, VmDriver};
 use droveway_fleet::VmId;
 
-/// TCP sends again after this, and then after twice the time each, up to `AGAIN_MAX` (Linux), seconds.
+/// TCP sends again after this, and then after twice the time each, up to a bound (Linux), seconds.
 const AGAIN_FIRST: f64 = 0.2;
-const AGAIN_MAX: f64 = 120.0;
 
 // The laws' bounds, seconds. What the drivers promise (`docs/recovery.md`), and two looks.
 /// Both witnesses say so.
@@ -101,13 +100,13 @@ impl Witness {
     }
 }
 
-/// How often a segment that nobody acknowledges is sent again within so many seconds.
-fn sent_again_within(seconds: f64) -> u32 {
+/// How often a segment that nobody acknowledges is sent again within so many seconds, if it is tried at least every `longest`.
+fn sent_again_within(seconds: f64, longest: f64) -> u32 {
     let (mut times, mut wait) = (0, AGAIN_FIRST);
     let mut at = wait;
     while at <= seconds {
         times += 1;
-        wait = (2.0 * wait).min(AGAIN_MAX);
+        wait = (2.0 * wait).min(longest);
         at += wait;
     }
     times
@@ -185,6 +184,7 @@ impl World<'_> {
     fn counts_of(&mut self, index: usize) -> Option<ConnectionSample> {
         let (now, trip, lost) = (self.now, self.path.trip(), self.path.lost());
         let down_since = (!self.was_up).then_some(self.down_since);
+        let longest = self.retry_max();
         let chance = &mut self.witness.chance;
         let vm = &mut self.vms[index];
         let (pair, watched) = (vm.pair.as_ref()?, &mut vm.watched);
@@ -204,7 +204,7 @@ impl World<'_> {
             watched.unwired = false;
         }
         let silence = |since: Option<f64>| {
-            since.map_or(0.0, |since| f64::from(sent_again_within(now - since)))
+            since.map_or(0.0, |since| f64::from(sent_again_within(now - since, longest)))
         };
         if pair.is_wired(now) {
             watched.unwired = false;
@@ -375,14 +375,17 @@ enum Stands {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::faults::RETRY_MAX, *};
 
     #[test]
     fn what_nobody_acknowledges_is_sent_again_more_and_more_rarely() {
         for (seconds, times) in
             [(0.1, 0), (0.2, 1), (0.7, 2), (1.5, 3), (3.1, 4), (6.3, 5), (600.0, 13)]
         {
-            assert_eq!(sent_again_within(seconds), times, "{seconds}");
+            assert_eq!(sent_again_within(seconds, RETRY_MAX), times, "{seconds}");
+        }
+        for (seconds, times) in [(0.2, 1), (1.5, 3), (2.5, 4), (3.5, 5), (10.5, 12)] {
+            assert_eq!(sent_again_within(seconds, 1.0), times, "{seconds}");
         }
     }
 }

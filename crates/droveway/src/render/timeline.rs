@@ -61,6 +61,7 @@ const PHASES: &[(&str, RGBColor)] = &[
     ("recovering", YELLOW),
     ("rolling-back", RGBColor(90, 90, 90)),
     ("settling", GREEN),
+    ("halting", RGBColor(0, 0, 0)),
 ];
 
 pub(crate) fn timeline(report: &RunReport) -> Result<String, Failed> {

@@ -131,6 +131,7 @@ async fn perform(
         Action::DestroyTarget => ended(qemu::end_at_once(&pair.target).await)?,
         Action::DestroySource => ended(qemu::end(&pair.source).await)?,
         Action::Resume(side) => pair.qemu(*side).client.cont().await.map_err(failed)?,
+        Action::Stop(side) => pair.qemu(*side).client.stop().await.map_err(failed)?,
         Action::PauseChannel(side) => {
             let paused = pair.qemu(*side).client.migrate_pause().await.map_err(failed);
             // While it connects anew QEMU knows no pause, and would wait for its kernel to give up.

@@ -224,7 +224,7 @@ impl World {
             Outcome::RolledBack | Outcome::NotStarted => {
                 (self.source.running || source_killed) && !self.target.running
             }
-            Outcome::Lost => killed,
+            Outcome::Lost => killed && !self.source.running,
             // Unconfirmed, but the state exists: QMP was mute, or the link never came back.
             Outcome::NeedsRecovery => killed || self.source.alive || self.target.running,
         };
@@ -395,7 +395,12 @@ impl World {
                         self.fail_source(MigrationStatus::Failed);
                     }
                     MigrationStatus::PostcopyActive if self.link_up() => {
-                        self.set(Side::Source, MigrationStatus::PostcopyPaused);
+                        if self.arrives_at.take().is_some() {
+                            // Only the target's last word was missing: it fails, and runs what it has.
+                            self.fail_source(MigrationStatus::Failed);
+                        } else {
+                            self.set(Side::Source, MigrationStatus::PostcopyPaused);
+                        }
                     }
                     _ => {}
                 }
@@ -420,7 +425,7 @@ impl World {
     /// QEMU gives up and, like QEMU, lets the VM run on at the source whatever the target does.
     fn fail_source(&mut self, status: MigrationStatus) {
         self.set(Side::Source, status);
-        if !self.source.running {
+        if self.source.alive && !self.source.running {
             self.source.running = true;
             self.emit(Side::Source, QemuEvent::Resumed);
         }
@@ -590,7 +595,7 @@ impl World {
     fn perform(&mut self, action: &Action) -> Option<Result<Reply, ActionError>> {
         let side = match action {
             Action::Configure { side, .. } | Action::Sample(side) => *side,
-            Action::Resume(side) | Action::PauseChannel(side) => *side,
+            Action::Resume(side) | Action::Stop(side) | Action::PauseChannel(side) => *side,
             Action::Listen | Action::DestroyTarget | Action::ListenAgain => Side::Target,
             _ => Side::Source,
         };
@@ -706,6 +711,12 @@ impl World {
                 self.emit(side, QemuEvent::Resumed);
                 Ok(Reply::Done)
             }
+            Action::Stop(_) => {
+                if std::mem::take(&mut self.qemu(side).running) {
+                    self.emit(side, QemuEvent::Stopped);
+                }
+                Ok(Reply::Done)
+            }
             Action::PauseChannel(_) => {
                 let connecting = side == Side::Source && std::mem::take(&mut self.connecting);
                 if self.qemu(side).status != MigrationStatus::PostcopyActive && !connecting {
@@ -765,7 +776,7 @@ impl World {
             total: Bytes::new(MEMORY as u64),
             rate: Bandwidth::from_bytes_per_second(RATE as u64),
             dirty_rate: Bandwidth::ZERO,
-            postcopy_requests: 0,
+            postcopy_requests: u64::from(qemu.status == MigrationStatus::PostcopyActive),
             downtime: None,
             error: None,
         }
