@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: three real VMs under traffic leave a host, twice, and both reports side by side.
+//! `cargo xtask demo`: three real VMs under traffic leave a host, by habit and by Droveway's own plan, and both reports side by side.
 
 use crate::{guest_image, prerequisites, run, target_dir, workspace_root};
 use anyhow::{Context as _, Result, bail};
@@ -10,6 +10,8 @@ use std::{
 
 /// Applications run undisturbed for so long first, so that there is a "before" to compare with.
 const SETTLE: Duration = Duration::from_secs(6);
+/// How the second drain is asked for.
+const URGENCY: [&str; 2] = ["--urgency", "high"];
 
 pub(crate) fn run_it(yes: bool) -> Result<()> {
     let root = workspace_root();
@@ -66,16 +68,17 @@ impl Demo {
         self.droveway(&[&["migrate"], &vms[..], &options[..]].concat())?;
         std::thread::sleep(SETTLE);
 
-        println!("\n2. By direction: the sender by post-copy, the others by pre-copy.");
-        let directed = self.reports.join("2-directed");
-        let policy = ["--policy", "pre-copy-parallel", "--technique", "sender=post-copy"];
-        self.drain(&directed, &policy)?;
+        println!("\n2. Droveway: measure, say what is best and what it will cost, and do that.");
+        let ours = self.reports.join("2-adaptive");
+        let plan = ["plan", "drain", "alpha", "--to", "beta"];
+        self.say(&[&plan[..], &URGENCY].concat())?;
+        self.drain(&ours, &URGENCY)?;
 
         println!("\nSide by side:");
-        let (habit, directed) = (habit.display().to_string(), directed.display().to_string());
-        self.say(&["compare", &habit, &directed])?;
+        let (habit, ours) = (habit.display().to_string(), ours.display().to_string());
+        self.say(&["compare", &habit, &ours])?;
         println!("Reports and pictures (report.md, report.json, timeline.svg):");
-        println!("  {habit}\n  {directed}");
+        println!("  {habit}\n  {ours}");
         Ok(())
     }
 

@@ -115,11 +115,25 @@ pub(crate) fn fleet(name: &str) -> String {
     format!("/run/droveway/labs/{name}/fleet.yaml")
 }
 
-/// What the QEMU of a VM on a host of a laboratory says of its vCPUs ("running", "inmigrate" ...); `None`: there is none.
+/// What the QEMU of a VM on a host of a laboratory says of its vCPUs ("running", "inmigrate" ...), or [`SILENT`] if it is there and
+/// says nothing; `None`: there is none.
 pub(crate) fn state(lab: &str, host: &str, vm: &str) -> Result<Option<String>> {
-    let Some(answer) = ask(lab, host, vm, "query-status")? else { return Ok(None) };
+    let answer = match ask(lab, host, vm, "query-status") {
+        // A target whose source died while it loaded its state waits for the rest in its main loop.
+        Err(error) if is_silence(&error) => return Ok(Some(SILENT.to_owned())),
+        answer => answer?,
+    };
+    let Some(answer) = answer else { return Ok(None) };
     let state = answer["return"]["status"].as_str();
     Ok(Some(state.with_context(|| format!("{vm} at {host}: {answer}"))?.to_owned()))
+}
+
+/// Of a QEMU that does not answer.
+const SILENT: &str = "silent";
+
+fn is_silence(error: &anyhow::Error) -> bool {
+    let kinds = [ErrorKind::WouldBlock, ErrorKind::TimedOut];
+    error.downcast_ref::<std::io::Error>().is_some_and(|it| kinds.contains(&it.kind()))
 }
 
 /// What the QEMU of a VM on a host of a laboratory is set to for migrations; `None`: there is none.

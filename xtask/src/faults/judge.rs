@@ -93,6 +93,14 @@ pub(super) struct Facts {
     pub(super) at_source: bool,
 }
 
+impl Facts {
+    /// Whether the source's vCPUs run, and the target has something of it as well.
+    fn runs_old_copy(&self, vm: &Vm) -> bool {
+        let index = usize::from(self.here != super::case::HOSTS[0]);
+        matches!(&vm.place, Place::Torn(states) if states[index].as_deref() == Some("running"))
+    }
+}
+
 /// How it ended.
 ///
 /// # Errors
@@ -105,6 +113,7 @@ pub(super) fn judge(facts: &Facts) -> Result<End> {
         if vm.is_lost() {
             ensure!(was_hit, "{name} is called lost, and no QEMU of it was killed");
             ensure!(!vm.is_whole(), "{name} is called lost, and runs: {:?}", vm.place);
+            ensure!(!facts.runs_old_copy(vm), "{name} is lost, and its source runs an old copy");
             check_loss(facts, vm, name)?;
             lost = true;
         } else if !vm.is_whole() {
@@ -245,6 +254,10 @@ mod tests {
         is(&facts(Fault::KillTarget, 7, [dead(), fine()]), Ok(End::Lost));
         is(&facts(Fault::KillTarget, 5, [dead(), fine()]), Err("the exit code is 5"));
         is(&facts(Fault::Freeze, 7, [dead(), fine()]), Err("no QEMU of it was killed"));
+        let old = |beta| split(torn(Some("running"), beta, "lost"));
+        is(&facts(Fault::KillSource, 7, [old(Some("silent")), fine()]), Err("runs an old copy"));
+        let stale = split(at("alpha", "lost"));
+        is(&facts(Fault::KillTarget, 7, [stale, fine()]), Err("and runs"));
         is(&facts(Fault::KillTarget, 7, [fine(), dead()]), Err("no QEMU of it was killed"));
         let unsplit = torn(Some("postmigrate"), None, "lost");
         is(&facts(Fault::KillTarget, 7, [unsplit, fine()]), Err("its source has it"));
