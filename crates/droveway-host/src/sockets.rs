@@ -165,7 +165,7 @@ impl SocketFinder {
     }
 
     /// A connection of the process from a port of its own to a port of the other side (`None`: any port) that `wanted` picks, with
-    /// its descriptor. As long as there is none this costs one question to the kernel.
+    /// its descriptor; of several the one that was made first. As long as there is none this costs one question to the kernel.
     ///
     /// # Errors
     /// [`TcpInfoError`].
@@ -180,6 +180,8 @@ impl SocketFinder {
         if all.is_empty() {
             return Ok(None);
         }
+        // The kernel counts its sockets' inodes up.
+        all.sort_by_key(|one| one.inode);
         let numbers = descriptors(self.process.pid());
         Ok(all.into_iter().find_map(|one| Some((*numbers.get(&one.inode)?, one))))
     }
@@ -282,6 +284,23 @@ mod tests {
             "a descriptor that another connection has now is left alone"
         );
         finder.take(*number, connection).unwrap()
+    }
+
+    #[test]
+    fn of_several_connections_the_first_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let made: Vec<_> = (0..8).map(|_| TcpStream::connect(at).unwrap()).collect();
+        let diag = TcpDiag::open(&Netns::own()).unwrap();
+        let mut finder = SocketFinder::open(std::process::id(), diag).unwrap().unwrap();
+        let mut beside = Vec::new();
+        for one in &made {
+            let port = one.local_addr().unwrap().port();
+            let wanted = |it: &Connection| !beside.contains(&it.local.port());
+            let (_, found) = finder.find(None, Some(at.port()), wanted).unwrap().unwrap();
+            assert_eq!(found.local.port(), port);
+            beside.push(port);
+        }
     }
 
     #[test]

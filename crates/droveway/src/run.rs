@@ -120,10 +120,15 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
         .tuning
         .then(|| Tuner::new(run.gang.plan(), run.network.is_some(), sender.clone()));
     let mut paths = path::Paths::default();
-    // Streams that a killed controller began are watched like our own: a dead path is noticed as soon.
+    // Streams that a killed controller began are watched like our own, so that a dead path is noticed as soon; and they have the pace
+    // that it gave them last, which may be next to nothing.
     for (vm, known) in &run.journal.state().vms {
         if let (Some(uri), Some(pair)) = (&known.uri, run.pairs.get(vm)) {
             paths.watch(vm, uri, pair);
+            let moving = run.gang.driver(vm).filter(|driver| driver.uses_port());
+            if let (Some(tuner), Some(driver)) = (&mut tuner, moving) {
+                tuner.take_over(vm, uri, driver.phase(), pair);
+            }
         }
     }
     let mut heart = heartbeat::Heart::default();

@@ -17,7 +17,7 @@
 mod search;
 
 use super::{Input, perform::Pair};
-use droveway_drive::{Action, MigrationStatus, QemuEvent, Side};
+use droveway_drive::{Action, MigrationStatus, Phase, QemuEvent, Side};
 use droveway_fleet::{Bandwidth, Bytes, RateLimit, Technique, VmId};
 use droveway_host::{
     shaping::{STREAM, URGENT},
@@ -192,6 +192,8 @@ struct Migration {
     switches: bool,
     /// It is to switch at once, and sends next to nothing before.
     quiet: bool,
+    /// Another controller began it, and has told QEMU nobody knows what.
+    inherited: bool,
 }
 
 impl Tuner {
@@ -386,8 +388,25 @@ impl Tuner {
         let Some(port) = port else { return };
         let stage = if again { Stage::Background } else { Stage::Passes };
         let quiet = !again && self.ceilings.get(vm).is_some_and(|it| it.begins_quietly);
-        let begun = Migration { port, stream: None, stage, switches: again, quiet };
+        let begun =
+            Migration { port, stream: None, stage, switches: again, quiet, inherited: false };
         self.migrations.insert(vm.clone(), begun);
+    }
+
+    /// A stream is there that a killed controller began, and paced as it was right then: next to nothing before a switch, a tenth
+    /// while another VM stood still. It is found, and has its due from now on.
+    pub(super) fn take_over(&mut self, vm: &VmId, uri: &str, phase: Phase, pair: &Pair) {
+        self.inherit(vm, uri, phase);
+        self.search(vm, Which::Stream, pair);
+    }
+
+    fn inherit(&mut self, vm: &VmId, uri: &str, phase: Phase) {
+        self.begin(vm, uri, phase != Phase::PreCopy && phase != Phase::Switchover);
+        let Some(migration) = self.migrations.get_mut(vm) else { return };
+        (migration.quiet, migration.inherited) = (false, true);
+        if phase == Phase::Switchover {
+            migration.stage = Stage::Stopped;
+        }
     }
 
     fn end_of_quiet(&self, vm: &VmId) {
@@ -411,7 +430,7 @@ impl Tuner {
         let Some(migration) = self.migrations.get_mut(vm) else { return };
         let beside = source.port();
         migration.stream = Some(source);
-        let quiet = migration.quiet;
+        let (quiet, inherited) = (migration.quiet, migration.inherited);
         if migration.switches {
             self.search(vm, Which::Urgent { beside }, pair);
         }
@@ -419,7 +438,7 @@ impl Tuner {
         let limited = self.ceilings.get(vm).is_some_and(|it| {
             [it.stream, it.background].iter().any(|limit| *limit != RateLimit::Unlimited)
         });
-        if self.pace(vm) && limited {
+        if self.pace(vm) && (limited || inherited) {
             let stream = if quiet { QUIET } else { RateLimit::Unlimited };
             set_ceilings(vm.clone(), pair.clone(), [stream, RateLimit::Unlimited]);
         }

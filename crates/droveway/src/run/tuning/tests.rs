@@ -177,3 +177,24 @@ fn a_quiet_stream_takes_next_to_nothing_until_it_switches() {
     tuner.begin(&vm, "tcp:10.8.0.2:49155", true);
     assert_eq!(tuner.limit(&vm), Some(mbit(60)));
 }
+
+/// What a killed controller held back for a moment has its due again: post-copy's background at once, passes at their ceiling.
+#[test]
+fn who_takes_a_stream_over_does_not_hold_it_back() {
+    for (phase, stage, limit) in [
+        (Phase::PreCopy, Stage::Passes, mbit(40)),
+        (Phase::Switchover, Stage::Stopped, RateLimit::Unlimited),
+        (Phase::PostCopy, Stage::Background, mbit(60)),
+    ] {
+        let (mut tuner, vm) = tuner();
+        if let Some(ceilings) = tuner.ceilings.get_mut(&vm) {
+            ceilings.begins_quietly = true;
+        }
+        tuner.begin(&vm, "tcp:10.8.0.2:49152", false);
+        assert_eq!(tuner.limit(&vm), Some(QUIET));
+        tuner.inherit(&vm, "tcp:10.8.0.2:49152", phase);
+        let migration = &tuner.migrations[&vm];
+        assert!(migration.inherited && migration.switches == (phase == Phase::PostCopy));
+        assert_eq!((migration.stage, tuner.limit(&vm)), (stage, Some(limit)), "{phase}");
+    }
+}
