@@ -189,9 +189,8 @@ impl VmDriver {
         let (source, target) = (&inherited.source, &inherited.target);
         let source_status = Inherited::status(source).cloned();
         let (at_source, at_target) = (Inherited::runs(source), Inherited::runs(target));
-        let gave_up =
-            source_status.as_ref().is_some_and(|it| it.is_over() && *it != Status::Completed);
-        let left = inherited.postcopied && gave_up && !inherited.undoing;
+        // One that knows of no migration is another process: somebody has started the VM anew, and it is nobody's old copy.
+        let left = inherited.postcopied && self.source.gave_up() && !inherited.undoing;
         if left && self.ran_at_target() {
             self.postcopied = true;
             let reason = self.failure("QEMU gave up post-copy after the VM ran at the target");

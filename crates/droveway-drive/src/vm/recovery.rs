@@ -33,6 +33,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 const BLIND_EVERY: Duration = Duration::from_secs(5);
 /// What the source's QEMU said longer ago is no word of now: it is asked five times a second.
 const FRESH: Duration = Duration::from_secs(1);
+/// From what a source has said to what it is told then: the path may come back in between, and what fits is sent.
+const A_MOMENT: Duration = Duration::from_millis(50);
 /// How long a broken path is waited for before an operator is asked: longer than a switch takes to start anew, or a cable to be
 /// put back.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -70,8 +72,13 @@ impl VmDriver {
             if self.is_broken(side) {
                 let what = format!("the {name}'s QEMU says that post-copy's path broke");
                 let text = self.failure(&what);
-                self.warn(now, text);
-                self.break_off(now);
+                if side == Side::Target && self.may_have_sent_everything(now) {
+                    // The source hears of it as well, and says how it takes it.
+                    self.await_last_word(now, text);
+                } else {
+                    self.warn(now, text);
+                    self.break_off(now);
+                }
                 return;
             }
         }
@@ -87,6 +94,11 @@ impl VmDriver {
         };
         if self.may_have_sent_everything(now) {
             self.await_last_word(now, seen);
+            return;
+        }
+        // What was left a fifth of a second ago may be sent by now, if the path has just come back: it is asked first.
+        if self.sampled_at != Some(now) {
+            self.sample(Side::Source);
             return;
         }
         // Breaking post-copy before the target runs destroys the guest (measured, QEMU 10.0.2: the target exits with "loadvm
@@ -110,12 +122,13 @@ impl VmDriver {
         }
     }
 
-    /// Whether the source has handed everything to its kernel, and only waits for the target's last word. A source that has not said
-    /// lately what is left may have.
+    /// Whether the source has handed everything to its kernel, and only waits for the target's last word, or would by the time that it
+    /// is told something. A source that has not said lately what is left may have.
     #[must_use]
     pub fn may_have_sent_everything(&self, now: Timestamp) -> bool {
         let known = self.sampled_at.is_some_and(|at| now.since(at) < FRESH);
-        !known || self.progress.total > Bytes::ZERO && self.progress.remaining == Bytes::ZERO
+        let in_a_moment = self.plan.switchover_bandwidth * A_MOMENT;
+        !known || self.progress.total > Bytes::ZERO && self.progress.remaining <= in_a_moment
     }
 
     /// A source that waits for the target's last word takes a pause for the end of the migration: it fails, and runs its own, old
@@ -211,8 +224,11 @@ impl VmDriver {
                 } else if self.is_broken(Side::Source) {
                     let text = self.failure("the source could not connect");
                     self.on_renewal_failed(now, &text);
-                } else if self.is_over_limit(now) {
-                    self.on_renewal_failed(now, "the source did not connect in time");
+                } else if self.patience_ends() + STALL <= now {
+                    // Its source has not even said whether it still connects.
+                    self.give_up_renewing(now);
+                } else {
+                    self.bound_renewal(now);
                 }
             }
             State::PostCopyPaused { attempts, .. } => {
@@ -230,6 +246,25 @@ impl VmDriver {
         }
     }
 
+    /// A source that has connected in the last moment may have sent everything by now, and is not to be paused then: it is asked
+    /// whether it still connects.
+    fn bound_renewal(&mut self, now: Timestamp) {
+        let limit = self.renewal_limit();
+        if limit > now {
+            return;
+        }
+        if self.sampled_at == Some(now) {
+            self.on_renewal_failed(now, "the source did not connect in time");
+        } else {
+            self.sample(Side::Source);
+        }
+    }
+
+    fn renewal_limit(&self) -> Timestamp {
+        let connected = self.target.is(&MigrationStatus::PostcopyRecover);
+        self.entered_at + if connected { RECOVERY_LIMIT } else { CONNECT_LIMIT }
+    }
+
     fn patience_ends(&self) -> Timestamp {
         self.broke_at.unwrap_or(self.entered_at) + PATIENCE
     }
@@ -237,9 +272,9 @@ impl VmDriver {
     /// The bound of the present state, one of the two of a broken post-copy.
     pub(super) fn broken_limit(&self) -> Option<Timestamp> {
         if matches!(self.state, State::Recovering { .. }) {
-            let connected = self.target.is(&MigrationStatus::PostcopyRecover);
-            let limit = if connected { RECOVERY_LIMIT } else { CONNECT_LIMIT };
-            return Some(self.entered_at + limit);
+            let asked = self.awaits(|action| *action == Action::Sample(Side::Source));
+            let limit = (!asked).then(|| self.renewal_limit());
+            return limit.into_iter().chain([self.patience_ends() + STALL]).min();
         }
         let own = self.renewal_due().filter(|_| !self.renewed_in_turn);
         own.into_iter().chain([self.patience_ends()]).min()

@@ -461,6 +461,8 @@ impl VmDriver {
                     }
                 }
             }
+            // It may have been done: what became of it is asked.
+            Action::ResumeMigration { .. } if error.class == FailureClass::Timeout => {}
             Action::ListenAgain | Action::ResumeMigration { .. } => {
                 self.on_renewal_failed(now, &error.to_string());
             }

@@ -388,6 +388,50 @@ fn who_takes_over_stops_the_old_copy_of_a_lost_vm() {
     assert!(ran > 0);
 }
 
+/// A VM that somebody has started anew at the source, by another process, is not stopped, whatever an old journal says of it.
+#[test]
+fn who_takes_over_does_not_stop_a_vm_that_was_started_anew() {
+    let sample = |status, run_state| {
+        Seen::There(Box::new(MigrationSample::without_figures(status, run_state)))
+    };
+    let inherited = |status| Inherited {
+        source: sample(status, RunState::Running),
+        target: Seen::Gone,
+        migrate: Told::Surely,
+        postcopy_prepared: true,
+        postcopy_asked: true,
+        postcopied: true,
+        undoing: false,
+        releasing: false,
+        pass: 1,
+        stopped_at: Some(Timestamp::ZERO),
+        resumed_at: Some(Timestamp::ZERO),
+        before: None,
+    };
+    let stops = |status| {
+        let plan = step(Technique::PostCopy, Fallback::Abort);
+        let mut driver = VmDriver::adopt(plan, true, &inherited(status), Timestamp::ZERO);
+        std::iter::from_fn(|| driver.poll_action())
+            .any(|(_, action)| action == Action::Stop(Side::Source))
+    };
+    assert!(!stops(MigrationStatus::None));
+    assert!(stops(MigrationStatus::Failed), "that one is an old copy");
+}
+
+/// A path that is back in the very moment in which it is called dead lets a source send what is left at once, and wait for the
+/// target's last word: it is not paused for what was left before.
+#[test]
+fn a_path_that_is_back_when_it_is_called_dead_costs_nothing() {
+    for seed in 0..3_000_u64 {
+        let fault = (800 + seed * 7 % 1_500, Fault::LinkDown(200 + seed * 13 % 20_000));
+        let plan = step(Technique::Hybrid, Fallback::PostCopy);
+        let seed = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut world = World::new(plan, seed, 0.7, vec![fault]);
+        world.run();
+        world.check_end().unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+    }
+}
+
 /// Killed every tenth of a second of an undisturbed move, each technique: every one of them arrives.
 #[test]
 fn whatever_instant_the_controller_is_killed_in_the_vm_arrives() {

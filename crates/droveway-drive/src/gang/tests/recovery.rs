@@ -75,6 +75,14 @@ impl Broken {
                     events = vec![Side::Source, Side::Target];
                     Reply::Done
                 }
+                // One that is asked whether it still connects does.
+                Action::Sample(Side::Source)
+                    if self.gang.driver(&vm).unwrap().phase() == Phase::Recovering =>
+                {
+                    let status = MigrationStatus::PostcopyRecover;
+                    let sample = MigrationSample::without_figures(status, RunState::FinishMigrate);
+                    Reply::Sample(Box::new(sample))
+                }
                 Action::Sample(_) => continue,
                 _ => Reply::Done,
             };
