@@ -239,6 +239,13 @@ pub struct VmDriver {
     switch_held: bool,
     /// It would have begun.
     postcopy_due: bool,
+    /// The pass in which it was first held back because what is left would take too long.
+    long_since: Option<u32>,
+    /// The ceiling that the source's stream was given last.
+    ceiling: RateLimit,
+    /// The pass in which the source was asked for figures last, and the one of the last that it answered.
+    asked_in_pass: u32,
+    figures_of_pass: Option<u32>,
     /// When the switch was asked for.
     postcopy_asked_at: Option<Timestamp>,
     /// The state was, or may have been, split: never undone from here on.
@@ -292,6 +299,7 @@ impl VmDriver {
     pub fn new(plan: Move, was_running: bool) -> Self {
         let switchover_bandwidth = plan.switchover_bandwidth;
         let stepper = Stepper::of(&plan);
+        let ceiling = plan.bandwidth;
         VmDriver {
             plan,
             was_running,
@@ -304,6 +312,10 @@ impl VmDriver {
             postcopy_held: false,
             switch_held: false,
             postcopy_due: false,
+            long_since: None,
+            ceiling,
+            asked_in_pass: 0,
+            figures_of_pass: None,
             postcopy_asked_at: None,
             postcopied: false,
             stopped_at: None,
@@ -416,6 +428,9 @@ impl VmDriver {
         match reply {
             Ok(Reply::Sample(sample)) => {
                 if let Action::Sample(side) = action {
+                    if side == Side::Source {
+                        self.figures_of_pass = Some(self.asked_in_pass);
+                    }
                     self.on_sample(now, side, &sample);
                 }
             }
@@ -424,6 +439,7 @@ impl VmDriver {
         }
         self.on_asked(id, answered);
         self.evaluate(now);
+        self.catch_up_switch(now, "what its last pass left is known");
     }
 
     /// To be called when the time of [`Self::poll_timeout`] has come; harmless at any time.
@@ -544,10 +560,7 @@ impl VmDriver {
     }
 
     fn may_postcopy(&self) -> bool {
-        let ladder = self.plan.ladder.as_ref();
-        self.plan.technique.exposes()
-            || self.plan.fallback == droveway_plan::Fallback::PostCopy
-            || ladder.is_some_and(droveway_plan::habits::Ladder::may_postcopy)
+        self.plan.may_postcopy()
     }
 
     fn is_moving(&self) -> bool {
@@ -572,6 +585,14 @@ impl VmDriver {
         | Action::Configure { limits: Limits { downtime, .. }, .. } = action
         {
             self.told_downtime = downtime;
+        }
+        if let Action::SetBandwidth(ceiling)
+        | Action::Configure { limits: Limits { bandwidth: ceiling, .. }, .. } = action
+        {
+            self.ceiling = ceiling;
+        }
+        if action == Action::Sample(Side::Source) {
+            self.asked_in_pass = self.progress.pass;
         }
         let id = ActionId(self.next_id);
         self.next_id += 1;
@@ -625,7 +646,8 @@ impl VmDriver {
     }
 
     fn ask_postcopy(&mut self, now: Timestamp) {
-        if self.postcopy_held || self.switch_held {
+        let held = self.postcopy_held || self.switch_held;
+        if held || !self.postcopy_asked && self.would_last_too_long(now) {
             self.postcopy_due = true;
         } else if !self.postcopy_asked {
             self.postcopy_asked = true;

@@ -25,7 +25,7 @@ mod window;
 pub use adaptive::{Known, Reasoning};
 pub use check::Violation;
 pub use plan::{
-    Direction, Fallback, HYBRID_DOWNTIME, Move, Plan, Reservation, SNAPSHOT_MAX_AGE, StartRule,
-    SwitchRule, Turns,
+    Direction, EXPOSURE_MAX, Fallback, HYBRID_DOWNTIME, Move, Plan, Reservation, SNAPSHOT_MAX_AGE,
+    StartRule, SwitchRule, Turns,
 };
 pub use policy::{Chosen, GangFacts, Made, Note, PolicyError, VmFacts};

@@ -215,7 +215,19 @@ pub struct Move {
 /// 25 ms or for 250 (measured: half of the nearly idle guests on a busy port), and nobody could say so before.
 pub const HYBRID_DOWNTIME: Duration = Duration::from_millis(10);
 
+/// No VM's memory is let be split between two hosts if that is expected to last longer. Until it is together again the VM needs both
+/// hosts and the path between them. 64 GiB take 9.7 minutes of a port of 1 Gbit/s, and a third of the port may be somebody else's.
+pub const EXPOSURE_MAX: TimeSpan = TimeSpan::from_secs(900);
+
 impl Move {
+    /// Whether the VM's memory may come to be split: by its technique, its fallback or its rule.
+    #[must_use]
+    pub fn may_postcopy(&self) -> bool {
+        self.technique.exposes()
+            || self.fallback == Fallback::PostCopy
+            || self.ladder.as_ref().is_some_and(Ladder::may_postcopy)
+    }
+
     /// The downtime limit that QEMU is given at the start: a rule's own; for a hybrid with a pass to switch after
     /// [`HYBRID_DOWNTIME`] at most; else [`Move::downtime_limit`].
     #[must_use]

@@ -16,7 +16,7 @@ use crate::{
     exit::{Exit, Failure},
     fleet::{self, RunLock},
     network,
-    preflight::{self, Checked},
+    preflight::{self, Checked, Obstacle},
     qemu::{self, Probed, Qemu, Released},
     render, report,
     run::{
@@ -442,7 +442,14 @@ impl Look<'_> {
         journal.launches(clock::now(), vm, self.target);
         journal.commit();
         let fresh = qemu::waiting_target(vm, self.target, self.run).await?;
-        match preflight::check(step, &source, &fresh).await? {
+        let mut checked = preflight::check(step, &source, &fresh).await?;
+        // The others' targets have their ports already.
+        if let Some(text) = preflight::missing_port(self.target, 1).filter(|_| step.may_postcopy())
+        {
+            let obstacle = Obstacle { vm: step.vm.clone(), text };
+            checked = Err(checked.err().into_iter().flatten().chain([obstacle]).collect());
+        }
+        match checked {
             Ok(mut facts) => {
                 // The dead controller may have changed what is there now.
                 facts.before = known.before.as_deref().cloned().or(facts.before);

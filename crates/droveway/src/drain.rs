@@ -22,7 +22,7 @@ use crate::{
 };
 pub(crate) use asked::vm_facts;
 pub(crate) use asked::{decisions, ordered};
-use asked::{infeasible, intent, of_their_groups, warnings};
+use asked::{infeasible, intent, long_exposures, of_their_groups, warnings};
 use droveway_fleet::{Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, VmId};
 use droveway_plan::{
     Chosen, GangFacts, Made, Plan, SNAPSHOT_MAX_AGE, VmFacts,
@@ -433,7 +433,7 @@ impl<'a> Job<'a> {
                 note.vm, note.choice, note.instead_of, note.reason
             );
         }
-        let warnings = warnings(&made.plan, &facts, &self.left);
+        let mut warnings = warnings(&made.plan, &facts, &self.left);
         let wait = Wait::of(&made.plan);
         // An explanation plans again, from what is known; so it is not given away yet.
         let known = self.request.args.explain.as_ref().and(knowledge.clone());
@@ -449,12 +449,13 @@ impl<'a> Job<'a> {
             }
             outlook => outlook?,
         };
+        let forecast = outlook.as_ref().map(|outlook| &outlook.forecast);
+        warnings.extend(long_exposures(&made.plan, &facts, forecast));
         if self.request.args.dry_run {
             let explanation = self.explained(&made, &facts, known.as_ref(), outlook.as_ref())?;
             if let Some(path) = &self.request.args.svg {
                 self.picture(&made.plan, outlook.as_ref(), path)?;
             }
-            let forecast = outlook.as_ref().map(|outlook| &outlook.forecast);
             let gang = outlook.as_ref().map(Outlook::gang);
             let shown = Shown {
                 plan: &made.plan,
@@ -515,7 +516,6 @@ impl<'a> Job<'a> {
         let _control = control::Server::start(self.fleet, operators, seen).inspect_err(|error| {
             eprintln!("warning: this run cannot be watched or steered from elsewhere: {error}");
         });
-        let forecast = outlook.as_ref().map(|outlook| &outlook.forecast);
         let expected = Expectations::of(&plan, forecast, &self.facts);
         let run = Run {
             gang,

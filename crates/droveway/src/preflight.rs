@@ -1,5 +1,9 @@
 //! What must be true before anything starts. A check that fails says what to do; nothing has been touched then.
 
+mod recovery;
+
+pub(crate) use recovery::missing_port;
+
 use crate::{
     exit::{Exit, Failure},
     qemu::Qemu,
@@ -7,7 +11,7 @@ use crate::{
 };
 use droveway_drive::Settings;
 use droveway_fleet::VmId;
-use droveway_plan::{Fallback, Move};
+use droveway_plan::Move;
 use droveway_qmp::{Capability, MachineFacts, MigrationStatus, RunState};
 
 /// What the check found out on the way, for the report and the driver.
@@ -83,7 +87,7 @@ pub(crate) async fn check(
     for reason in &migration.blocked_reasons {
         obstacle(format!("QEMU forbids the migration: {reason}"));
     }
-    let postcopy = step.technique.exposes() || step.fallback == Fallback::PostCopy;
+    let postcopy = step.may_postcopy();
     for (side, qemu) in [("source", source), ("target", target)] {
         match missing_capabilities(qemu, postcopy).await {
             Ok(missing) => {
@@ -95,6 +99,9 @@ pub(crate) async fn check(
         }
     }
     if postcopy {
+        for missing in recovery::missing(source, target).await {
+            obstacle(missing);
+        }
         // The target's QEMU tries userfaultfd itself when the capability is switched on.
         if let Err(error) = try_postcopy(target).await {
             obstacle(format!(
@@ -150,3 +157,6 @@ async fn missing_capabilities(
     }
     Ok(needed.into_iter().filter(|capability| !schema.has_capability(capability)).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,8 @@
 //!
 //! Nor is another VM's memory split over a path that is known to be bad: while a VM of the run waits for the renewal of its
 //! post-copy's path, or while the VM's own stream stands still ([`PROGRESS`]), which means an exposure without a bound. A switch
-//! waits then until something arrives again; a stream that stands still for longer is given up as any other.
+//! waits then until something arrives again; a stream that stands still for longer is given up as any other. Where what is left
+//! would take too long at what the stream gets, the VM's own driver waits ([`droveway_plan::EXPOSURE_MAX`]).
 
 use super::GangDriver;
 use crate::{record::Phase, vm::VmDriver};

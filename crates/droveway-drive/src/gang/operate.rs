@@ -127,8 +127,14 @@ impl GangDriver {
             }
             OperatorRequest::Switch { vm } => {
                 self.ask_vm(now, vm, Request::SwitchToPostcopy)?;
-                let waits = self.drivers.get(vm).is_some_and(VmDriver::waits_to_split);
-                let when = if waits { " once another VM's memory is together again" } else { "" };
+                let waits = |why: fn(&VmDriver) -> bool| self.drivers.get(vm).is_some_and(why);
+                let when = if waits(VmDriver::waits_for_less) {
+                    " once so much less is left that its memory is not split for long"
+                } else if waits(VmDriver::waits_to_split) {
+                    " once another VM's memory is together again"
+                } else {
+                    ""
+                };
                 Ok(plainly(format!("{vm} switches to post-copy{when}"), vms))
             }
             OperatorRequest::Recover { vm } => self.recover(now, vm),

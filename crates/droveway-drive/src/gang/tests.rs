@@ -45,6 +45,8 @@ struct Answers {
     started: Vec<VmId>,
     /// Those that were switched to post-copy.
     split: Vec<VmId>,
+    /// What is left of each, if anything is.
+    left: BTreeMap<VmId, Bytes>,
     most_at_once: usize,
     most_exposed: usize,
 }
@@ -62,6 +64,7 @@ impl Answers {
             gone: Vec::new(),
             started: Vec::new(),
             split: Vec::new(),
+            left: BTreeMap::new(),
             most_at_once: 0,
             most_exposed: 0,
         }
@@ -123,7 +126,7 @@ impl Answers {
             },
             run_state,
             transferred: Bytes::from_mib(self.now.nanos() / 1_000_000_000),
-            remaining: Bytes::ZERO,
+            remaining: self.left.get(vm).copied().unwrap_or(Bytes::ZERO),
             total: Bytes::from_mib(512),
             rate: Bandwidth::ZERO,
             dirty_rate: Bandwidth::ZERO,
@@ -459,6 +462,39 @@ fn nobody_is_split_whose_stream_stands_still() {
     // It is seen to send again.
     world.drain();
     assert_eq!(world.split, [vm]);
+}
+
+/// The first would be split for hours: it takes nobody's room, and waits for it like anybody else later.
+#[test]
+fn who_waits_until_less_is_left_is_in_nobody_s_way() {
+    let mut plan = exposing(2, Technique::Hybrid, 1);
+    plan.moves[0].postcopy_bandwidth = RateLimit::At("100kbit/s".parse().unwrap());
+    let mut world = Answers::new(plan, &[9, 9]);
+    let [first, second] = ["vm1", "vm0"].map(|name| name.parse::<VmId>().unwrap());
+    let pass_time = |world: &mut Answers| {
+        world.now = world.now + Duration::from_millis(500);
+        world.gang.handle_timeout(world.now);
+        world.drain();
+    };
+    world.left.insert(first.clone(), Bytes::from_mib(400));
+    world.drain();
+    world.gang.start(world.now);
+    world.drain();
+    pass_time(&mut world);
+    for vm in [&first, &second] {
+        world.gang.handle_event(world.now, vm, Side::Source, QemuEvent::Pass(2));
+        pass_time(&mut world);
+    }
+    assert!(world.gang.driver(&first).unwrap().waits_for_less());
+    assert_eq!(world.split, std::slice::from_ref(&second));
+    // Little is left of it now, but the other one's memory is split.
+    world.left.insert(first.clone(), Bytes::from_mib(1));
+    pass_time(&mut world);
+    assert_eq!(world.split, std::slice::from_ref(&second));
+    world.arrive(&second);
+    pass_time(&mut world);
+    pass_time(&mut world);
+    assert_eq!(world.split, [second, first]);
 }
 
 /// Where the only VM that is exposed needs an operator nobody will make room.

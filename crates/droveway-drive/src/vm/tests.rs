@@ -2,6 +2,7 @@
 //! resumes whatever the target does, a target that has everything resumes by itself, a source in switchover answers nothing
 //! but out-of-band commands.
 
+mod exposure;
 mod world;
 
 use super::*;

@@ -5,15 +5,19 @@ use crate::{
     exit::{Exit, Failure},
     explain,
 };
-use droveway_fleet::{Fleet, FleetVm, HostId, Intent, TimeSpan, VmId, report::Decision};
+use droveway_fleet::{Fleet, FleetVm, HostId, Intent, Technique, TimeSpan, VmId, report::Decision};
+use droveway_model::forecast::Forecast;
 use droveway_plan::{
-    GangFacts, Note, Plan, Reasoning, VmFacts,
+    EXPOSURE_MAX, GangFacts, Move, Note, Plan, Reasoning, VmFacts,
     adaptive::Verdict,
     check::{Violation, check},
     policy,
     replan::Wishes,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// The named ones first, in the order named; the rest behind, as they were.
 pub(crate) fn ordered(names: Vec<VmId>, order: &[String]) -> Result<Vec<VmId>, Failure> {
@@ -101,6 +105,44 @@ pub(super) fn warnings(plan: &Plan, facts: &GangFacts, left: &[VmFacts]) -> Vec<
         ))
     };
     check(plan, &all).into_iter().filter_map(warning).collect()
+}
+
+/// Whose memory is expected to be split between two hosts for longer than drivers let it be; without a forecast, whose would be in all
+/// of the port.
+pub(super) fn long_exposures(
+    plan: &Plan,
+    facts: &GangFacts,
+    forecast: Option<&Forecast>,
+) -> Vec<String> {
+    let most = EXPOSURE_MAX.duration();
+    let lasts = |index: usize, step: &Move| {
+        if let Some(forecast) = forecast {
+            let seconds = forecast.moves.get(index)?.exposure_seconds.p50;
+            return Duration::try_from_secs_f64(seconds).ok();
+        }
+        let fact = facts.vms.iter().find(|fact| fact.vm == step.vm)?;
+        let at_once = step.technique == Technique::PostCopy;
+        at_once.then(|| fact.memory / facts.port_rate.tcp_payload())
+    };
+    let minutes = |time: Duration| time.as_secs().div_ceil(60);
+    let warning = |(index, step): (usize, &Move)| {
+        let lasts = lasts(index, step).filter(|lasts| *lasts > most)?;
+        let what = match step.technique {
+            Technique::PostCopy => {
+                "nothing holds a VM back that begins with post-copy; hybrid splits less"
+            }
+            _ => {
+                "its switch waits until what is left arrives in time, and it stays where it is if that does not come"
+            }
+        };
+        Some(format!(
+            "{}: its memory would be split between two hosts for {} min, longer than {} min: {what}",
+            step.vm,
+            minutes(lasts),
+            minutes(most)
+        ))
+    };
+    plan.moves.iter().enumerate().filter_map(warning).collect()
 }
 
 pub(crate) fn vm_facts(vm: &FleetVm) -> VmFacts {

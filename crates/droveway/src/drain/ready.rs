@@ -8,7 +8,7 @@ use crate::{
     clock,
     exit::{Exit, Failure},
     network::{Looked, Network},
-    preflight::{self, Checked},
+    preflight::{self, Checked, Obstacle},
     qemu::{self, Qemu, Released},
     run::{
         Interrupts, Journal, Pair,
@@ -172,6 +172,7 @@ impl Job<'_> {
         let mut pairs = BTreeMap::new();
         let mut checked = BTreeMap::new();
         let mut obstacles = Vec::new();
+        let missing_port = preflight::missing_port(host, plan.moves.len());
         for (candidate, target) in self.candidates.iter().zip(targets) {
             // The plan has an order of its own.
             let Some(step) = plan.moves.iter().find(|step| step.vm == candidate.vm.name) else {
@@ -183,6 +184,9 @@ impl Job<'_> {
                     checked.insert(step.vm.clone(), facts);
                 }
                 Err(found) => obstacles.extend(found),
+            }
+            if let Some(text) = missing_port.clone().filter(|_| step.may_postcopy()) {
+                obstacles.push(Obstacle { vm: step.vm.clone(), text });
             }
             let pair = Pair {
                 source: candidate.source.clone(),

@@ -63,6 +63,58 @@ fn whoever_names_a_part_of_a_group_is_told_of_the_rest() {
     assert!(warnings(&plan, &facts, &[fact("web")]).is_empty());
 }
 
+/// 512 MiB take 46 s of 100 Mbit/s, and 77 min of 1 Mbit/s.
+#[test]
+fn whose_memory_would_be_split_for_long_is_told_of() {
+    let fact = vm_facts(fleet().spec.vm("web").unwrap());
+    let told = |rate: &str, policy: &str| {
+        let facts = GangFacts { port_rate: rate.parse().unwrap(), vms: vec![fact.clone()] };
+        let (source, target) = ("alpha".parse().unwrap(), "beta".parse().unwrap());
+        let intent = Intent::drain(source, target, vec![id("web")], policy);
+        let made = policy::find(policy).unwrap().plan("p", &intent, &facts, None).unwrap();
+        long_exposures(&made.plan, &facts, None)
+    };
+    assert_eq!(told("100Mbit/s", "post-copy-serial"), [""; 0]);
+    assert_eq!(told("1Mbit/s", "pre-copy-serial"), [""; 0]);
+    assert_eq!(
+        told("1Mbit/s", "post-copy-serial"),
+        [
+            "web: its memory would be split between two hosts for 77 min, longer than 15 min: nothing holds a VM back that \
+          begins with post-copy; hybrid splits less"
+        ]
+    );
+}
+
+/// What is forecast counts, if anything is.
+#[test]
+fn a_long_exposure_that_is_forecast_is_told_of() {
+    let fact = vm_facts(fleet().spec.vm("web").unwrap());
+    let told = |rate: &str| {
+        let text = format!(
+            "apiVersion: droveway/v1\nkind: Scenario\nmetadata: {{ name: s }}\nspec:\n  link: {{ rate: {rate} }}\n  \
+             hosts: [ {{ name: alpha }}, {{ name: beta }} ]\n  vms:\n    - {{ name: web, host: alpha, memory: 512MiB }}\n"
+        );
+        let scenario = document::parse::<ScenarioSpec>(&text, "s").unwrap();
+        let physics = droveway_sim::Physics::default();
+        let snapshot = droveway_sim::snapshot(&scenario, &physics);
+        let world = droveway_model::world::World::of(&snapshot, physics.constants);
+        let facts = GangFacts { port_rate: rate.parse().unwrap(), vms: vec![fact.clone()] };
+        let (source, target) = ("alpha".parse().unwrap(), "beta".parse().unwrap());
+        let intent = Intent::drain(source, target, vec![id("web")], "post-copy-serial");
+        let policy = policy::find("post-copy-serial").unwrap();
+        let plan = policy.plan("p", &intent, &facts, None).unwrap().plan;
+        let (moves, windows) = droveway_plan::play::moves(&plan, &world).unwrap();
+        let mut fluid = droveway_model::fluid::Fluid::default();
+        let calibration = droveway_model::calibration::Calibration::default();
+        let forecast =
+            droveway_model::forecast::forecast(&world, &moves, &windows, &calibration, &mut fluid);
+        long_exposures(&plan, &facts, Some(&forecast)).len()
+    };
+    assert_eq!(told("100Mbit/s"), 0);
+    // What it really has in its memory is less than all of it.
+    assert_eq!(told("1Mbit/s"), 1);
+}
+
 #[test]
 fn what_no_schedule_keeps_is_exit_3_with_the_reason() {
     let text = "apiVersion: droveway/v1\nkind: Scenario\nmetadata: { name: s }\nspec:\n  link: { rate: 1Gbit/s }\n  \

@@ -103,6 +103,8 @@ pub(super) struct World {
     dead_until: Option<Timestamp>,
     /// So often one did.
     pub(super) adoptions: u32,
+    /// What was left when the switch was asked for, with what the guest had written since the pass began.
+    pub(super) left_at_switch: Option<f64>,
 }
 
 impl World {
@@ -120,6 +122,7 @@ impl World {
             journal: Journal::new(),
             dead_until: None,
             adoptions: 0,
+            left_at_switch: None,
             rng: seed | 1,
             dirty,
             faults,
@@ -189,6 +192,10 @@ impl World {
 
     pub(super) fn has(&self, wanted: impl Fn(&RecordKind) -> bool) -> bool {
         self.records.iter().any(|record| wanted(&record.kind))
+    }
+
+    pub(super) fn records(&self) -> &[Record] {
+        &self.records
     }
 
     /// How the attempt ended, when, and why.
@@ -680,6 +687,8 @@ impl World {
                     return refused("not migrating");
                 }
                 self.postcopy_requested = true;
+                let left = self.remaining + self.sent_in_pass * self.dirty;
+                self.left_at_switch = Some(left.min(MEMORY));
                 Ok(Reply::Done)
             }
             Action::Sample(side) => Ok(Reply::Sample(Box::new(self.figures(*side)))),
@@ -760,6 +769,8 @@ impl World {
 
     fn figures(&mut self, side: Side) -> MigrationSample {
         let (sent, remaining) = (self.sent.max(0.0), self.remaining.max(0.0));
+        // Measured when a pass ends.
+        let dirty_rate = if self.pass == 0 { 0.0 } else { self.rate * self.dirty };
         let qemu = self.qemu(side);
         let run_state = match (qemu.running, side, &qemu.status) {
             (true, ..) => RunState::Running,
@@ -775,7 +786,7 @@ impl World {
             remaining: Bytes::new(remaining as u64),
             total: Bytes::new(MEMORY as u64),
             rate: Bandwidth::from_bytes_per_second(RATE as u64),
-            dirty_rate: Bandwidth::ZERO,
+            dirty_rate: Bandwidth::from_bytes_per_second(dirty_rate as u64),
             postcopy_requests: u64::from(qemu.status == MigrationStatus::PostcopyActive),
             downtime: None,
             error: None,
