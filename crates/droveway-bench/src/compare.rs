@@ -2,8 +2,9 @@
 //! lever is worth, and where ours loses.
 
 use crate::{
+    faults::{self, FaultCost},
     influence::{self, Influence},
-    result::{CellResult, RunRow},
+    result::{CellResult, NO_CHANGE, RunRow},
     stats::{self, Paired, Summary, Verdict},
     suite::{Resolved, SuitePolicy, Switch},
     targets::{self, Target},
@@ -42,6 +43,8 @@ pub struct Analysis {
     pub targets: Vec<Target>,
     /// What tells how a migration will go.
     pub influences: Vec<Influence>,
+    /// What came of runs whose world changed under way, against their control's.
+    pub faults: Vec<FaultCost>,
 }
 
 /// How much was run.
@@ -234,6 +237,7 @@ pub fn analyse(bench: &Bench) -> Analysis {
         ablations,
         dominated: dominated(bench, &arms),
         forecasts: forecasts(bench),
+        faults: faults::costs(bench, &arms),
         arms,
         targets: Vec::new(),
         influences: influence::influences(bench),
@@ -289,7 +293,9 @@ fn counts(bench: &Bench) -> Counts {
 
 /// Reasons name what they are about; they are counted by what they say of it.
 fn kind_of(reason: &str) -> &'static str {
-    if reason.contains("CPUs") {
+    if reason.starts_with(NO_CHANGE) {
+        "changes not made"
+    } else if reason.contains("CPUs") {
         "CPUs saturated"
     } else if reason.contains("probe") {
         "probe lost"

@@ -169,6 +169,10 @@ pub fn influences(bench: &Bench) -> Vec<Influence> {
         .filter_map(|result: &CellResult| {
             let (run, attempt) = (result.moved()?, result.counted()?);
             let scenario = *scenarios.get(result.cell.scenario.as_str())?;
+            // Where the world changes, it is not what it was known to be.
+            if !scenario.changes.is_empty() {
+                return None;
+            }
             Some((result.cell.arm(), Seen { run, attempt, scenario }))
         })
         .collect();

@@ -13,6 +13,7 @@
 
 pub mod cells;
 pub mod compare;
+pub mod faults;
 pub mod figures;
 pub mod gang;
 pub mod influence;

@@ -3,6 +3,7 @@
 
 mod applications;
 mod blocks;
+mod faults;
 mod influence;
 mod words;
 
@@ -39,6 +40,11 @@ fn blocks<'a>(bench: &Bench, analysis: &Analysis, figures: &'a [Figure]) -> Vec<
         blocks.push(Block::Heading("Against the targets".to_owned()));
         blocks.push(Block::Text(words::HOW_AIMED.to_owned()));
         blocks.push(words::targets(analysis));
+    }
+    if let Some(table) = faults::table(bench, analysis) {
+        blocks.push(Block::Heading("What faults cost".to_owned()));
+        blocks.push(Block::Text(faults::HOW.to_owned()));
+        blocks.push(table);
     }
     blocks.push(Block::Heading("Arms".to_owned()));
     blocks.extend(words::uneven(bench, analysis).map(Block::Text));

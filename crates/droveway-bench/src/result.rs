@@ -212,6 +212,9 @@ pub struct ApplicationRow {
     pub p999_during_ms: Option<f64>,
 }
 
+/// How the reason of a run begins whose world did not change as its scenario says.
+pub const NO_CHANGE: &str = "a change was not made: ";
+
 /// An application that had less than this share of its rate after the run, and none during its last part, has died.
 const ALIVE_AFTER: f64 = 0.02;
 
@@ -226,6 +229,11 @@ impl Attempt {
             vms: report.vms.iter().map(vm_row).collect(),
             applications: report.applications.iter().map(application_row).collect(),
         }
+    }
+
+    /// Does not count, since its world did not change as its scenario says.
+    pub fn lacks_a_change(&mut self, why: &str) {
+        self.invalid.push(format!("{NO_CHANGE}{why}"));
     }
 
     /// A run that left none, and why.

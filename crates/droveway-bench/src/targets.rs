@@ -207,9 +207,11 @@ pub const HARD_FLOWS: u32 = 3;
 /// Memory written per second, over what the port carries, that makes a scenario hard.
 pub const HARD_WRITES: f64 = 0.25;
 
-/// Whether applications and moves want the same: traffic, or memory that is written.
+/// Whether applications and moves want the same: traffic, or memory that is written. Where the world changes under way its cost
+/// would be counted: that is told apart ([`crate::faults`]).
 fn is_contended(spec: &ScenarioSpec) -> bool {
-    !spec.traffic.is_empty() || spec.vms.iter().any(|vm| vm.memory_load.is_some())
+    let is_busy = !spec.traffic.is_empty() || spec.vms.iter().any(|vm| vm.memory_load.is_some());
+    is_busy && spec.changes.is_empty()
 }
 
 /// Whether many elastic flows go one way, or memory is written fast.

@@ -3,6 +3,7 @@
 //! What is decided without touching anything (cells, order, statistics, figures, pages) is in `droveway-bench`; here are
 //! files, laboratories and processes.
 
+mod changes;
 mod labs;
 mod png;
 mod progress;

@@ -17,7 +17,7 @@ mod tuning;
 mod view;
 
 pub(crate) use adapt::{Replanner, Watch};
-pub(crate) use display::Display;
+pub(crate) use display::{Display, tells_of_a_stream};
 pub(crate) use journal::Journal;
 pub(crate) use ledger::{Ledger, VmLedger};
 pub(crate) use perform::Pair;

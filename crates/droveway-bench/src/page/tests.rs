@@ -1,6 +1,10 @@
-use crate::compare::{
-    analyse,
-    tests::{bench, with_ours},
+use crate::{
+    compare::{
+        analyse,
+        tests::{bench, with_ours},
+    },
+    faults::tests::faulty,
+    targets::Aim,
 };
 
 #[test]
@@ -60,4 +64,35 @@ fn arms_that_lack_scenarios_are_named() {
         markdown.contains("solive@medium has none in a; solive@soon has none in a"),
         "{markdown}"
     );
+}
+
+#[test]
+fn what_faults_cost_is_told_beside_their_control() {
+    let mut bench = with_ours(faulty(|scenario, repeat| {
+        let scale = f64::from(repeat);
+        if scenario == "b" { (13.0 + scale, 50_000_000) } else { (10.0 + scale, 50_000_000) }
+    }));
+    let own = bench.results.iter_mut().find(|it| it.cell.scenario == "b").unwrap();
+    "rolled-back".clone_into(&mut own.attempts[0].vms[0].result);
+    let analysis = analyse(&bench);
+    let markdown = super::markdown(&bench, &analysis, &[]);
+    assert!(markdown.contains("20 of 21 VMs moved, 1 rolled back, 0 need recovery"), "{markdown}");
+    let rows: Vec<&str> =
+        markdown.lines().filter(|line| line.contains("| adaptive@soon |")).collect();
+    let control = "| a | nothing | adaptive@soon | 3 | 0 | 3 | 0 | 0 | 0 | 0 | 12.0 | - | - | - |";
+    assert_eq!(rows[0], control);
+    let fault = "| b | 4s alpha's port is down for 2s | adaptive@soon | 3 | 0 | 3 | 0 | 0 | 0 | 0 | 15.0 | +3.0 [+3.0, +3.0] | \
+                 +0.00 [+0.00, +0.00] | +0.00 [+0.00, +0.00] |";
+    assert_eq!(rows[1], fault);
+    // Targets are about worlds that stay as they are: two scenarios of three.
+    let soon = &mut bench.resolved.suite.spec.intents[1];
+    (soon.deadline, soon.floor) = (None, None);
+    let of = |bench: &_| {
+        let targets = analyse(bench).targets;
+        targets.iter().find(|it| it.aim == Aim::TimeOverLineRate).unwrap().of
+    };
+    let mut calm = bench.clone();
+    calm.resolved.suite.spec.scenarios[1].spec.as_mut().unwrap().changes.clear();
+    assert_eq!([of(&bench), of(&calm)], [2 * 3, 3 * 3]);
+    assert!(!super::markdown(&calm, &analyse(&calm), &[]).contains("What faults cost"));
 }

@@ -1,6 +1,9 @@
 //! What a report says, in sentences and tables.
 
-use super::blocks::{Block, Table};
+use super::{
+    blocks::{Block, Table},
+    faults,
+};
 use crate::{
     compare::{Analysis, Arm, Bench, Comparison, Family, median_of, medians, over_line_rate},
     result::RunRow,
@@ -20,7 +23,7 @@ pub(super) const HOW_ABLATED: &str = "The policy less one lever over the policy 
      what the lever gains.";
 
 pub(super) const HOW_AIMED: &str = "Ratios are medians over runs of the same scenario and repeat in which both moved every VM, over scenarios with traffic or \
-     writing, with 95 % intervals by bootstrap; the target counts where ports share fairly, and ports with one queue (fifo) are \
+     writing whose world does not change, with 95 % intervals by bootstrap; the target counts where ports share fairly, and ports with one queue (fifo) are \
      told beside. Line rate leaves out the fixed costs of starting and switching over. Hard scenarios have three elastic flows or more in \
      one direction, or write a quarter of what the port carries. The outage is a ratio a scenario, over the least median outage \
      of the other policies that take at most 1.25 times as long.";
@@ -60,6 +63,7 @@ pub(super) fn summary(bench: &Bench, analysis: &Analysis) -> Vec<String> {
     for arm in analysis.arms.iter().filter(|arm| arm.family == Family::Ours) {
         said.extend(of_ours(arm, analysis));
     }
+    said.extend(faults::summary(analysis));
     said.extend(aims(&analysis.targets));
     if let Some(of) = &analysis.forecasts {
         said.push(format!(
@@ -427,13 +431,21 @@ pub(super) fn policies<'a>(bench: &Bench) -> Block<'a> {
         (Switch::Auto, true) | (Switch::On, _) => "on".to_owned(),
         (Switch::Auto, false) | (Switch::Off, _) => "off".to_owned(),
     };
+    let is_simulated = bench.resolved.suite.spec.stage == Stage::Simulator;
     for of in &bench.resolved.suite.spec.policies {
         table.rows.push(vec![
             of.name().to_owned(),
             of.policy.clone(),
             of.source().to_owned(),
             ours(of.tuning, of.is_ours()),
-            ours(of.replan, of.is_ours() && bench.resolved.suite.spec.stage == Stage::Lab),
+            match (of.replan, of.is_ours() && is_simulated) {
+                // Where nothing changes there is nothing to plan again for.
+                (Switch::Auto, true) if bench.resolved.has_changes() => {
+                    "where the world changes".to_owned()
+                }
+                (Switch::Auto, true) => "off".to_owned(),
+                _ => ours(of.replan, of.is_ours()),
+            },
             if of.shaping { "allowed" } else { "off" }.to_owned(),
             of.reserve.to_string(),
         ]);

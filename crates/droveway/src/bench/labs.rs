@@ -1,11 +1,15 @@
 //! Cells in the laboratory: one lab a scenario, and in it all its runs. After each the VMs go back to where they were, over
 //! opened wires and stopped, which takes seconds where a drain takes tens; nothing of that is measured. Where a run left a VM
-//! behind, or anything did not come back, the lab is built anew.
+//! behind, or anything did not come back, the lab is built anew. So it is after every run of a suite in which the world changes
+//! (`changes`), also of scenarios in which it does not, which the others are compared with: a guest that began to write goes on.
 //!
 //! Every run is a process of its own, `droveway drain` as anybody would call it: what it says is kept beside its report. It
 //! learns nothing from the runs before it: each gets the calibration that the bench began with.
 
-use super::{ends, intent, is_probed, progress::Progress, read_report, scenario, store::Store};
+use super::{
+    changes::Beside, ends, intent, is_probed, progress::Progress, read_report, scenario,
+    store::Store,
+};
 use crate::{
     exit::{Exit, Failure},
     lab,
@@ -170,7 +174,8 @@ impl Labs<'_> {
             }
             attempts.push(attempt);
             // A run that did not start has moved nobody; whoever is in doubt builds anew.
-            if !moved || !self.back(&folder.join("back.txt"))? {
+            let stays = moved && !self.store.resolved.has_changes();
+            if !stays || !self.back(&folder.join("back.txt"))? {
                 self.down()?;
             }
             if self.interrupted {
@@ -187,11 +192,14 @@ impl Labs<'_> {
     fn attempt(&mut self, cell: &Cell, folder: &Path) -> Result<Attempt, Failure> {
         let arguments = self.arguments(cell, folder)?;
         let log = folder.join("log.txt");
-        let status =
-            self.on_fleet(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &log)?;
+        let beside = self.beside(&log)?;
+        let status = self.on_fleet(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &log);
+        // Also where the run could not be made: nobody is left behind.
+        let changed = beside.map_or(Ok(()), Beside::end);
+        let status = status?;
         let code = status.and_then(|status| status.code());
         let probed = self.current.as_ref().is_some_and(|it| is_probed(&it.scenario.spec));
-        Ok(match read_report(&folder.join("report.json"))? {
+        let mut attempt = match read_report(&folder.join("report.json"))? {
             Some(report) => Attempt::of(&report, code, probed),
             None if status.is_none() => {
                 let text = format!(
@@ -204,7 +212,21 @@ impl Labs<'_> {
                 let text = format!("the run left no report: {}", last_line(&log));
                 Attempt::without_report(code, &text)
             }
-        })
+        };
+        if let Err(why) = changed {
+            attempt.lacks_a_change(&why);
+        }
+        Ok(attempt)
+    }
+
+    /// Who makes the changes of the lab's scenario while a run is under way that writes to this log; `None` without changes.
+    fn beside(&self, log: &Path) -> Result<Option<Beside>, Failure> {
+        let changing = self.current.as_ref().filter(|it| !it.scenario.spec.changes.is_empty());
+        let Some(current) = changing else { return Ok(None) };
+        let mut play = std::process::Command::new(&self.executable);
+        play.args(["lab", "play", &current.info.name])
+            .env("DROVEWAY_STATE", self.store.dir.join("state"));
+        Ok(Some(Beside::begin(play, log)?))
     }
 
     /// The command of a cell: every limit is said.
@@ -381,7 +403,7 @@ fn ask_to_end(child: &tokio::process::Child) {
 }
 
 /// The last line that says something.
-fn last_line(log: &Path) -> String {
+pub(super) fn last_line(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines = text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
     // A hint is not what went wrong.

@@ -91,3 +91,33 @@ fn attempt(
     report::write(&made, Some(&folder))?;
     Ok(Attempt::of(&made, Some(i32::from(made.exit_code)), is_probed(&scenario.spec)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::resolved;
+    use droveway_bench::suite::Stage;
+    use std::path::Path;
+
+    /// The suite of faults can be run here, and its faults do happen.
+    #[test]
+    fn faults_of_a_suite_happen_and_are_planned_with() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../suites/faults.yaml");
+        let mut suite = resolved(&path, Some(Stage::Simulator)).unwrap();
+        let spec = &mut suite.suite.spec;
+        spec.repeats = 1;
+        spec.scenarios.retain(|it| ["control", "port-halved"].contains(&it.name.as_str()));
+        spec.policies.retain(|it| it.name() == "pre-copy-serial");
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::begin(&folder.path().join("out"), suite, false, None).unwrap();
+        let cells = store.left().unwrap();
+        run(&store, &cells, &mut Progress::new(&store, &cells).unwrap()).unwrap();
+        let results = store.results().unwrap();
+        let seconds = |name: &str| {
+            let of = results.iter().find(|it| it.cell.scenario == name).unwrap();
+            of.moved().unwrap_or_else(|| panic!("{:?}", of.attempts)).total_seconds
+        };
+        let [calm, halved] = ["control", "port-halved"].map(seconds);
+        assert!(calm > 20.0 && halved > 1.3 * calm, "{calm} s, and at half the rate {halved} s");
+    }
+}

@@ -6,6 +6,7 @@
 //! DIR/cells/SCENARIO/POLICY@INTENT/REPEAT/
 //!     1/report.json, report.md, timeline.svg       what the first attempt left
 //!     1/log.txt                                    what it said
+//!     1/changes.txt                                what changed in the lab meanwhile, if the scenario has changes
 //!     result.json                                  written last and whole: the cell is done
 //! ```
 

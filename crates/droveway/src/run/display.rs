@@ -186,6 +186,15 @@ pub(super) fn decision(kind: &RecordKind) -> Option<String> {
     }
 }
 
+/// Whether a line, as [`Display::record`] writes it, tells that a VM's stream began.
+pub(crate) fn tells_of_a_stream(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let time = words.next().is_some_and(|word| word.parse::<f64>().is_ok());
+    let unit = words.next() == Some("s");
+    let vm = words.next().is_some();
+    time && unit && vm && words.eq([Phase::PreCopy.name()])
+}
+
 const fn outcome_words(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Completed => "completed",
@@ -221,6 +230,27 @@ fn describe(record: &Record, ledger: &Ledger, vm: &VmId) -> String {
                 Some(reason) => format!("{outcome}: {reason}"),
                 None => outcome.to_owned(),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_s_begin_is_told_in_a_line_that_is_recognised() {
+        let text = "warning: the stream is in pre-copy";
+        for (line, expected) in [
+            ("   0.012 s  web-1            pre-copy", true),
+            ("   0.012 s  web-1            post-copy", false),
+            ("   0.012 s  web-1            pass 2 begins", false),
+            ("   0.012 s  web-1            decided: pre-copy", false),
+            ("web-1  pre-copy  128 MiB", false),
+            (text, false),
+            ("", false),
+        ] {
+            assert_eq!(tells_of_a_stream(line), expected, "{line}");
         }
     }
 }
