@@ -175,9 +175,6 @@ proptest! {
         faults in prop_oneof![Just(Vec::new()), proptest::collection::vec(any_fault(), 1..3)],
     ) {
         let ceiling = Bandwidth::from_bits_per_second(kilobits * 1_000);
-        // What becomes of a post-copy whose path breaks is another promise.
-        let is_cut = |(_, fault): &(u64, Fault)| matches!(fault, Fault::LinkDown(_));
-        let faults: Vec<_> = faults.into_iter().filter(|fault| !is_cut(fault)).collect();
         let mut plan = step(technique, Fallback::PostCopy);
         plan.postcopy_bandwidth = RateLimit::At(ceiling);
         let mut world = World::new(plan, seed, dirty, faults.clone());
