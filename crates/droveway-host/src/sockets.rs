@@ -37,7 +37,7 @@ pub struct Tuning {
     /// How much may wait unsent in the send buffer (`TCP_NOTSENT_LOWAT`), bytes; `None`: the system's own.
     pub unsent_limit: Option<u32>,
     /// What nobody acknowledges is sent again after so long at the latest (`TCP_RTO_MAX_MS`; a second is the least that it takes, two
-    /// minutes are the system's own, `None`). Then it is tried for [`TRIES_FOR`] (`TCP_USER_TIMEOUT`): by its own count the system would
+    /// minutes are the system's own, `None`). Then it is tried for an hour (`TCP_USER_TIMEOUT`): by its own count the system would
     /// give up after a quarter of a minute. A kernel that cannot do that is left as it is.
     pub again_within: Option<Duration>,
 }
