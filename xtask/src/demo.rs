@@ -10,8 +10,6 @@ use std::{
 
 /// Applications run undisturbed for so long first, so that there is a "before" to compare with.
 const SETTLE: Duration = Duration::from_secs(6);
-/// How the second drain is asked for.
-const URGENCY: [&str; 2] = ["--urgency", "high"];
 
 pub(crate) fn run_it(yes: bool) -> Result<()> {
     let root = workspace_root();
@@ -70,9 +68,8 @@ impl Demo {
 
         println!("\n2. Droveway: measure, say what is best and what it will cost, and do that.");
         let ours = self.reports.join("2-adaptive");
-        let plan = ["plan", "drain", "alpha", "--to", "beta"];
-        self.say(&[&plan[..], &URGENCY].concat())?;
-        self.drain(&ours, &URGENCY)?;
+        self.say(&["plan", "drain", "alpha", "--to", "beta"])?;
+        self.drain(&ours, &[])?;
 
         println!("\nSide by side:");
         let (habit, ours) = (habit.display().to_string(), ours.display().to_string());
