@@ -250,7 +250,7 @@ pub fn propose(
     models: Vec<MoveModel>,
     effort: Effort,
 ) -> Option<Proposal> {
-    let mut bare = task(intent, facts, known, models);
+    let mut bare = task(intent, facts, known, models.clone());
     effort.levers.limit(&mut bare);
     let (plays, seed) = (effort.plays_for(facts.vms.len()), effort.seed);
     let port = facts.port_rate;
@@ -274,6 +274,18 @@ pub fn propose(
     };
     let Planned { pools, plain: simple, deadlines } =
         question.planned(terms(intent, &bare, asked, &tried, plays))?;
+    let surely = deadlines.as_ref().is_none_or(|found| found.verdict == Verdict::Feasible);
+    if !surely && intent.urgency != Urgency::Critical && bare.floor <= 0.0 {
+        // What else the urgency asks for is worth less than the deadline: a schedule that misses it anyway would be late for that. A
+        // floor is the operator's word as well, and stays.
+        let hurried = Intent { urgency: Urgency::Critical, ..intent.clone() };
+        let mut proposal = propose(&hurried, facts, known, steps, models, effort)?;
+        proposal.reasoning.remarks.push(format!(
+            "no schedule was found that surely keeps the deadlines and is what urgency {} asks for: planned for time alone",
+            intent.urgency
+        ));
+        return Some(proposal);
+    }
     let schedules = plain(&simple, &mut Judge::new(&simple));
     let simply = Plain { task: &simple, share: asked, schedules: &schedules };
     let Choice { chosen, pool, mut schedule, cost, searched, error } =

@@ -69,6 +69,30 @@ fn a_search_that_gains_is_not_outdone_by_a_plain_policy_on_its_ports() {
     assert!((bare.cost.value - cost.value).abs() < 1e-6 * cost.value, "{bare:?} {cost:?}");
 }
 
+/// A deadline that low urgency's own schedules do not surely keep is planned for as if nothing else counted: the gentlest of those that
+/// miss it would miss it by most.
+#[test]
+fn a_deadline_at_risk_is_planned_for_time_alone() {
+    let vms = [(200.0, 10.0, 1.0, 0.5, 0.25); 4];
+    let planned = |urgency: Urgency, slack: Option<f64>, shortest: f64| {
+        let (made, _) = made("adaptive", &vms, |world, intent, _| {
+            contended(world, intent);
+            intent.urgency = urgency;
+            let seconds = slack.map(|slack| Duration::from_secs_f64(shortest * (1.0 + slack)));
+            intent.deadline = seconds.map(TimeSpan::from);
+        });
+        made.reasoning.unwrap()
+    };
+    let shortest = planned(Urgency::Critical, None, 0.0).cost.parts.total_seconds;
+    for slack in [0.02, 0.1, 0.2, 0.3] {
+        let low = planned(Urgency::Low, Some(slack), shortest);
+        let seconds = low.cost.parts.total_seconds;
+        assert!(seconds <= shortest * (1.0 + slack), "{slack}: {seconds}, not {shortest}");
+    }
+    let calm = planned(Urgency::Low, None, 0.0);
+    assert!(calm.cost.parts.total_seconds > 1.3 * shortest, "without a deadline it takes its time");
+}
+
 /// What the operator names is held whatever the policy, so plain policies are judged with it.
 #[test]
 fn a_named_reservation_is_everybody_s() {
