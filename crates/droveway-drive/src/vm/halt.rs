@@ -35,11 +35,7 @@ impl VmDriver {
         }
         self.warn(now, format!("{reason}; its source must not run the old copy that it has"));
         self.enter(now, State::Halting { reason: reason.to_owned(), over_since: None, ran: false });
-        self.look_at_source(now);
-    }
-
-    /// Asks the source what it does, now; what it said before is of another time.
-    pub(super) fn look_at_source(&mut self, now: Timestamp) {
+        // What the source said before is of another time.
         self.pending.retain(|_, action| !matches!(action, Action::Sample(_)));
         self.source.run_state = None;
         if self.target.gone && !self.source.status.as_ref().is_some_and(MigrationStatus::is_over) {
@@ -59,7 +55,8 @@ impl VmDriver {
 
     pub(super) fn evaluate_halting(&mut self, now: Timestamp) {
         let State::Halting { reason, over_since, ran } = &self.state else { return };
-        let (reason, over_since, ran) = (reason.clone(), *over_since, *ran);
+        let reason = reason.clone();
+        let (mut over_since, mut ran) = (*over_since, *ran);
         if self.source.gone {
             self.end(now, Outcome::Lost, Some(reason));
             return;
@@ -69,17 +66,13 @@ impl VmDriver {
             self.roll_back(now, format!("{reason}; the guest had not run there yet"));
             return;
         }
-        if runs {
-            if !self.awaits(|action| *action == Action::Stop(Side::Source)) {
-                self.act(Action::Stop(Side::Source));
-            }
-            self.state = State::Halting { reason: reason.clone(), over_since, ran: true };
+        if runs && !self.awaits(|action| *action == Action::Stop(Side::Source)) {
+            self.act(Action::Stop(Side::Source));
         }
+        ran |= runs;
         let over = self.source.status.as_ref().is_some_and(MigrationStatus::is_over);
-        let over_since = over_since.or((over && self.source.run_state.is_some()).then_some(now));
-        if !runs && over_since.is_some() {
-            self.state = State::Halting { reason: reason.clone(), over_since, ran };
-        }
+        over_since = over_since.or((over && self.source.run_state.is_some()).then_some(now));
+        self.state = State::Halting { reason: reason.clone(), over_since, ran };
         let settled = over_since.is_some_and(|since| since + LAST_WORD_LIMIT <= now);
         let stands = !runs
             && self.source.run_state.is_some()
@@ -104,9 +97,8 @@ impl VmDriver {
             };
             self.end(now, Outcome::Lost, Some(text));
         } else if self.is_over_limit(now) {
-            let limit = HALT_LIMIT;
             let text = format!(
-                "{reason}; its source did not say within {limit:?} that it stands: end that QEMU, or it may run an old copy of the VM"
+                "{reason}; its source did not say within {HALT_LIMIT:?} that it stands: end that QEMU, or it may run an old copy of the VM"
             );
             self.end(now, Outcome::Lost, Some(text));
         } else if self.next_sample.is_none() {
