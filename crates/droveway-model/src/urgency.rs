@@ -370,7 +370,7 @@ pub struct Objective {
     pub exposure_seconds: f64,
     /// VM-seconds in which VMs that are useful only together are on two hosts.
     pub split_seconds: f64,
-    /// Deadlines missed.
+    /// Deadlines missed: each once, and up to once more by how late it is.
     pub missed: f64,
 }
 

@@ -43,7 +43,7 @@ pub struct Weights {
     pub loss: f64,
     /// Memory split between two hosts, VM-seconds.
     pub exposure: f64,
-    /// A deadline that is missed, or a VM that does not arrive.
+    /// A deadline that is missed, or a VM that does not arrive: once, and up to once more by how late it is.
     pub missed: f64,
 }
 
@@ -264,10 +264,9 @@ impl Task {
                 mover.priority * (step.outage_seconds + BROWNOUT_WEIGHT * step.brownout_seconds);
             exposure += step.exposure_seconds;
             last = last.max(step.end_seconds);
-            let late = step.end_seconds > mover.deadline;
-            missed += f64::from(u8::from(late || step.end != MoveEnd::Completed));
+            missed += missed_by(step, mover.deadline);
         }
-        missed += f64::from(u8::from(last > self.deadline));
+        missed += late(last, self.deadline);
         missed += f64::from(self.below_floor(course));
         // A schedule that exposes more than is allowed is no better than one that does not arrive.
         if most_exposed(&course.moves) > self.exposed_max {
@@ -391,6 +390,19 @@ impl Task {
         }
         schedules
     }
+}
+
+/// How much a deadline is missed: not at all, or once and the more of a second time the later. Fewer missed ones come first, and of
+/// as many the less late: where nothing keeps a deadline, what is nearly in time is better than what is gentle.
+fn late(seconds: f64, deadline: f64) -> f64 {
+    let late = seconds - deadline;
+    // One that has passed already has no length that a delay could be a part of.
+    if late > 0.0 { 1.0 + late / (late + deadline.max(1.0)) } else { 0.0 }
+}
+
+/// The same of one VM; who does not arrive is later than anybody who does.
+fn missed_by(step: &MoveCourse, deadline: f64) -> f64 {
+    if step.end == MoveEnd::Completed { late(step.end_seconds, deadline) } else { 2.0 }
 }
 
 /// How many VMs have their memory split at once, at most. A VM is exposed until it ends.

@@ -6,7 +6,7 @@
 //! like any other. [`surely`] does not: its states are who has moved, who was last and how long that one is silent still, so that
 //! the chain of moves costs what the play of the whole costs, and no serial schedule costs less than the least of them.
 
-use super::{BROWNOUT_WEIGHT, Schedule, Task};
+use super::{BROWNOUT_WEIGHT, Schedule, Task, late, missed_by};
 use droveway_model::{
     fluid::{Before, Fluid, Leg, Legs, MoveEnd, Start},
     urgency::Objective,
@@ -116,10 +116,7 @@ impl Task {
             lost_bytes: leg.lost_bytes,
             exposure_seconds: course.exposure_seconds,
             split_seconds: 0.0,
-            missed: f64::from(u8::from(
-                course.end != MoveEnd::Completed
-                    || course.end_seconds > self.movers[index].deadline,
-            )),
+            missed: missed_by(course, self.movers[index].deadline),
         }
     }
 }
@@ -151,9 +148,7 @@ pub(super) fn best(task: &Task, alone: &Alone<'_>, objective: &Objective) -> Sch
                 let mut parts = alone.parts[alone.at(moved, index, way, count)];
                 let seconds = before.seconds + parts.total_seconds;
                 // Deadlines count from the gang's start.
-                if seconds > mover.deadline && before.seconds > 0.0 {
-                    parts.missed = parts.missed.max(1.0);
-                }
+                parts.missed = parts.missed.max(late(seconds, mover.deadline));
                 let cost = before.cost + parts.weighted(objective);
                 if reached[with].is_none_or(|held| cost < held.cost) {
                     reached[with] = Some(Reached { cost, seconds, last: index, way });

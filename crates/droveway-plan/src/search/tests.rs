@@ -128,6 +128,32 @@ fn a_deadline_makes_its_vm_go_first() {
     assert!(found.cost.parts.missed > 0.5, "{found:?}");
 }
 
+/// Where no schedule keeps the deadline the one that is least late is found, whatever else counts.
+#[test]
+fn what_cannot_be_in_time_is_as_little_late_as_can_be() {
+    let mut task = task(&[(150.0, 20.0, 1.0, 0.5, 0.3); 3]);
+    let found = |task: &Task| search(task, usize::MAX, 1).unwrap().cost.parts;
+    let missed = 1_000.0;
+    let hasty = Weights { time: 1.0, outage: 0.0, loss: 0.0, exposure: 0.0, missed };
+    let fastest = found(&Task { weights: hasty, ..task.clone() }).total_seconds;
+    task.weights = Weights { time: 0.1, outage: 1.0, loss: 2.0, exposure: 0.02, missed };
+    let calm = found(&task).total_seconds;
+    assert!(calm > 1.02 * fastest, "there is something to choose: {calm}, {fastest}");
+    task.deadline = 0.8 * fastest;
+    let late = found(&task);
+    assert!(late.total_seconds < 1.01 * fastest, "{late:?}, {fastest} is possible");
+    assert!((1.0..2.0).contains(&late.missed), "{late:?}");
+}
+
+#[test]
+fn a_deadline_is_missed_once_and_more_the_later() {
+    assert!(late(10.0, 10.0) == 0.0 && late(1e9, f64::INFINITY) == 0.0);
+    let by = [10.1, 11.0, 20.0, 1e6].map(|seconds| late(seconds, 10.0));
+    assert!(by.is_sorted() && by[0] > 1.0 && by[3] < 2.0, "{by:?}");
+    // One that has passed already.
+    assert!((1.0..2.0).contains(&late(0.5, -3.0)) && late(0.5, -3.0) < late(1.0, -3.0));
+}
+
 /// Of four VMs two are one group: it is not torn apart for long if that costs nothing else.
 #[test]
 fn a_group_switches_over_close_together() {
