@@ -132,8 +132,6 @@ const GOLDEN: f64 = 0.618_034;
 
 /// Below so many bytes nothing is left: rounding.
 const NOTHING: f64 = 0.5;
-/// A background stream of less than this share of the port builds no queue.
-const QUEUE_FREE_SHARE: f64 = 0.5;
 
 /// QEMU's `auto-converge`: the second period of at least a second in which more than half of what was sent was dirtied
 /// holds the vCPUs back, first by a fifth, then by a tenth more each time.
@@ -279,9 +277,6 @@ impl Pair {
 
     fn silence(&mut self, port: f64, physics: &Physics) -> f64 {
         let constants = &physics.constants;
-        let held_back = self.ceiling() < QUEUE_FREE_SHARE * port;
-        let free = held_back || self.overtakes;
-        let queued = if free { 0.0 } else { constants.fault_queue_bytes / port.max(1.0) };
         let first = self.pass <= 1;
         let pages =
             if first { constants.essential_pages } else { constants.essential_pages_hybrid };
@@ -294,7 +289,8 @@ impl Pair {
             self.faults += (pages * self.chance[1]) as u64;
         }
         let transfer = self.memory.pending() / self.rate.max(1.0);
-        let fault = constants.fault_seconds + queued + self.path_seconds;
+        let fault =
+            constants.page_seconds(port, self.ceiling(), self.overtakes) + self.path_seconds;
         outage_after_switch(transfer, pages, fault, 1.0) * self.chance[1]
             + constants.announce_seconds
     }

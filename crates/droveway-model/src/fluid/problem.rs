@@ -369,8 +369,10 @@ pub struct Constants {
     pub essential_pages_hybrid: f64,
     /// Pages that a guest touches for each that it dirties, in the same time.
     pub touch_ratio: f64,
-    /// A fetched page's time beside the queue.
+    /// A fetched page's time beside its own bytes and the queue.
     pub fault_seconds: f64,
+    /// A fetched page on the wire, with its headers.
+    pub fault_bytes: f64,
     /// What stands in the queues before a fetched page and its request while the background stream is not held back.
     pub fault_queue_bytes: f64,
 }
@@ -397,13 +399,15 @@ impl Constants {
         essential_pages_hybrid: 0.0,
         touch_ratio: 0.0,
         fault_seconds: 0.0,
+        fault_bytes: 0.0,
         fault_queue_bytes: 0.0,
     };
 
     /// Before anything was learned. Sources: QEMU 2.8 on GbE (zero pages: 0.28 s/GiB in pre-copy, 0.12 in post-copy);
-    /// QEMU 10.0.2 between two hosts of a laboratory (the other times; outages of 0.8 s at 1 Gbit/s and 3.6 to 4.6 s at
-    /// 200 Mbit/s give pages and queue); acknowledgements are 3.1 % of the bytes that they acknowledge; that a guest reads as much as it writes is assumed; QEMU's slice is
-    /// its `MAX_WAIT`.
+    /// QEMU 10.0.2 between two hosts of a laboratory (the other times; 750 to 1,600 requested pages of idle and of sending guests; a
+    /// page's wait of 7.6 ms at 100 Mbit/s and 4.7 ms at 200 Mbit/s with stock sockets gives the queue, 0.6 ms at 100, 0.39 at 120, 0.17 at
+    /// 200 and 0.15 at 1,000 Mbit/s with tuned ones and classes the rest); acknowledgements are 3.1 % of the bytes that they
+    /// acknowledge; that a guest reads as much as it writes is assumed; QEMU's slice is its `MAX_WAIT`.
     pub const PRIOR: Constants = Constants {
         efficiency: 0.98,
         stream_weight: 1.0,
@@ -420,15 +424,29 @@ impl Constants {
         threshold_ratio: 1.05,
         acknowledgement_ratio: 0.031,
         reverse_loss: 0.15,
-        essential_pages: 800.0,
+        essential_pages: 1_000.0,
         essential_pages_hybrid: 300.0,
         touch_ratio: 2.0,
-        fault_seconds: 0.000_3,
-        fault_queue_bytes: 250_000.0,
+        fault_seconds: 0.000_15,
+        fault_bytes: 4_300.0,
+        fault_queue_bytes: 100_000.0,
     };
 }
 
+/// A background stream of less than this share of the port builds no queue (measured: the cliff is between 0.2 and 0.6 of
+/// the port, since requested pages come on top).
+const QUEUE_FREE_SHARE: f64 = 0.5;
+
 impl Constants {
+    /// What a missing page costs at a port of `capacity` bytes per second: its way, its own bytes, and what stands before them where
+    /// the background stream (at most `ceiling` bytes per second) fills the queue and requested pages do not overtake.
+    #[must_use]
+    pub fn page_seconds(&self, capacity: f64, ceiling: f64, overtakes: bool) -> f64 {
+        let free = overtakes || ceiling < QUEUE_FREE_SHARE * capacity;
+        let queued = if free { 0.0 } else { self.fault_queue_bytes };
+        self.fault_seconds + (self.fault_bytes + queued) / capacity.max(1.0)
+    }
+
     /// Bytes per second of a waiting guest's page requests at most: one vCPU asks for the next page when it has the last one,
     /// and for no more pages than the way there, `forward` bytes per second, can bring.
     #[must_use]

@@ -96,10 +96,6 @@ struct Throttle {
 const THROTTLE_MAX: f64 = 0.99;
 /// What it begins with, and what it adds.
 const THROTTLE_STEPS: [f64; 2] = [0.2, 0.1];
-/// A background stream of less than this share of the port builds no queue (measured: the cliff is between 0.2 and 0.6 of
-/// the port, since requested pages come on top).
-const QUEUE_FREE_SHARE: f64 = 0.5;
-
 /// It judges at most once a second.
 const THROTTLE_PERIOD: f64 = 1.0;
 
@@ -519,13 +515,9 @@ impl Runner {
         let constants = &gang.constants;
         let source = &gang.ports[gang.vms[step.vm].host];
         let capacity = source.tx.min(gang.ports[step.target].rx).max(1.0);
-        // A background stream that leaves the port room leaves no queue to wait in.
-        let held_back = step.postcopy_bandwidth < QUEUE_FREE_SHARE * capacity;
-        // Nor does one that urgent packets overtake, if the requests themselves are not held back by the sender's TCP.
-        let overtaken = source.shaped && source.tuned;
-        let queued =
-            if held_back || overtaken { 0.0 } else { constants.fault_queue_bytes / capacity };
-        let fault = constants.fault_seconds + queued;
+        // Packets that go first overtake, if the requests themselves are not held back by the sender's TCP.
+        let overtakes = source.shaped && source.tuned;
+        let fault = constants.page_seconds(capacity, step.postcopy_bandwidth, overtakes);
         let pages = if self.passes == 0 {
             constants.essential_pages
         } else {

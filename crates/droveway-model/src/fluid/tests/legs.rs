@@ -39,8 +39,12 @@ fn any_gang() -> impl Strategy<Value = Gang> {
         }
         let mut gang = gang(vms, flows, moves);
         // Bytes are counted in millions here.
-        gang.constants =
-            Constants { socket_bytes: 0.4, fault_queue_bytes: 0.25, ..Constants::PRIOR };
+        gang.constants = Constants {
+            socket_bytes: 0.4,
+            fault_bytes: 0.004_3,
+            fault_queue_bytes: 0.25,
+            ..Constants::PRIOR
+        };
         if held > 0.0 {
             gang.ports = gang.ports.iter().map(|port| port.promised(held * R, held * R)).collect();
         }

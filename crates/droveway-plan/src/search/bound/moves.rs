@@ -15,8 +15,6 @@ use droveway_model::{
 const SLICE_MOST: f64 = 0.972;
 /// Passes that are followed: what later ones send again is little.
 const PASSES: usize = 4;
-/// The page wait's queue is gone below this share of the port (as the fluid model has it).
-const QUEUE_FREE_SHARE: f64 = 0.5;
 
 /// One VM, one way, under the task's weights.
 pub(super) struct Moved<'a> {
@@ -237,9 +235,7 @@ impl<'a> Moved<'a> {
 
     /// What a missing page costs.
     fn fault(&self) -> f64 {
-        let free = self.overtaken || self.behind() < QUEUE_FREE_SHARE * self.capacity;
-        let queued = if free { 0.0 } else { self.constants.fault_queue_bytes / self.capacity };
-        self.constants.fault_seconds + queued
+        self.constants.page_seconds(self.capacity, self.behind(), self.overtaken)
     }
 
     /// How long it is silent at most, as far as silence is short: a longer one costs more than it gives.
