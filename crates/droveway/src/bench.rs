@@ -8,6 +8,7 @@ mod labs;
 mod png;
 mod progress;
 mod simulated;
+mod steady;
 mod store;
 
 use crate::{

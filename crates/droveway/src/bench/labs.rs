@@ -7,7 +7,7 @@
 //! learns nothing from the runs before it: each gets the calibration that the bench began with.
 
 use super::{
-    changes::Beside, ends, intent, is_probed, progress::Progress, read_report, scenario,
+    changes::Beside, ends, intent, is_probed, progress::Progress, read_report, scenario, steady,
     store::Store,
 };
 use crate::{
@@ -31,6 +31,9 @@ use tokio::{process::Command, runtime::Runtime};
 const RUN_MAX: Duration = Duration::from_secs(30 * 60);
 /// How long a run that is told to end may take until every VM is safe.
 const END_MAX: Duration = Duration::from_secs(120);
+/// How long applications may take to be as they usually are.
+const STEADY_MAX: Duration = Duration::from_secs(30);
+const STEADY_PERIOD: Duration = Duration::from_millis(500);
 /// A bench's labs are told apart from others by their names.
 const NAME_PREFIX: &str = "bench-";
 
@@ -128,7 +131,7 @@ impl Labs<'_> {
         let info = labs.find(|it| it.name == lab).context("the lab that was built is gone")?;
         self.current = Some(Current { scenario: document, info });
         for _ in 0..self.store.resolved.suite.spec.warm_up {
-            if !self.settle() || !self.warm_up(&log)? || !self.back(&log)? {
+            if !self.settle(progress)? || !self.warm_up(&log)? || !self.back(&log)? {
                 break;
             }
         }
@@ -159,7 +162,7 @@ impl Labs<'_> {
             if self.current.is_none() && !self.up(&cell.scenario, progress)? {
                 return Ok(None);
             }
-            if !self.settle() {
+            if !self.settle(progress)? {
                 return Ok(None);
             }
             let folder = self.store.attempt(cell, number)?;
@@ -303,18 +306,38 @@ impl Labs<'_> {
         Ok(shaped && status.is_some_and(|status| status.success()))
     }
 
-    /// Lets applications run undisturbed; false if interrupted.
-    fn settle(&mut self) -> bool {
-        let time = self.store.resolved.suite.spec.settle.duration();
+    /// Lets applications run undisturbed until they are as usual; false if interrupted.
+    fn settle(&mut self, progress: &Progress) -> Result<bool, Failure> {
+        self.sleep(self.store.resolved.suite.spec.settle.duration());
+        let mut waited = Duration::ZERO;
+        while let Some(name) = self.behind()?
+            && !self.interrupted
+        {
+            if waited >= STEADY_MAX {
+                progress.say(&format!("  {name} still sends more than is asked for"));
+                break;
+            }
+            self.sleep(STEADY_PERIOD);
+            waited += STEADY_PERIOD;
+        }
+        Ok(!self.interrupted)
+    }
+
+    /// Who still makes up for what it missed.
+    fn behind(&self) -> Result<Option<String>, Failure> {
+        let Some(current) = &self.current else { return Ok(None) };
+        let fleet = crate::fleet::load(Some(&current.info.fleet_file))?;
+        Ok(steady::behind(&fleet.spec.applications, &current.scenario.spec))
+    }
+
+    fn sleep(&mut self, time: Duration) {
         let interrupts = &mut self.interrupts;
-        let interrupted = self.runtime.block_on(async {
+        self.interrupted |= self.runtime.block_on(async {
             tokio::select! {
                 () = tokio::time::sleep(time) => false,
                 () = interrupts.next() => true,
             }
         });
-        self.interrupted |= interrupted;
-        !self.interrupted
     }
 
     /// Removes the lab that is up.
