@@ -7,7 +7,7 @@
 use droveway_fleet::{
     RateLimit,
     fleet::Application,
-    log::ApplicationSample,
+    log::{ApplicationSample, amount_between},
     scenario::{ScenarioSpec, TrafficKind},
 };
 use std::{path::Path, time::Duration};
@@ -37,15 +37,8 @@ pub(super) fn behind(applications: &[Application], scenario: &ScenarioSpec) -> O
 /// Of the last samples.
 fn bits_per_second(samples: &[ApplicationSample]) -> Option<f64> {
     let end = samples.last()?.end;
-    let of_span = samples.iter().rev().take_while(|sample| end.since(sample.start) <= SPAN);
-    let (mut amount, mut seconds) = (0.0, 0.0);
-    for sample in of_span {
-        #[expect(clippy::cast_precision_loss, reason = "bytes of a second")]
-        let bytes = sample.amount as f64;
-        amount += 8.0 * bytes;
-        seconds += sample.end.since(sample.start).as_secs_f64();
-    }
-    (seconds > 0.0).then(|| amount / seconds)
+    let (amount, covered) = amount_between(samples, end - SPAN, end);
+    (!covered.is_zero()).then(|| 8.0 * amount / covered.as_secs_f64())
 }
 
 #[cfg(test)]
