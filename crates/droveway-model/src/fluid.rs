@@ -19,7 +19,8 @@ mod trace;
 pub use course::{Course, FlowCourse, MoveCourse, MoveEnd};
 pub use legs::{Before, Leg, Legs};
 pub use problem::{
-    Begun, BegunAt, Constants, End, FlowModel, Gang, MoveModel, PortModel, Start, Tail, VmModel,
+    Begun, BegunAt, Constants, End, FlowModel, Gang, HURRIED_RATIO, MoveModel, PortModel, Start,
+    Tail, VmModel,
 };
 pub use runner::Stage;
 pub use trace::{Load, MoveTrace, Phase, PortLoad, PortTrace, Segment, Trace};
@@ -348,6 +349,10 @@ impl Fluid {
             let source = gang.vms[step.vm].host;
             self.resources[2 * self.local[source] + 1].capacity = gang.ports[source].rx;
             self.resources[2 * self.local[step.target]].capacity = gang.ports[step.target].tx;
+            self.resources[2 * self.local[source]].migration_guarantee =
+                gang.ports[source].tx_reserved;
+            self.resources[2 * self.local[step.target] + 1].migration_guarantee =
+                gang.ports[step.target].rx_reserved;
         }
         self.senders.clear();
         for index in active {
@@ -369,6 +374,9 @@ impl Fluid {
             );
             let weight = step.weight * gang.constants.stream_weight;
             let demand = runner.ceiling(step);
+            if runner.stage.is_stopped() {
+                hurry(&mut self.resources, [(tx, from), (rx, to)]);
+            }
             let crosses = Crosses::of(&[tx, rx]);
             self.claims.push(Claim { weight, demand, class: Class::Migration, crosses });
             self.senders.push(*index);
@@ -445,6 +453,14 @@ fn flow_claim(flow: &FlowModel, places: &[usize], alive: &[bool], local: &[usize
     };
     let demand = if silent(flow.from) || silent(flow.to) { 0.0 } else { flow.demand };
     Claim { weight: flow.weight, demand, class: Class::Application, crosses }
+}
+
+/// What is held of ports is held for whom stands still.
+fn hurry(resources: &mut [Resource], ends: [(usize, &PortModel); 2]) {
+    for (index, port) in ends {
+        let Resource { capacity, migration_guarantee, .. } = &mut resources[index];
+        *migration_guarantee = port.hurried(*capacity, *migration_guarantee);
+    }
 }
 
 /// Takes what acknowledgements and page requests of a stream need from the way back, `(source RX, target TX)` as resources.

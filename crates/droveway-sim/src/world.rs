@@ -685,7 +685,12 @@ impl<'a> World<'a> {
                 if any_stream && index == host { back } else { 0.0 }
             };
             let reverse = [answers(self.target), answers(self.source)];
-            self.resources.extend(port.resources(port.down_until <= now, moving, reverse));
+            self.resources.extend(port.resources(
+                port.down_until <= now,
+                moving,
+                self.first.is_some(),
+                reverse,
+            ));
         }
         self.claims.clear();
         for flow in &self.flows {

@@ -20,6 +20,7 @@ use droveway_host::{
     netns::Netns,
     shaping::{self, Before, Listens, Passed, Promise, Shaper, ShapingError, Way},
 };
+use droveway_model::fluid::HURRIED_RATIO;
 use droveway_plan::{Direction, Plan};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -153,6 +154,18 @@ struct Held {
     way: Way,
     promise: Promise,
     watch: Watch,
+    /// Streams cross the port this way; the other way go acknowledgements and requests.
+    carries: bool,
+}
+
+impl Held {
+    /// What is promised while a VM stands still: all but what other VMs' floors are, and [`HURRIED_RATIO`] at most.
+    fn hurried(&self, rate: Bandwidth) -> Promise {
+        let floors = self.promise.floors.iter().fold(Bandwidth::ZERO, |sum, one| sum + one.rate);
+        let most = rate.scaled(HURRIED_RATIO).min(rate - floors);
+        let migration = self.promise.migration.max(most);
+        Promise { migration, yields: false, ..self.promise.clone() }
+    }
 }
 
 impl Network {
@@ -187,7 +200,9 @@ impl Network {
                 let migration = promised(plan, &host, rate, way);
                 let floors = keeps(&host, index).unwrap_or_default();
                 let promise = Promise { migration, ceiling: rate, yields, floors };
-                Held { way, promise, watch: Watch::default() }
+                let ends = [(&plan.source, Way::Tx), (&plan.target, Way::Rx)];
+                let carries = ends.contains(&(&host, way));
+                Held { way, promise, watch: Watch::default(), carries }
             };
             let ways = [of(0, Way::Tx), of(1, Way::Rx)];
             Port { host: host.clone(), rate, shaper, ways }
@@ -256,6 +271,19 @@ impl Network {
             }
         }
         failed
+    }
+
+    /// A VM stands still, so that what is left of its state goes before what applications are promised; or none does any more.
+    pub(crate) fn hurry(&mut self, on: bool) {
+        for port in &mut self.ports {
+            for held in port.ways.iter().filter(|held| held.carries) {
+                let promise = if on { held.hurried(port.rate) } else { held.promise.clone() };
+                // What could not be changed stays as promised.
+                if let Err(error) = port.shaper.promise(held.way, &promise) {
+                    tracing::debug!("{} of {} is not hurried: {error}", name(held.way), port.host);
+                }
+            }
+        }
     }
 
     /// This connection, from that port of the source, goes first at both hosts.

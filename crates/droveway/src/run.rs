@@ -314,6 +314,9 @@ fn adapt(
                 }
             }
             GangAction::GiveWay { to } => {
+                if let Some(network) = &mut run.network {
+                    network.hurry(to.is_some());
+                }
                 if let Some(tuner) = tuner.as_deref_mut() {
                     tuner.give_way(to);
                 }

@@ -4,7 +4,9 @@
 //! - A switch to post-copy that falls due while another VM is being switched, or stands still, waits until that one runs again, but
 //!   not longer than [`APART_LIMIT`]. Meanwhile its pre-copy goes on and may end by itself.
 //! - When a pre-copy stops its VM is QEMU's decision. So the stream of a VM that stands still goes before the others until it runs
-//!   at the target ([`GangAction::GiveWay`]), for no longer than [`WAY_LIMIT`].
+//!   at the target ([`GangAction::GiveWay`]), for no longer than [`WAY_LIMIT`]. Where ports are held it goes before what applications
+//!   are promised, too: of two post-copies that began together on ports of which little was held, the first waited 0.5 to 0.8 s
+//!   for its state to arrive beside the applications of the second, who waited for the first (measured at 70 Mbit/s).
 
 use super::{GangAction, GangDriver};
 use crate::vm::VmDriver;
@@ -41,10 +43,11 @@ impl GangDriver {
             let since = driver.stands_still_since()?;
             (since + WAY_LIMIT > now).then(|| (since, vm.clone()))
         };
-        // Who stopped first is through first. Alone on the port there is nobody to give way.
+        // Who stopped first is through first. Alone on a port that nothing is held of there is nobody to give way.
         let first = self.drivers.iter().filter_map(stopped).min();
         let others = self.drivers.values().filter(|driver| driver.uses_port()).count() > 1;
-        let first = first.filter(|_| others).map(|(_, vm)| vm);
+        let held = !self.plan.reservations.is_empty();
+        let first = first.filter(|_| others || held).map(|(_, vm)| vm);
         if first != self.first {
             self.first.clone_from(&first);
             self.actions.push_back(GangAction::GiveWay { to: first });

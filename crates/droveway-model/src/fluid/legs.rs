@@ -7,7 +7,9 @@
 //!
 //! Only drains from one host to one other, of at most 16 VMs of which none is under way.
 
-use super::{End, Gang, MoveCourse, MoveModel, Start, flow_claim, runner::Runner, take_way_back};
+use super::{
+    End, Gang, MoveCourse, MoveModel, Start, flow_claim, hurry, runner::Runner, take_way_back,
+};
 use crate::share::{Claim, Class, Crosses, Resource, Sharer};
 use std::collections::BTreeMap;
 
@@ -71,6 +73,7 @@ struct Sender {
     weight: u64,
     ceiling: u64,
     split: bool,
+    stopped: bool,
 }
 
 /// What the ports give then.
@@ -177,6 +180,7 @@ impl<'a> Legs<'a> {
                 weight: step.weight.to_bits(),
                 ceiling: runner.ceiling(step).to_bits(),
                 split: runner.is_split(),
+                stopped: runner.stage.is_stopped(),
             });
             given = self.given(Scene {
                 at_target: before.moved | if runner.is_at_target() { own } else { 0 },
@@ -221,8 +225,13 @@ impl<'a> Legs<'a> {
         let (tx, rx) = (2 * self.local[self.source], 2 * self.local[self.target] + 1);
         self.resources[tx + 1].capacity = from.rx;
         self.resources[rx - 1].capacity = to.tx;
+        self.resources[tx].migration_guarantee = from.tx_reserved;
+        self.resources[rx].migration_guarantee = to.rx_reserved;
         let mut crowded = false;
         if let Some(sender) = scene.sender {
+            if sender.stopped {
+                hurry(&mut self.resources, [(tx, from), (rx, to)]);
+            }
             take_way_back(
                 &mut self.resources,
                 (tx + 1, rx - 1),

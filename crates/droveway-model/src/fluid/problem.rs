@@ -50,6 +50,10 @@ pub struct PortModel {
     pub tuned: bool,
 }
 
+/// Of ports that are held, what a stream has while its VM stands still: its state goes before what applications are promised, for
+/// some hundredths of a second, and only floors before it. That none of the port is left to them would stall their connections.
+pub const HURRIED_RATIO: f64 = 0.95;
+
 /// What a shaper gives out of a port (`droveway-host` leaves as much above it).
 const SHAPED_RATIO: f64 = 0.97;
 
@@ -80,6 +84,13 @@ impl PortModel {
             shaped: true,
             ..self
         }
+    }
+
+    /// Of `capacity`, of which `guarantee` is held for migration, what is held while a VM stands still.
+    #[must_use]
+    pub const fn hurried(&self, capacity: f64, guarantee: f64) -> f64 {
+        let most = HURRIED_RATIO * capacity;
+        if self.shaped && guarantee > 0.0 && guarantee < most { most } else { guarantee }
     }
 
     pub(super) const fn tx_resource(&self) -> Resource {

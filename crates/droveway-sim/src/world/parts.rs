@@ -93,17 +93,27 @@ pub(super) struct Port {
 }
 
 impl Port {
-    /// What both directions carry now, and who has what of it. `reverse`: what the streams' acknowledgements take of each.
-    pub(super) fn resources(&self, up: bool, moving: bool, reverse: [f64; 2]) -> [Resource; 2] {
+    /// What both directions carry now, and who has what of it. `hurried`: a VM stands still; `reverse`: what the streams' acknowledgements take of each.
+    pub(super) fn resources(
+        &self,
+        up: bool,
+        moving: bool,
+        hurried: bool,
+        reverse: [f64; 2],
+    ) -> [Resource; 2] {
         let rate = if up { self.rate } else { 0.0 };
         let whole = PortModel::shared(rate);
         let port = match self.promised.filter(|_| moving) {
             Some([tx, rx]) => whole.promised(tx, rx),
             None => whole,
         };
-        let of = |capacity: f64, reverse: f64, migration_guarantee| Resource {
+        let of = |capacity: f64, reverse: f64, guarantee| Resource {
             capacity: (capacity - reverse).max(0.0),
-            migration_guarantee,
+            migration_guarantee: if hurried {
+                port.hurried(capacity, guarantee)
+            } else {
+                guarantee
+            },
             strict: false,
         };
         [of(port.tx, reverse[0], port.tx_reserved), of(port.rx, reverse[1], port.rx_reserved)]
