@@ -1,8 +1,8 @@
 //! Cells: one scenario, policy, intent and repeat each; and the order in which they are run.
 //!
-//! Scenario by scenario, since a laboratory takes its time to build; within it repeat by repeat, and within a repeat every
-//! policy with every intent once, in an order drawn anew each time. So whatever drifts hits all alike, and the runs of one
-//! repeat are pairs.
+//! Repeat by repeat, so that a bench that is stopped has the same of all scenarios; within it scenario by scenario, since a
+//! laboratory takes its time to build; and of a scenario every policy with every intent once, in an order drawn anew each time.
+//! So whatever drifts hits all alike, and the runs of one repeat are pairs.
 
 use crate::suite::{Resolved, SuiteIntent, SuitePolicy};
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -43,8 +43,8 @@ pub fn order(resolved: &Resolved) -> Vec<Cell> {
     let intents = suite.intents();
     let mut random = StdRng::seed_from_u64(suite.seed);
     let mut cells = Vec::new();
-    for scenario in &suite.scenarios {
-        for repeat in 1..=suite.repeats {
+    for repeat in 1..=suite.repeats {
+        for scenario in &suite.scenarios {
             let first = cells.len();
             for policy in &suite.policies {
                 for intent in suite.intents_of(policy) {
@@ -96,11 +96,18 @@ mod tests {
         assert_eq!(cells.len() as u64, resolved.suite.spec.runs());
         let folders: BTreeSet<_> = cells.iter().map(Cell::folder).collect();
         assert_eq!(folders.len(), cells.len());
-        let blocks: Vec<(&str, u32)> =
-            cells.iter().map(|cell| (cell.scenario.as_str(), cell.repeat)).collect();
-        assert!(blocks.is_sorted(), "blocks follow each other: {blocks:?}");
-        let arms: Vec<String> =
-            cells.iter().take_while(|cell| cell.repeat == 1).map(Cell::arm).collect();
+        let blocks: Vec<(u32, &str)> =
+            cells.iter().map(|cell| (cell.repeat, cell.scenario.as_str())).collect();
+        let mut met = blocks.clone();
+        met.dedup();
+        assert_eq!(met.len(), blocks.iter().collect::<BTreeSet<_>>().len(), "{blocks:?}");
+        assert!(cells.is_sorted_by_key(|cell| cell.repeat), "{blocks:?}");
+        let first = (1, cells[0].scenario.as_str());
+        let arms: Vec<String> = cells
+            .iter()
+            .take_while(|cell| (cell.repeat, cell.scenario.as_str()) == first)
+            .map(Cell::arm)
+            .collect();
         // A policy that names its intents is run with those alone.
         assert_eq!(arms.iter().filter(|arm| arm.starts_with("pre-copy-serial@")).count(), 1);
         assert_eq!(arms.iter().filter(|arm| arm.starts_with("ours@")).count(), 2);

@@ -249,6 +249,43 @@ fn the_reverse_path_costs_a_stream_nothing() {
     assert!(best > 0.9, "{best:.3} of its promise");
 }
 
+/// What a host receives does not starve where little is left to applications of what it sends: their acknowledgements pass what others
+/// send there.
+#[test]
+fn acknowledgements_of_applications_pass_what_others_send() {
+    if !features::is_privileged() {
+        return skip("acknowledgements_of_applications_pass_what_others_send", "not root");
+    }
+    /// Of the port, for the stream.
+    const SHARE: f64 = 0.95;
+    let cable = Cable::new("answers");
+    let [a, b] = [cable.end(0), cable.end(1)];
+    let mut source = cable.shaper(0).unwrap();
+    source.install(&promise(SHARE), &promise(0.05)).unwrap();
+    let stop = AtomicBool::new(false);
+    let mut best = 0.0_f64;
+    let mut sent = 0.0_f64;
+    std::thread::scope(|scope| {
+        scope.spawn(|| flow(&stop, &a, &b, (address(2), 49160)));
+        for port in 7000..7003 {
+            let (a, b, stop) = (&a, &b, &stop);
+            scope.spawn(move || flow(stop, a, b, (address(2), port)));
+        }
+        scope.spawn(|| flow(&stop, &b, &a, (address(1), 7100)));
+        std::thread::sleep(Duration::from_secs(1));
+        // A busy machine may spoil a second, not each of them.
+        for _ in 0..3 {
+            best = best.max(shares(&mut source, Way::Rx).1);
+            sent = sent.max(shares(&mut source, Way::Tx).1);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    println!("received {best:.3} of the port, while {sent:.3} of it was sent");
+    restore(source.before()).unwrap();
+    assert!(sent > 0.8, "nothing was in the way: {sent:.3}");
+    assert!(best > 0.8, "{best:.3} of the port");
+}
+
 /// One that yields has what is left, and nothing is lost when a promise changes.
 #[test]
 fn who_yields_has_what_is_left() {
