@@ -277,7 +277,11 @@ impl Network {
     pub(crate) fn hurry(&mut self, on: bool) {
         for port in &mut self.ports {
             for held in port.ways.iter().filter(|held| held.carries) {
-                let promise = if on { held.hurried(port.rate) } else { held.promise.clone() };
+                let hurried = held.hurried(port.rate);
+                if hurried == held.promise {
+                    continue;
+                }
+                let promise = if on { hurried } else { held.promise.clone() };
                 // What could not be changed stays as promised.
                 if let Err(error) = port.shaper.promise(held.way, &promise) {
                     tracing::debug!("{} of {} is not hurried: {error}", name(held.way), port.host);
