@@ -490,6 +490,23 @@ mod tests {
         Bandwidth::from_bits_per_second(rate * 1_000_000)
     }
 
+    #[test]
+    fn who_stands_still_has_all_but_floors() {
+        let hurried = |migration, floors: &[u64]| {
+            let floor = |rate: &u64| shaping::Floor { mac: [2; 6], rate: mbit(*rate) };
+            let floors = floors.iter().map(floor).collect();
+            let promise =
+                Promise { migration: mbit(migration), ceiling: mbit(100), yields: true, floors };
+            let held = Held { way: Way::Tx, promise, watch: Watch::default(), carries: true };
+            held.hurried(mbit(100))
+        };
+        let promise = hurried(5, &[]);
+        assert_eq!((promise.migration, promise.yields), (mbit(95), false));
+        assert_eq!(hurried(5, &[20, 30]).migration, mbit(50));
+        assert_eq!(hurried(70, &[40]).migration, mbit(70), "no less than is promised");
+        assert_eq!(hurried(98, &[]).migration, mbit(98));
+    }
+
     /// Looks once a second at rates in Mbit/s: of the stream and of applications.
     fn looks(rates: &[(u64, u64)]) -> Vec<bool> {
         let promise =

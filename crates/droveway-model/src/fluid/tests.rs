@@ -315,6 +315,23 @@ fn a_shaped_port_promises_no_more_than_it_has_and_lets_answers_pass() {
     near(before, 2048.0 / (0.97 * R), 0.02);
 }
 
+/// Beside a flow that fills the port: what is held, and nearly all while the VM stands still, if the queue is the host's.
+#[test]
+fn who_stands_still_goes_before_what_applications_are_promised() {
+    let flow =
+        FlowModel { from: End::Host(0), to: End::Outside, demand: f64::INFINITY, weight: 1.0 };
+    let mut gang =
+        gang(vec![vm(0, 0.0)], vec![flow], vec![step(0, Technique::PostCopy, Start::At(0.0))]);
+    gang.vms[0].state_bytes = 0.1 * R;
+    let held = PortModel { tx_reserved: 0.25 * R, ..PortModel::shared(R) };
+    gang.ports[0] = held;
+    near(Fluid::default().play(&gang).moves[0].downtime_seconds, 0.4, 1e-6);
+    gang.ports[0] = PortModel { shaped: true, ..held };
+    let course = Fluid::default().play(&gang);
+    near(course.moves[0].downtime_seconds, 0.1 / HURRIED_RATIO, 1e-6);
+    near(course.moves[0].exposure_seconds, 2048.0 / (0.25 * R), 1e-6);
+}
+
 #[test]
 fn what_cannot_end_is_said_to_be_unfinished() {
     let mut gang =

@@ -104,6 +104,27 @@ fn a_vm_that_is_alone_needs_no_way() {
     assert_eq!(ways(&mut gang), []);
 }
 
+/// On ports that are held, applications give way to it.
+#[test]
+fn a_vm_that_is_alone_on_held_ports_goes_before_applications() {
+    let mut plan = exposing(1, Technique::Hybrid, 9);
+    plan.reservations = vec![droveway_plan::Reservation {
+        port: plan.source.clone(),
+        direction: droveway_plan::Direction::Tx,
+        rate: droveway_fleet::Bandwidth::from_bits_per_second(1_000_000),
+    }];
+    let mut gang = GangDriver::new(plan, &BTreeMap::new()).unwrap();
+    gang.prepare(Timestamp::ZERO);
+    answered(&mut gang, Timestamp::ZERO);
+    gang.start(Timestamp::ZERO);
+    answered(&mut gang, Timestamp::ZERO);
+    let vm = gang.plan().moves[0].vm.clone();
+    gang.handle_event(at(900), &vm, Side::Source, QemuEvent::Stopped);
+    assert_eq!(ways(&mut gang), [Some(vm.clone())]);
+    gang.handle_event(at(950), &vm, Side::Target, QemuEvent::Resumed);
+    assert_eq!(ways(&mut gang), [None]);
+}
+
 proptest! {
     /// Whenever passes end and QEMUs switch: no two switches are asked for within the bound unless the first is through, and
     /// each is asked for in the end.
