@@ -496,7 +496,9 @@ fn any_task(count: usize, seed: u64) -> (Task, SplitMix) {
 #[test]
 fn no_schedule_costs_less_than_the_bound() {
     let mut below: Vec<String> = Vec::new();
-    for seed in 1..=160_u32 {
+    // The last five, of 4,000, were below once: all at once, where what was sent again was priced as if the gang were where it had been
+    // when it was sent first.
+    for seed in (1..=160_u32).chain([636, 936, 955, 1225, 1249]) {
         let more = if seed % 40 == 0 { 20 } else { 0 };
         let count = usize::try_from(1 + seed % 10 + more).unwrap();
         let seed = u64::from(seed);

@@ -160,20 +160,22 @@ impl<'a> Moved<'a> {
         if first > 0.0 { self.dirtied(seconds).min(first) } else { 0.0 }
     }
 
-    /// What is sent again at least, as a share of what a first pass sends.
-    pub(super) fn again(&self, own: f64) -> f64 {
+    /// What is sent again at least, as a share of what a first pass sends, at `own` on average; `then`: the most that its stream may
+    /// have once others have ended.
+    pub(super) fn again(&self, own: f64, then: f64) -> f64 {
         let mut dirty = match self.way.technique {
             Technique::PreCopy | Technique::Hybrid => self.left_dirty(own),
             _ => return 0.0,
         };
         let mut again = dirty;
-        let slice = self.constants.slice_seconds * self.rate(own);
+        let rate = self.rate(own.max(then));
+        let slice = self.constants.slice_seconds * rate;
         if self.way.technique == Technique::PreCopy {
             for _ in 1..PASSES {
                 if dirty <= slice {
                     break;
                 }
-                dirty = self.dirtied((dirty - slice) / self.rate(own)).min(dirty);
+                dirty = self.dirtied((dirty - slice) / rate).min(dirty);
                 again += dirty;
             }
         }
@@ -193,7 +195,7 @@ impl<'a> Moved<'a> {
             Technique::Hybrid => {
                 let limit = self.constants.threshold_ratio * self.downtime_limit();
                 let kept = limit * self.rate(rate) + self.constants.socket_bytes;
-                [0.0, (kept + self.again(own) * bytes).min(bytes)]
+                [0.0, (kept + self.again(own, own) * bytes).min(bytes)]
             }
             _ => [0.0, 0.0],
         }

@@ -317,13 +317,18 @@ impl<'a> Courses<'a> {
         let several = to > 1;
         // Until a VM ends after which so many others end, all of those have a slot, as far as there are slots.
         let places: Vec<usize> = if several { places(from) } else { Vec::new() };
+        // All at once, those that end early leave the others more than their part.
+        let then = if from >= ports.movers.len() { ports.most_rate() } else { 0.0 };
         let freed_most = ports.loads.iter().map(|load| ports.asks(load)).fold(0.0, f64::max);
         let of = |(index, load): (&usize, &super::ports::Load)| {
             let freed = ports.asks(load) + if several { freed_most } else { 0.0 };
             let course = |way: Way, slots: f64, is_last: bool| {
                 let moved = Moved::of(task, *index, way, ports.most_rate(), load.usual());
                 let mut course = Course {
-                    again: cells.iter().map(|c| moved.again(scene.own(slots, c.high))).collect(),
+                    again: cells
+                        .iter()
+                        .map(|cell| moved.again(scene.own(slots, cell.high), then))
+                        .collect(),
                     fixed: Vec::new(),
                     window: count(to),
                     moved,
@@ -358,6 +363,18 @@ impl Course<'_> {
     /// Where its own stream has no ceiling, all streams have so much at least while it sends.
     fn free(&self, scene: &Scene<'_>) -> f64 {
         if self.moved.is_free() { scene.ports.least_free * (1.0 - 1e-6) } else { 0.0 }
+    }
+
+    /// Over how many steps of the gang's progress the move of a VM of that size lasts at most: each slot beside it sends as much
+    /// as it does, and what is sent again is no more than what was sent first.
+    fn span(&self, scene: &Scene<'_>, bytes: f64) -> usize {
+        if !scene.even || scene.ceiling.is_finite() {
+            return STEPS;
+        }
+        let part = 2.0 * self.window * bytes / scene.ports.bytes().max(1.0);
+        (1..STEPS)
+            .find(|steps| count(*steps) >= part * count(STEPS))
+            .map_or(STEPS, |steps| steps + 1)
     }
 
     /// What it costs besides its bytes at rates up to `top`.
@@ -416,14 +433,14 @@ impl Level {
                     if several { 0.0 } else { objective.total_seconds * moved.unsent_seconds() };
                 full.push(Bytes {
                     fixed: course.fixed(scene, cells, top) + between,
-                    steps: steps(&prices, cells, course, scene),
+                    steps: steps(&prices, cells, course, scene, load.bytes),
                 });
                 let at = |course: &Course<'_>| Bytes {
                     fixed: course.fixed(scene, cells, top),
                     steps: if all_begin {
                         Vec::new()
                     } else {
-                        steps(&prices, cells, course, scene)
+                        steps(&prices, cells, course, scene, load.bytes)
                     },
                 };
                 last.push(of_places.iter().map(at).collect());
@@ -622,6 +639,7 @@ fn steps(
     cells: &[Cell],
     course: &Course<'_>,
     scene: &Scene<'_>,
+    bytes: f64,
 ) -> Vec<f64> {
     let Course { moved, slots, window, again, .. } = course;
     let efficiency = moved.efficiency();
@@ -629,10 +647,15 @@ fn steps(
     let split = if moved.is_split() { moved.split_second() } else { 0.0 };
     let scan = moved.scan();
     let free = course.free(scene);
-    let step = |prices: &Vec<(usize, Price)>| {
+    let byte = |prices: &Vec<(usize, Price)>| {
+        prices.iter().map(|(_, price)| price.byte).fold(f64::INFINITY, f64::min)
+    };
+    let of_any: Vec<f64> = prices.iter().map(byte).collect();
+    // While others move as well, what a VM sends again goes when the gang is further, at rates and prices of then.
+    let span = if *window < 2.0 { 0 } else { course.span(scene, bytes) };
+    let step = |(number, prices): (usize, &Vec<(usize, Price)>)| {
         let (mut least, mut anyhow) = (f64::INFINITY, f64::INFINITY);
-        // Whoever trails behind sends what it sends again at any rate.
-        let of_any = prices.iter().map(|(_, price)| price.byte).fold(f64::INFINITY, f64::min);
+        let then = of_any.iter().skip(number).take(span + 1).copied().fold(f64::INFINITY, f64::min);
         for (at, price) in prices {
             // Alone, it is as slow as its ceiling.
             if *window < 2.0 && cells[*at].low > behind {
@@ -640,7 +663,8 @@ fn steps(
             }
             let part = (1.0 / window).min(behind / price.high);
             let exposed = scene.own(*slots, price.high).min(behind) * efficiency;
-            let later = if moved.trails() { of_any } else { price.byte };
+            // Whoever trails behind sends it at any rate.
+            let later = if moved.trails() || span > 0 { then } else { price.byte };
             let cost = (price.byte + later * again[*at]) / efficiency
                 + price.second * scan * part
                 + split * (1.0 / exposed.max(1.0) + scan);
@@ -651,7 +675,7 @@ fn steps(
         }
         if least.is_finite() { least } else { anyhow }
     };
-    prices.iter().map(step).collect()
+    prices.iter().enumerate().map(step).collect()
 }
 
 /// The step at which so many bytes cost least beyond its price, and what they cost.
