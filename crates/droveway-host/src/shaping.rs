@@ -102,7 +102,7 @@ const TURN: u32 = 69_000;
 const STREAM_QUEUE: Duration = Duration::from_millis(20);
 /// The longest wait in the queue of applications where the kernel has no `fq_codel`.
 const APPLICATION_QUEUE: Duration = Duration::from_millis(50);
-/// Packets shorter than this, headers included, are answers: an acknowledgement has 52 to 80 bytes. A power of two.
+/// Packets shorter than this are answers, whatever their protocol: an acknowledgement has 52 to 80 bytes. A power of two.
 const ANSWER_LEN: u32 = 128;
 /// What answers may count on, of the whole port: acknowledgements are 3.1 % of the bytes that they acknowledge (measured).
 const ANSWERS_RATIO: f64 = 0.04;
@@ -615,14 +615,13 @@ fn filters(listens: &Listens) -> Vec<(u16, Vec<Key>, u32)> {
     all
 }
 
-/// What makes short packets of TCP known, each protocol's: by the length in the header, of which the high bits are not set.
+/// What makes short packets known, each protocol's: by the length in the header, of which the high bits are not set.
 fn answers() -> [(u16, Key); 2] {
-    const TCP: u32 = 6;
     let long = 0x1_0000 - ANSWER_LEN;
     // Both headers keep the length in one half of a word; that of IPv6 does not count the header itself.
     [
         (tc::IPV4, Key { offset: 0, mask: long, value: 0 }),
-        (tc::IPV6, Key { offset: 4, mask: long << 16 | 0xff00, value: TCP << 8 }),
+        (tc::IPV6, Key { offset: 4, mask: long << 16, value: 0 }),
     ]
 }
 

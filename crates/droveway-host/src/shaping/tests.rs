@@ -55,6 +55,23 @@ fn a_card_is_known_by_its_place_in_the_ethernet_header() {
     assert!(!card(mac, Way::Rx).iter().all(|key| there(&frame, key)));
 }
 
+#[test]
+fn a_short_packet_is_known_by_the_length_in_its_header() {
+    let [(ipv4, of_ipv4), (ipv6, of_ipv6)] = answers();
+    assert_eq!((ipv4, ipv6), (tc::IPV4, tc::IPV6));
+    let picked = |key: &Key, header: &[u8]| {
+        let at = usize::try_from(key.offset).unwrap();
+        u32::from_be_bytes(header[at..at + 4].try_into().unwrap()) & key.mask == key.value
+    };
+    for (len, short) in
+        [(0_u16, true), (52, true), (127, true), (128, false), (1500, false), (65_535, false)]
+    {
+        let [high, low] = len.to_be_bytes();
+        assert_eq!(picked(&of_ipv4, &[0x45, 0xff, high, low]), short, "{len}");
+        assert_eq!(picked(&of_ipv6, &[0x60, 0, 0, 0, high, low, 17, 64]), short, "{len}");
+    }
+}
+
 /// A shaper that touches nothing.
 fn shaper(rate: &str) -> Shaper {
     let listens = Listens { address: IpAddr::from([10, 0, 0, 2]), ports: range(49152, 49215) };
