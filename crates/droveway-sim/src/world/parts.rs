@@ -93,7 +93,8 @@ pub(super) struct Port {
 }
 
 impl Port {
-    /// What both directions carry now, and who has what of it. `hurried`: a VM stands still; `reverse`: what the streams' acknowledgements take of each.
+    /// What both directions carry now, and who has what of it. `hurried`: a VM stands still; `reverse`: what the streams'
+    /// acknowledgements take of each.
     pub(super) fn resources(
         &self,
         up: bool,
