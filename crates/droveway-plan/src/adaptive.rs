@@ -8,7 +8,7 @@
 //!    together by the middle and by the worse end of what comes out (`choice`).
 //! 3. The plain policies are judged the same way, on the ports as they would be for them. If the best of them is not worse by
 //!    more than the model's own error, it is chosen: cleverness that gains less than it is sure of is none. What is as good as
-//!    the best is a tie: less exposure wins.
+//!    the best is a tie: less exposure wins, and where little but time counts what medium urgency would choose.
 //! 4. The same searches keep the best under the weights of every urgency and of what lies between: the frontier, what could be
 //!    had instead.
 //! 5. For every VM every other way is played with all else unchanged: why it goes this way, and by what margin.
@@ -53,7 +53,7 @@ pub struct Known<'a> {
 /// What counts how much, by urgency. One second of total time against: a second in which one VM is silent; the bytes that
 /// applications lose, as seconds of the port; a second of exposure. Missing a deadline outweighs everything.
 ///
-/// - critical: time alone; the rest only decides between equals;
+/// - critical: time alone; the rest only decides between equals, which is what the model cannot tell apart;
 /// - high: time, but fifty seconds of silence or of a lost port are as bad as one second more;
 /// - medium: a lost second of the port is as bad as a second more, a silent VM half of that;
 /// - low: applications first; ten seconds more are as bad as one second of silence.
@@ -289,7 +289,7 @@ pub fn propose(
     let schedules = plain(&simple, &mut Judge::new(&simple));
     let simply = Plain { task: &simple, share: asked, schedules: &schedules };
     let Choice { chosen, pool, mut schedule, cost, searched, error } =
-        choose(known, &pools, &simply, effort.levers.never_worse)?;
+        choose(known, intent.urgency, &pools, &simply, effort.levers.never_worse)?;
     if schedule.window >= schedule.order.len() {
         // All at once there is no order but the one in which the VMs were named.
         schedule.order.sort_unstable();

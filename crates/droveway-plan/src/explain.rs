@@ -311,7 +311,7 @@ impl Lab<'_> {
             let schedules = adaptive::plain(task, &mut Judge::new(task));
             let plain = Plain { task, share: None, schedules: &schedules };
             let pool = Pool { share: None, task: task.clone(), found };
-            let schedule = choose(known, &[pool], &plain, true)?.schedule;
+            let schedule = choose(known, case.intent.urgency, &[pool], &plain, true)?.schedule;
             return Some(task.movers[self.fact].ways[schedule.ways[self.fact]].technique);
         }
         None

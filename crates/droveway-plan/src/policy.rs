@@ -25,8 +25,8 @@ use droveway_fleet::{
 use droveway_model::fluid::MoveModel;
 use parameters::Settings;
 use std::{ops::Deref, time::Duration};
-pub(crate) use steps::limit;
 use steps::{after, exposed_within, plan_move, technique_of};
+pub(crate) use steps::{limit, limit_of};
 use thiserror::Error;
 
 /// What a plain policy has to know.
@@ -691,7 +691,11 @@ impl Chosen {
         let mut alone = Vec::new();
         for fact in &facts.vms {
             let technique = technique_of(intent, fact, Technique::PreCopy, &mut Vec::new())?;
-            alone.push(plan_move(intent, facts, fact, technique, 1));
+            let mut step = plan_move(intent, facts, fact, technique, 1);
+            if self.searches() {
+                step.aim_below(known.calibration.constants.switch_seconds);
+            }
+            alone.push(step);
         }
         let serial = self.plan_of(id, intent, facts, 1, alone);
         let (models, _) = play::moves(&serial, known.world)?;

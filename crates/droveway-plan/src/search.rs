@@ -12,11 +12,14 @@
 
 mod bound;
 mod exact;
+mod near;
 mod serial;
 mod split;
 
 pub use bound::{least_seconds, lower_bound};
 pub use split::search_ports;
+
+use near::{SplitMix, neighbours, shake};
 
 use crate::plan::HYBRID_DOWNTIME;
 use droveway_fleet::Technique;
@@ -49,7 +52,7 @@ pub struct Weights {
 
 impl Weights {
     /// Per unit of each part, with a port of that capacity, bytes per second.
-    fn objective(&self, capacity: f64) -> Objective {
+    pub(crate) fn objective(&self, capacity: f64) -> Objective {
         Objective {
             total_seconds: self.time,
             outage_seconds: self.outage,
@@ -148,6 +151,13 @@ pub struct Cost {
     pub value: f64,
 }
 
+impl Cost {
+    /// What a share of the cost is a share of: a deadline that is missed outweighs everything, but makes no other difference small.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.value.abs().min(self.parts.total_seconds)
+    }
+}
+
 /// What was found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
@@ -163,7 +173,8 @@ pub struct Found {
     pub serial: Option<f64>,
     /// Schedules that were played.
     pub plays: usize,
-    /// The best few, this one first.
+    /// The best few, this one first; then, of what costs hardly more ([`EQUALLY_GOOD`]), the best under each of the other weights
+    /// that were asked for.
     pub nearby: Vec<(Cost, Schedule)>,
     /// The best under each of the other weights that were asked for, with what it costs under them.
     pub rivals: Vec<(Cost, Schedule)>,
@@ -506,6 +517,9 @@ struct Search<'a> {
 const SAME: f64 = 1e-9;
 /// How many of the best schedules are kept: they are judged again with what is not known for sure.
 const NEARBY: usize = 6;
+/// Schedules whose costs differ by less, as a share, are equally good where another view may decide: forecasts of total times are off
+/// by 1 to 2 % (median over the laboratory's runs, `docs/evaluation.md`).
+pub(crate) const EQUALLY_GOOD: f64 = 0.01;
 /// A rival gets such a part of the plays.
 const RIVAL_PART: usize = 10;
 
@@ -575,12 +589,31 @@ impl<'a> Search<'a> {
     }
 
     fn found(self, bound: f64, exact: bool, serial: Option<f64>) -> Option<Found> {
-        let (plays, nearby) = (self.judge.plays, self.nearby);
+        let equals = self.equals();
+        let (plays, mut nearby) = (self.judge.plays, self.nearby);
+        for equal in equals {
+            if nearby.iter().all(|(_, held)| *held != equal.1) {
+                nearby.push(equal);
+            }
+        }
         let mut best = self.best.into_iter();
         let (cost, schedule) = best.next().flatten()?;
         let rivals = best.flatten().collect();
         let bound = if exact { cost.value } else { bound };
         Some(Found { schedule, cost, bound, exact, serial, plays, nearby, rivals })
+    }
+
+    /// Of what costs hardly more than the best, the best under each of the other weights.
+    fn equals(&self) -> Vec<(Cost, Schedule)> {
+        let Some(Some((best, _))) = self.best.first() else { return Vec::new() };
+        let most = best.value + EQUALLY_GOOD * best.seconds();
+        let least = |objective: &Objective| {
+            let equal = self.played.iter().filter(|(_, cost)| cost.value <= most);
+            let value = |cost: &Cost| cost.parts.weighted(objective);
+            equal.min_by(|(_, a), (_, b)| value(a).total_cmp(&value(b)))
+        };
+        let found = self.objectives.iter().skip(1).filter_map(least);
+        found.map(|(schedule, cost)| (*cost, schedule.clone())).collect()
     }
 
     fn value(&self, parts: &Objective, objective: usize) -> f64 {
@@ -684,93 +717,5 @@ const SHAKES_MAX: usize = 1_000;
 const SHAKE_CHANGES: usize = 4;
 /// How many of the best are shaken.
 const SHAKEN: usize = 4;
-/// A VM changes its place with one this far behind at most: what is farther is reached in steps.
-const SWAP_REACH: usize = 4;
-
-/// Everything that differs in one point: a VM's way, the window, the places of two VMs, or one VM's place, and the way of
-/// a VM that goes first or last.
-fn neighbours<'a>(
-    task: &'a Task,
-    schedule: &'a Schedule,
-) -> impl Iterator<Item = Schedule> + use<'a> {
-    let count = schedule.order.len();
-    let ways = (0..count).flat_map(move |mover| {
-        let own = schedule.ways[mover];
-        (0..task.movers[mover].ways.len()).filter(move |way| *way != own).map(move |way| {
-            let mut other = schedule.clone();
-            other.ways[mover] = way;
-            other
-        })
-    });
-    let windows = [schedule.window.wrapping_sub(1), schedule.window + 1]
-        .into_iter()
-        .filter(move |window| (1..=task.window_max()).contains(window))
-        .map(move |window| Schedule { window, ..schedule.clone() });
-    let swaps = (0..count).flat_map(move |first| {
-        (first + 1..count.min(first + 1 + SWAP_REACH)).map(move |second| {
-            let mut other = schedule.clone();
-            other.order.swap(first, second);
-            other
-        })
-    });
-    // One that goes first or last, another way: who sends much is best split early, who receives much best not at all, so that
-    // place and way are worth little one without the other.
-    let ends = (0..count).flat_map(move |at| {
-        let mover = schedule.order[at];
-        let ways =
-            (0..task.movers[mover].ways.len()).filter(move |way| *way != schedule.ways[mover]);
-        ways.flat_map(move |way| {
-            [0, count - 1].into_iter().filter(move |to| *to != at).map(move |to| {
-                let mut other = schedule.clone();
-                other.ways[mover] = way;
-                let moved = other.order.remove(at);
-                other.order.insert(to, moved);
-                other
-            })
-        })
-    });
-    let moved = (0..count).flat_map(move |from| {
-        [0, count - 1].into_iter().filter(move |to| from.abs_diff(*to) > SWAP_REACH).map(
-            move |to| {
-                let mut other = schedule.clone();
-                let moved = other.order.remove(from);
-                other.order.insert(to, moved);
-                other
-            },
-        )
-    });
-    // All at once there is no order.
-    let ordered = schedule.window < count;
-    ways.chain(windows).chain(swaps.chain(moved).chain(ends).filter(move |_| ordered))
-}
-
-fn shake(task: &Task, schedule: &mut Schedule, random: &mut SplitMix) {
-    let count = schedule.order.len();
-    let mover = random.below(count);
-    match random.below(4) {
-        0 => schedule.ways[mover] = random.below(task.movers[mover].ways.len()),
-        1 => schedule.order.swap(mover, random.below(count)),
-        2 => {
-            let moved = schedule.order.remove(mover);
-            schedule.order.insert(random.below(count), moved);
-        }
-        _ => schedule.window = 1 + random.below(task.window_max()),
-    }
-}
-
-/// Numbers from a seed (Steele, Lea, Flood 2014): good enough to shake.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let bound = bound.max(1) as u64;
-        usize::try_from((z ^ (z >> 31)) % bound).unwrap_or(0)
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests;

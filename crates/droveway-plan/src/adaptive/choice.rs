@@ -2,9 +2,13 @@
 //!
 //! All are played with what is not known for sure a little off, and judged by the middle and the worse end of what comes out. The
 //! plain policies are judged the same way, on the ports as they would be for them.
+//!
+//! What the model cannot tell apart is a tie. Where little but time counts (critical, high) a tie is broken by what medium
+//! urgency would pay: nobody gains from a tenth of a second in forty that costs applications ten seconds of the port.
 
-use super::Known;
-use crate::search::{Cost, Found, Schedule, Task, moves};
+use super::{Known, weights};
+use crate::search::{Cost, EQUALLY_GOOD, Found, Schedule, Task, Weights, moves};
+use droveway_fleet::Urgency;
 use droveway_model::{
     calibration::Quantity, ensemble, fluid::Fluid, urgency::gains_enough, world::Uncertainty,
 };
@@ -51,11 +55,13 @@ pub(crate) const TIE: f64 = 0.005;
 /// error.
 pub(crate) fn choose(
     known: Known<'_>,
+    urgency: Urgency,
     pools: &[Pool],
     plain: &Plain<'_>,
     never_worse: bool,
 ) -> Option<Choice> {
     let (_, spread) = known.calibration.error(Quantity::Total, None);
+    let ties = Ties::of(urgency);
     let mut doubt = Doubt { uncertain: &known.world.uncertain, fluid: Fluid::default() };
     let mut found = Vec::new();
     for (index, pool) in pools.iter().enumerate() {
@@ -63,21 +69,31 @@ pub(crate) fn choose(
         let handicap = if promises { 1.0 + GAIN_LEAST } else { 1.0 };
         for held in &pool.found.nearby {
             let score = doubt.score(&pool.task, &held.1);
-            found.push(Judged { score, weighed: handicap * score, pool: Some(index), held });
+            let gentle = ties.gentle(&pool.task, &held.0);
+            found.push(Judged {
+                score,
+                weighed: handicap * score,
+                gentle,
+                pool: Some(index),
+                held,
+            });
         }
     }
-    let found = best(&found)?;
+    let found = ties.best(&found)?;
     let held: Vec<(Cost, Schedule)> =
         plain.schedules.iter().map(|(_, cost, schedule)| (*cost, schedule.clone())).collect();
     let mut simple = Vec::new();
     for held in &held {
         let score = doubt.score(plain.task, &held.1);
-        simple.push(Judged { score, weighed: score, pool: None, held });
+        let gentle = ties.gentle(plain.task, &held.0);
+        simple.push(Judged { score, weighed: score, gentle, pool: None, held });
     }
-    let simple = best(&simple)?;
+    let simple = ties.best(&simple)?;
     // The error is one of predictions; both sides share most of it, so what a gain must exceed is a part.
     let error = ERROR_SHARE * spread * found.score;
-    let clever = gains_enough(simple.score, found.score, error);
+    let clever = gains_enough(simple.score, found.score, error)
+        || ties.by.is_some()
+            && gains_enough(simple.gentle, found.gentle, ERROR_SHARE * spread * found.gentle);
     let (searched, index) = (found.held.0, found.pool.unwrap_or(0));
     let same = found.held.1 == simple.held.1 && pools[index].task == *plain.task;
     let name = plain.schedules.iter().find(|(_, _, schedule)| *schedule == simple.held.1);
@@ -95,16 +111,43 @@ struct Judged<'a> {
     score: f64,
     /// The score with what a change of the ports has to gain.
     weighed: f64,
+    /// What decides a tie, seconds.
+    gentle: f64,
     pool: Option<usize>,
     held: &'a (Cost, Schedule),
 }
 
-/// The best of these. Of ties the one with less exposure, then the one named first.
-fn best<'a>(judged: &[Judged<'a>]) -> Option<Judged<'a>> {
-    let least = judged.iter().map(|of| of.weighed).fold(f64::INFINITY, f64::min);
-    let tie = judged.iter().filter(|of| of.weighed <= least + TIE * least.abs());
-    let exposed = |of: &&Judged<'_>| of.held.0.parts.exposure_seconds;
-    tie.min_by(|a, b| exposed(a).total_cmp(&exposed(b))).copied()
+/// What a tie is, and what decides it.
+struct Ties {
+    within: f64,
+    /// `None`: less exposure.
+    by: Option<Weights>,
+}
+
+impl Ties {
+    fn of(urgency: Urgency) -> Self {
+        match urgency {
+            Urgency::Critical | Urgency::High => {
+                Ties { within: EQUALLY_GOOD, by: Some(weights(Urgency::Medium)) }
+            }
+            Urgency::Medium | Urgency::Low => Ties { within: TIE, by: None },
+        }
+    }
+
+    fn gentle(&self, task: &Task, cost: &Cost) -> f64 {
+        match self.by {
+            Some(weights) => cost.parts.weighted(&weights.objective(task.capacity)),
+            None => cost.parts.exposure_seconds,
+        }
+    }
+
+    /// The best of these; of ties the gentlest, then the one named first.
+    fn best<'a>(&self, judged: &[Judged<'a>]) -> Option<Judged<'a>> {
+        let least = judged.iter().min_by(|a, b| a.weighed.total_cmp(&b.weighed))?;
+        let most = least.weighed + self.within * least.held.0.seconds();
+        let tie = judged.iter().filter(|of| of.weighed <= most);
+        tie.min_by(|a, b| a.gentle.total_cmp(&b.gentle)).copied()
+    }
 }
 
 /// Judges schedules with what is not known for sure a little off.
@@ -127,5 +170,59 @@ impl Doubt<'_> {
         values.sort_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(f64::INFINITY);
         0.5 * (at(values.len() / 2) + at(values.len().saturating_sub(1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::search::tests::task;
+    use droveway_model::urgency::Objective;
+
+    /// 10 s of the port of that task are 1 GB.
+    fn parts(total_seconds: f64, lost_bytes: f64, exposure_seconds: f64) -> Objective {
+        Objective { total_seconds, lost_bytes, exposure_seconds, ..Objective::default() }
+    }
+
+    /// The place of the best under that urgency.
+    fn best(urgency: Urgency, all: &[Objective]) -> usize {
+        let task = crate::search::Task { weights: weights(urgency), ..task(&[]) };
+        let ties = Ties::of(urgency);
+        let schedule = Schedule { order: Vec::new(), ways: Vec::new(), window: 1 };
+        let held: Vec<(Cost, Schedule)> = all
+            .iter()
+            .map(|parts| Cost { parts: *parts, value: parts.weighted(&task.objective()) })
+            .map(|cost| (cost, schedule.clone()))
+            .collect();
+        let judged: Vec<Judged<'_>> = held
+            .iter()
+            .map(|held| {
+                let (score, gentle) = (held.0.value, ties.gentle(&task, &held.0));
+                Judged { score, weighed: score, gentle, pool: None, held }
+            })
+            .collect();
+        let best = ties.best(&judged).unwrap();
+        held.iter().position(|it| std::ptr::eq(it, best.held)).unwrap()
+    }
+
+    #[test]
+    fn haste_costs_applications_no_more_than_it_gains() {
+        // A tenth of a second in forty, against six seconds of the port.
+        let near = [parts(39.8, 1.3e9, 0.0), parts(39.9, 0.7e9, 0.0), parts(45.0, 0.0, 0.0)];
+        assert_eq!([Urgency::Critical, Urgency::High].map(|it| best(it, &near)), [1, 1]);
+        // A second is one.
+        let apart = [parts(39.8, 1.3e9, 0.0), parts(40.8, 0.7e9, 0.0)];
+        assert_eq!([Urgency::Critical, Urgency::High].map(|it| best(it, &apart)), [0, 0]);
+        // What is weighed anyway needs no second view: there less exposure decides.
+        let close = [parts(40.0, 1e8, 9.0), parts(40.1, 1e8, 1.0), parts(40.1, 1e8, 2.0)];
+        assert_eq!(best(Urgency::Medium, &close), 1);
+    }
+
+    /// A deadline that everybody misses makes no second small.
+    #[test]
+    fn a_deadline_that_is_missed_widens_no_tie() {
+        let missed = |parts: Objective| Objective { missed: 1.1, ..parts };
+        let all = [missed(parts(40.0, 1e9, 0.0)), missed(parts(44.0, 0.0, 0.0))];
+        assert_eq!(best(Urgency::Critical, &all), 0);
     }
 }

@@ -7,7 +7,7 @@
 
 use super::{Known, choice::Pool, exposing, safety};
 use crate::{
-    policy::GangFacts,
+    policy::{GangFacts, limit_of},
     reserve::{GENTLEST, promised},
     search::{Found, Judge, Task, Weights, least_seconds, search, search_for},
 };
@@ -580,14 +580,15 @@ impl Question<'_> {
     fn more_downtime(&self, task: &Task, missed: &[Limit]) -> Option<Remedy> {
         let stays = |fact: &crate::VmFacts| missed.contains(&Limit::Downtime(fact.vm.clone()));
         let index = self.facts.vms.iter().position(stays)?;
-        let now = task.movers[index].step.downtime_limit;
+        let fact = &self.facts.vms[index];
+        let (vm, now) = (&fact.vm, limit_of(self.intent, fact).as_secs_f64());
         let longer = |times: f64| {
             let mut task = task.clone();
-            task.movers[index].step.downtime_limit *= times;
+            // What is aimed at stays as much below.
+            task.movers[index].step.downtime_limit += (times - 1.0) * now;
             task
         };
         let times = DOWNTIME_TIMES.into_iter().find(|times| self.keeps(&longer(*times)))?;
-        let vm = &self.facts.vms[index].vm;
         Some(Remedy {
             size: times - 1.0,
             kind: Kind::Downtime,
