@@ -304,7 +304,7 @@ impl Lab<'_> {
         let due = task.due();
         let hurried = due.is_finite().then(|| task.hurried(safety(known)));
         for task in hurried.iter().chain([&task]) {
-            let found = search_near(task, &starts, PLAYS)?;
+            let found = search_near(task, &starts, &[], PLAYS)?;
             if due.is_finite() && !keeps(&found) {
                 continue;
             }

@@ -11,7 +11,8 @@
 //!    any way that their QEMUs were prepared for; the window and what the ports hold can change.
 //! 3. **Never worse.** Where nothing differs from what the plan was made for, nothing is changed: a search that is begun anew
 //!    would find something else, but no reason. A change has to gain more than the share of the model's error that two forecasts do not have in common,
-//!    and more than [`GAIN_LEAST`]; both sides are judged in seven worlds that are a little off, as in [`crate::adaptive`].
+//!    and more than [`GAIN_LEAST`]; both sides are judged in seven worlds that are a little off, as in [`crate::adaptive`]. Where little
+//!    but time counts (critical, high) a change that costs no time that the model could tell may gain as much by medium's weights.
 //! 4. **Deadlines by steps.** If the plan does not keep one surely, the gentlest [`Rung`] that does is taken; if none does surely,
 //!    the gentlest that does as far as the forecast says.
 //!
@@ -35,13 +36,13 @@ use crate::{
     adaptive::{
         Effort, Known,
         choice::{Doubt, ERROR_SHARE, TIE},
-        moved, safety,
+        moved, safety, weights,
     },
     check::check,
     plan::{Move, Plan, StartRule},
     policy::GangFacts,
     reserve::{LOW_MOST, SHARES, promised, reservations},
-    search::{Cost, Judge, Mover, Schedule, Task, moves, search_near},
+    search::{Cost, EQUALLY_GOOD, Judge, Mover, Schedule, Task, moves, search_near},
 };
 use droveway_fleet::{Intent, RateLimit, Technique, Urgency};
 use droveway_model::{
@@ -112,22 +113,39 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
         let uncertain = || Candidate { rung: Rung::Uncertain, ..staying.clone() };
         best = if kept.misses { weighed.climb()? } else { uncertain() };
     }
-    let price = weighed.score(&best)?;
+    let mut price = weighed.score(&best)?;
     let (_, spread) = base.known.calibration.error(Quantity::Total, None);
-    let error = (ERROR_SHARE * spread * price.value.min(price.seconds)).max(GAIN_LEAST);
-    let same = best.share == staying.share
-        && best.schedule == staying.schedule
-        && best.rung != Rung::Throttle
-        && !present.lifts(&best, base.intent);
+    let error =
+        |cost: f64, seconds: f64| (ERROR_SHARE * spread * cost.min(seconds)).max(GAIN_LEAST);
+    let differs = |best: &Candidate| {
+        best.share != staying.share
+            || best.schedule != staying.schedule
+            || best.rung == Rung::Throttle
+            || present.lifts(best, base.intent)
+    };
     let founded = at_risk || present.is_news;
-    let clever = !same && founded && gains_enough(kept.value, price.value, error);
+    let mut least = error(price.value, price.seconds);
+    let mut clever = differs(&best) && founded && gains_enough(kept.value, price.value, least);
+    let (mut costs, mut terms) = ((kept.value, price.value), "");
+    if !clever
+        && founded
+        && !at_risk
+        && let Some((other, score)) = weighed.gentler(&kept).filter(|(other, _)| differs(other))
+    {
+        let enough = error(score.gentle, score.seconds);
+        if gains_enough(kept.gentle, score.gentle, enough) {
+            (best, price, least, clever) = (other, score, enough, true);
+            (costs, terms) = ((kept.gentle, score.gentle), ", by what medium urgency pays");
+        }
+    }
+    let same = !differs(&best);
     let task = present.task(present.share);
     let prospects = present.prospects(&task, &present.stay);
-    let margin = kept.value - price.value;
+    let margin = costs.0 - costs.1;
     let seen = if present.seen.is_empty() { "nothing differs" } else { &present.seen };
     let inputs = format!(
-        "{seen}; as planned {:.1} s more at a cost of {:.1}, the best other {:.1} s at {:.1}; a change has to gain {:.1}",
-        kept.seconds, kept.value, price.seconds, price.value, error
+        "{seen}; as planned {:.1} s more at a cost of {:.1}, the best other {:.1} s at {:.1}{terms}; a change has to gain {least:.1}",
+        kept.seconds, costs.0, price.seconds, costs.1
     );
     let rung = if at_risk { best.rung } else { Rung::Calm };
     let reason = match rung {
@@ -196,6 +214,8 @@ struct Candidate {
 #[derive(Debug, Clone, Copy)]
 struct Score {
     value: f64,
+    /// By medium's weights, as forecast.
+    gentle: f64,
     seconds: f64,
     /// A deadline is not kept surely.
     misses: bool,
@@ -242,7 +262,43 @@ impl<'a> Weighed<'a> {
         let value = doubt.score(&task, &candidate.schedule);
         let cost = Judge::new(&task).cost(&candidate.schedule);
         let misses = task.due().is_finite() && cost.parts.missed >= 0.5;
-        value.is_finite().then_some(Score { value, seconds: cost.parts.total_seconds, misses })
+        let gentle = cost.parts.weighted(&weights(Urgency::Medium).objective(task.capacity));
+        let seconds = cost.parts.total_seconds;
+        value.is_finite().then_some(Score { value, gentle, seconds, misses })
+    }
+
+    /// Where little but time counts: what costs no time that the model could tell, and applications least.
+    fn gentler(&mut self, kept: &Score) -> Option<(Candidate, Score)> {
+        if self.base.intent.urgency < Urgency::High {
+            return None;
+        }
+        let near = self.present.shares_near(self.base.intent);
+        let most = kept.value + EQUALLY_GOOD * kept.value.min(kept.seconds);
+        let found = near.iter().filter_map(|share| {
+            let candidate = self.gentlest(*share)?;
+            let score = self.score(&candidate)?;
+            (score.value <= most && !score.misses).then_some((candidate, score))
+        });
+        found.min_by(|a, b| a.1.gentle.total_cmp(&b.1.gentle))
+    }
+
+    /// The gentlest near what is done, with that share, of what costs hardly more than the best.
+    fn gentlest(&self, share: Option<f64>) -> Option<Candidate> {
+        let task = self.task(share, Rung::Calm);
+        let gentle = weights(Urgency::Medium);
+        let own = self.present.stay.clone();
+        let found = search_near(&task, &[own], &[gentle], self.plays)?;
+        let most = found.cost.value + EQUALLY_GOOD * found.cost.seconds();
+        let under = gentle.objective(task.capacity);
+        let value = |cost: &Cost| cost.parts.weighted(&under);
+        let equal = found.nearby.into_iter().filter(|(cost, _)| cost.value <= most);
+        let (_, mut schedule) = equal.min_by(|a, b| value(&a.0).total_cmp(&value(&b.0)))?;
+        if !self.in_window {
+            schedule.window = 1;
+        }
+        let task = Task { weights: gentle, ..task };
+        let (_, schedule) = self.plainest(&mut Judge::new(&task), schedule);
+        Some(Candidate { share, rung: Rung::Calm, schedule })
     }
 
     /// The best near what is done, with that share.
@@ -259,7 +315,7 @@ impl<'a> Weighed<'a> {
         if as_they_go {
             start.ways.fill(0);
         }
-        let found = search_near(&task, &[start], self.plays)?;
+        let found = search_near(&task, &[start], &[], self.plays)?;
         let mut schedule = found.schedule;
         if as_they_go {
             schedule.ways.clone_from(&self.present.stay.ways);

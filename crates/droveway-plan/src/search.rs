@@ -478,11 +478,16 @@ pub(crate) fn search_roughly(
 /// What is found near `starts` and the plain schedules, by at most `plays` plays: for a question that is nearly one that
 /// was answered, at a fraction of its price. `None` for no VM.
 #[must_use]
-pub fn search_near(task: &Task, starts: &[Schedule], plays: usize) -> Option<Found> {
+pub fn search_near(
+    task: &Task,
+    starts: &[Schedule],
+    rivals: &[Weights],
+    plays: usize,
+) -> Option<Found> {
     if task.movers.is_empty() {
         return None;
     }
-    let mut search = Search::new(task, &[], plays);
+    let mut search = Search::new(task, rivals, plays);
     for start in starts {
         search.offer(start);
     }
@@ -494,6 +499,7 @@ pub fn search_near(task: &Task, starts: &[Schedule], plays: usize) -> Option<Fou
     if let Some(Some((cost, schedule))) = search.best.first().cloned() {
         search.improve(schedule, cost.value, 0, plays);
     }
+    search.improve_equals();
     search.found(lower_bound(task), false, None)
 }
 
@@ -511,6 +517,8 @@ struct Search<'a> {
     plays: usize,
     /// What serial moves cost, of few VMs.
     alone: Option<serial::Alone<'a>>,
+    /// What costs more is out, whatever a rival pays for it.
+    most: f64,
 }
 
 /// Costs that differ by less are the same: rounding of the plays.
@@ -537,6 +545,7 @@ impl<'a> Search<'a> {
             nearby: Vec::new(),
             plays,
             alone: None,
+            most: f64::INFINITY,
         }
     }
 
@@ -603,10 +612,15 @@ impl<'a> Search<'a> {
         Some(Found { schedule, cost, bound, exact, serial, plays, nearby, rivals })
     }
 
-    /// Of what costs hardly more than the best, the best under each of the other weights.
+    /// What costs hardly more than the best.
+    fn hardly_more(&self) -> f64 {
+        let best = self.best.first().and_then(Option::as_ref);
+        best.map_or(f64::INFINITY, |(best, _)| best.value + EQUALLY_GOOD * best.seconds())
+    }
+
+    /// Of that, the best under each of the other weights.
     fn equals(&self) -> Vec<(Cost, Schedule)> {
-        let Some(Some((best, _))) = self.best.first() else { return Vec::new() };
-        let most = best.value + EQUALLY_GOOD * best.seconds();
+        let most = self.hardly_more();
         let least = |objective: &Objective| {
             let equal = self.played.iter().filter(|(_, cost)| cost.value <= most);
             let value = |cost: &Cost| cost.parts.weighted(objective);
@@ -616,7 +630,19 @@ impl<'a> Search<'a> {
         found.map(|(schedule, cost)| (*cost, schedule.clone())).collect()
     }
 
+    /// Improves those, each under its weights, without leaving them.
+    fn improve_equals(&mut self) {
+        self.most = self.hardly_more();
+        for (rival, (cost, schedule)) in (1..).zip(self.equals()) {
+            self.improve(schedule, self.value(&cost.parts, rival), rival, self.plays);
+        }
+        self.most = f64::INFINITY;
+    }
+
     fn value(&self, parts: &Objective, objective: usize) -> f64 {
+        if objective > 0 && self.most.is_finite() && self.value(parts, 0) > self.most {
+            return f64::INFINITY;
+        }
         parts.weighted(&self.objectives[objective])
     }
 

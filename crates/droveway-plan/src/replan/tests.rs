@@ -107,10 +107,8 @@ fn where_nothing_differs_nothing_is_changed() {
     assert!(ends.iter().all(|end| *end > Duration::from_secs(1) && *end <= answer.prospects.end));
 }
 
-/// Traffic turns round: those that wait would send against nobody and receive against the stream at the target.
-#[test]
-fn a_change_is_a_child_that_passes_the_check_and_says_what_it_gains() {
-    let case = Case::of(&SENDERS);
+/// Everybody's traffic has turned round: who waits would send against nobody and receive against the stream at the target.
+fn turned(case: &Case) -> Situation {
     let mut situation = case.situation();
     let full = Bandwidth::from_bytes_per_second(50 << 20);
     let turned = Rates { tx: Bandwidth::ZERO, rx: full.scaled(0.3) };
@@ -125,6 +123,13 @@ fn a_change_is_a_child_that_passes_the_check_and_says_what_it_gains() {
         level: Some(full),
         is_full: true,
     });
+    situation
+}
+
+#[test]
+fn a_change_is_a_child_that_passes_the_check_and_says_what_it_gains() {
+    let case = Case::of(&SENDERS);
+    let situation = turned(&case);
     let answer = replan(&case.base(), &situation).unwrap();
     let Verdict::Change(change) = &answer.verdict else { panic!("{answer:?}") };
     case.check(&change.plan);
@@ -138,6 +143,36 @@ fn a_change_is_a_child_that_passes_the_check_and_says_what_it_gains() {
     after.demands = change.prospects.demands.clone();
     let again = replan(&case.base(), &after).unwrap();
     assert_eq!(again.verdict, Verdict::Stay, "{again:?}");
+}
+
+/// On ports that are held for the moves any way takes as long. What applications lose by those that were planned is reason enough.
+#[test]
+fn haste_changes_what_costs_it_no_time() {
+    let planned = |urgency| {
+        let (mut case, policy) = (Case::of(&SENDERS), policy::find("adaptive").unwrap());
+        (case.intent.urgency, case.intent.max_parallel) = (urgency, Some(1));
+        (case.intent.shaping, case.intent.tuning) = (true, true);
+        let known = Known { world: &case.world, calibration: &case.calibration };
+        case.plan = policy.plan("p", &case.intent, &case.facts, Some(known)).unwrap().plan;
+        case
+    };
+    for urgency in [Urgency::High, Urgency::Critical] {
+        let case = planned(urgency);
+        assert!(!case.plan.reservations.is_empty(), "{:?}", case.plan);
+        let answer = replan(&case.base(), &turned(&case)).unwrap();
+        let Verdict::Change(change) = &answer.verdict else { panic!("{answer:?}") };
+        case.check(&change.plan);
+        assert!(answer.inputs.contains("by what medium urgency pays"), "{}", answer.inputs);
+        let [before, after] = [&case.plan, &change.plan].map(|plan| {
+            plan.moves.iter().filter(|step| step.technique == Technique::PostCopy).count()
+        });
+        assert!(after < before && answer.margin > GAIN_LEAST, "{answer:?}");
+        let mut again = turned(&case);
+        again.plan = change.plan.clone();
+        again.demands = change.prospects.demands.clone();
+        let again = replan(&case.base(), &again).unwrap();
+        assert_eq!(again.verdict, Verdict::Stay, "{again:?}");
+    }
 }
 
 #[test]
