@@ -152,7 +152,7 @@ pub struct Reasoning {
     pub cost: Cost,
     /// No schedule costs less than this, seconds.
     pub bound: f64,
-    /// What a better schedule could gain at most, as a share of the cost; 0 if all were considered.
+    /// What a better schedule could gain at most, as a share of the cost; 0 if all were considered. Of ties it is the cheapest's gap.
     pub gap: f64,
     /// What a better schedule could gain at most that moves one VM at a time, as a share of the cost: of up to eight VMs all of
     /// those are considered. `None`: not known beyond `gap`.
@@ -301,6 +301,11 @@ pub fn propose(
     let found = searched_on.map(|index| &pools[index].found);
     let bound = found.map_or_else(|| lower_bound(&simple), |found| found.bound);
     let serial = found.and_then(|found| found.serial.or(found.exact.then_some(found.bound)));
+    // What decides a tie is not what the bound is of.
+    let cheapest = found.map(|found| found.cost).filter(|least| {
+        chosen == "search" && least.value < cost.value
+    });
+    let cheapest = cheapest.unwrap_or(cost);
     let mut judge = Judge::new(task);
     let course = judge.course(&schedule);
     let context = Context { facts, bare: &bare, task, schedule: &schedule, cost, course: &course };
@@ -321,8 +326,8 @@ pub fn propose(
         urgency: intent.urgency,
         cost,
         bound,
-        gap: gap(cost, bound),
-        serial_gap: serial.map(|bound| gap(cost, bound)),
+        gap: gap(cheapest, bound),
+        serial_gap: serial.map(|bound| gap(cheapest, bound)),
         plays: all.iter().map(|pool| pool.found.plays).sum::<usize>() + judge.plays,
         preferred_to: (chosen != "search").then_some(searched),
         chosen,

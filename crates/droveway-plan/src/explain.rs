@@ -163,7 +163,8 @@ fn reason(question: &Question<'_>, vm: &VmId) -> String {
 fn searched(reasoning: &Reasoning, vm: &VmId) -> String {
     let urgency = reasoning.urgency;
     let mut text = if reasoning.chosen == "search" {
-        format!("The search chose it for urgency {urgency}")
+        let tied = if urgency >= Urgency::High { ", of what takes as long the gentlest" } else { "" };
+        format!("The search chose it for urgency {urgency}{tied}")
     } else {
         format!(
             "{} it is for urgency {urgency}, since the best that the search found gains less than the \
@@ -183,11 +184,14 @@ fn searched(reasoning: &Reasoning, vm: &VmId) -> String {
 
 fn runner_up(other: &RunnerUp, cost: f64) -> String {
     let margin = 100.0 * other.costs_more / cost.max(1e-9);
+    let by = if other.costs_more < 0.0 {
+        format!("which would cost {:.2} s less, too little to tell", -other.costs_more)
+    } else {
+        format!("by a margin of {:.2} s ({margin:.0} % of the cost)", other.costs_more)
+    };
     format!(
-        " Next comes {}, by a margin of {:.2} s ({margin:.0} % of the cost): {:+.2} s in all, {:+.2} s of \
-         silence, {:+.1} MB lost.",
+        " Next comes {}, {by}: {:+.2} s in all, {:+.2} s of silence, {:+.1} MB lost.",
         other.technique,
-        other.costs_more,
         other.seconds,
         other.outage_seconds,
         other.lost_bytes / 1e6
@@ -304,7 +308,8 @@ impl Lab<'_> {
         let due = task.due();
         let hurried = due.is_finite().then(|| task.hurried(safety(known)));
         for task in hurried.iter().chain([&task]) {
-            let found = search_near(task, &starts, &[], PLAYS)?;
+            // As it was planned: ties may have been decided by what medium urgency pays.
+            let found = search_near(task, &starts, &[adaptive::weights(Urgency::Medium)], PLAYS)?;
             if due.is_finite() && !keeps(&found) {
                 continue;
             }

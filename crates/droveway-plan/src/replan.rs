@@ -130,7 +130,7 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
     if !clever
         && founded
         && !at_risk
-        && let Some((other, score)) = weighed.gentler(&kept).filter(|(other, _)| differs(other))
+        && let Some((other, score)) = weighed.gentler(&kept, least).filter(|(other, _)| differs(other))
     {
         let enough = error(score.gentle, score.seconds);
         if gains_enough(kept.gentle, score.gentle, enough) {
@@ -268,12 +268,13 @@ impl<'a> Weighed<'a> {
     }
 
     /// Where little but time counts: what costs no time that the model could tell, and applications least.
-    fn gentler(&mut self, kept: &Score) -> Option<(Candidate, Score)> {
+    fn gentler(&mut self, kept: &Score, error: f64) -> Option<(Candidate, Score)> {
         if self.base.intent.urgency < Urgency::High {
             return None;
         }
         let near = self.present.shares_near(self.base.intent);
-        let most = kept.value + EQUALLY_GOOD * kept.value.min(kept.seconds);
+        // Going back has to gain `error`: with less than that given away nobody goes to and fro.
+        let most = kept.value + (EQUALLY_GOOD * kept.value.min(kept.seconds)).min(error);
         let found = near.iter().filter_map(|share| {
             let candidate = self.gentlest(*share)?;
             let score = self.score(&candidate)?;
@@ -296,8 +297,10 @@ impl<'a> Weighed<'a> {
         if !self.in_window {
             schedule.window = 1;
         }
-        let task = Task { weights: gentle, ..task };
-        let (_, schedule) = self.plainest(&mut Judge::new(&task), schedule);
+        let (own, task) = (task.objective(), Task { weights: gentle, ..task });
+        let (cost, plainest) = self.plainest(&mut Judge::new(&task), schedule.clone());
+        // What is plainer may take longer.
+        let schedule = if cost.parts.weighted(&own) <= most { plainest } else { schedule };
         Some(Candidate { share, rung: Rung::Calm, schedule })
     }
 
@@ -333,7 +336,7 @@ impl<'a> Weighed<'a> {
     fn plainest(&self, judge: &mut Judge<'_>, schedule: Schedule) -> (Cost, Schedule) {
         let stay = &self.present.stay;
         let mut best = (judge.cost(&schedule), schedule);
-        let most = best.0.value * (1.0 + TIE);
+        let most = best.0.value + TIE * best.0.seconds();
         let mut try_back = |best: &mut (Cost, Schedule), other: Schedule| {
             if other == best.1 {
                 return;

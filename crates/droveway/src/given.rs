@@ -99,9 +99,8 @@ impl Given {
         let (source, target) = (plan.source.clone(), plan.target.clone());
         let mut intent = Intent::drain(source, target, vms, &plan.policy);
         verb.clone_into(&mut intent.verb);
-        let aimed_at = plan.moves.iter().map(|step| step.downtime_limit).max();
-        let aimed_at = TimeSpan::from(aimed_at.unwrap_or(DOWNTIME_DEFAULT));
-        intent.max_downtime = plan.max_downtime.unwrap_or(aimed_at);
+        // What moves aim at may be below what was asked for.
+        intent.max_downtime = plan.max_downtime.unwrap_or(TimeSpan::from(DOWNTIME_DEFAULT));
         intent.urgency = plan.urgency;
         intent.deadline = plan.deadline;
         intent.max_exposed = plan.max_exposed;

@@ -159,7 +159,7 @@ struct Held {
 }
 
 impl Held {
-    /// What is promised while a VM stands still: all but what other VMs' floors are, and [`HURRIED_RATIO`] at most.
+    /// What is promised while a VM is switched or stands still: all but what other VMs' floors are, and [`HURRIED_RATIO`] at most.
     fn hurried(&self, rate: Bandwidth) -> Promise {
         let floors = self.promise.floors.iter().fold(Bandwidth::ZERO, |sum, one| sum + one.rate);
         let most = rate.scaled(HURRIED_RATIO).min(rate - floors);
@@ -273,7 +273,8 @@ impl Network {
         failed
     }
 
-    /// A VM stands still, so that what is left of its state goes before what applications are promised; or none does any more.
+    /// A VM is switched or stands still, so that what is left of its state goes before what applications are promised; or none is any
+    /// more.
     pub(crate) fn hurry(&mut self, on: bool) {
         for port in &mut self.ports {
             for held in port.ways.iter().filter(|held| held.carries) {

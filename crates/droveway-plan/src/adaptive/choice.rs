@@ -90,10 +90,15 @@ pub(crate) fn choose(
     }
     let simple = ties.best(&simple)?;
     // The error is one of predictions; both sides share most of it, so what a gain must exceed is a part.
-    let error = ERROR_SHARE * spread * found.score;
+    let share = |cost: f64, of: &Judged<'_>| {
+        // A deadline that is missed outweighs everything, but forecasts are off by a share of the time.
+        ERROR_SHARE * spread * cost.min(of.held.0.parts.total_seconds)
+    };
+    let error = share(found.score, &found);
     let clever = gains_enough(simple.score, found.score, error)
         || ties.by.is_some()
-            && gains_enough(simple.gentle, found.gentle, ERROR_SHARE * spread * found.gentle);
+            && found.score <= simple.score + ties.within * simple.held.0.seconds()
+            && gains_enough(simple.gentle, found.gentle, share(found.gentle, &found));
     let (searched, index) = (found.held.0, found.pool.unwrap_or(0));
     let same = found.held.1 == simple.held.1 && pools[index].task == *plain.task;
     let name = plain.schedules.iter().find(|(_, _, schedule)| *schedule == simple.held.1);

@@ -110,7 +110,7 @@ const QUIET: RateLimit = RateLimit::At(Bandwidth::from_bytes_per_second(160 << 1
 /// One that has not switched by then waits for something else (a place among those that may be exposed), and copies meanwhile.
 const QUIET_LIMIT: Duration = Duration::from_secs(1);
 
-/// What other streams may take of their rate while a VM stands still, on ports without classes: enough that they do not stall, and
+/// What other streams may take of their rate while a VM is switched or stands still, on ports without classes: enough that they do not stall, and
 /// little beside a whole port.
 const GIVES_WAY_RATIO: f64 = 0.1;
 
@@ -119,7 +119,7 @@ const GIVES_WAY_RATIO: f64 = 0.1;
 struct Ceilings {
     stream: RateLimit,
     fetching: Bandwidth,
-    /// While another VM stands still.
+    /// While another VM is switched or stands still.
     giving_way: Bandwidth,
     background: RateLimit,
     unsent_max: u32,
