@@ -275,6 +275,7 @@ pub fn propose(
     let Planned { pools, plain: simple, deadlines } =
         question.planned(terms(intent, &bare, asked, &tried, plays))?;
     let surely = deadlines.as_ref().is_none_or(|found| found.verdict == Verdict::Feasible);
+    let hurry = if deadlines.is_some() && surely { safety(known) } else { 1.0 };
     if !surely && intent.urgency != Urgency::Critical && bare.floor <= 0.0 {
         // What else the urgency asks for is worth less than the deadline: a schedule that misses it anyway would be late for that. A
         // floor is the operator's word as well, and stays.
@@ -289,7 +290,7 @@ pub fn propose(
     let schedules = plain(&simple, &mut Judge::new(&simple));
     let simply = Plain { task: &simple, share: asked, schedules: &schedules };
     let Choice { chosen, pool, mut schedule, cost, searched, error } =
-        choose(known, intent.urgency, &pools, &simply, effort.levers.never_worse)?;
+        choose(known, intent.urgency, hurry, &pools, &simply, effort.levers.never_worse)?;
     if schedule.window >= schedule.order.len() {
         // All at once there is no order but the one in which the VMs were named.
         schedule.order.sort_unstable();
@@ -302,9 +303,9 @@ pub fn propose(
     let bound = found.map_or_else(|| lower_bound(&simple), |found| found.bound);
     let serial = found.and_then(|found| found.serial.or(found.exact.then_some(found.bound)));
     // What decides a tie is not what the bound is of.
-    let cheapest = found.map(|found| found.cost).filter(|least| {
-        chosen == "search" && least.value < cost.value
-    });
+    let cheapest = found
+        .map(|found| found.cost)
+        .filter(|least| chosen == "search" && least.value < cost.value);
     let cheapest = cheapest.unwrap_or(cost);
     let mut judge = Judge::new(task);
     let course = judge.course(&schedule);

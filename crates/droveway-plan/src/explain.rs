@@ -163,7 +163,8 @@ fn reason(question: &Question<'_>, vm: &VmId) -> String {
 fn searched(reasoning: &Reasoning, vm: &VmId) -> String {
     let urgency = reasoning.urgency;
     let mut text = if reasoning.chosen == "search" {
-        let tied = if urgency >= Urgency::High { ", of what takes as long the gentlest" } else { "" };
+        let tied =
+            if urgency >= Urgency::High { ", of what takes as long the gentlest" } else { "" };
         format!("The search chose it for urgency {urgency}{tied}")
     } else {
         format!(
@@ -307,7 +308,8 @@ impl Lab<'_> {
         let starts = self.starts(&task);
         let due = task.due();
         let hurried = due.is_finite().then(|| task.hurried(safety(known)));
-        for task in hurried.iter().chain([&task]) {
+        let hurry = hurried.as_ref().map_or(1.0, |_| safety(known));
+        for (task, hurry) in hurried.iter().map(|task| (task, hurry)).chain([(&task, 1.0)]) {
             // As it was planned: ties may have been decided by what medium urgency pays.
             let found = search_near(task, &starts, &[adaptive::weights(Urgency::Medium)], PLAYS)?;
             if due.is_finite() && !keeps(&found) {
@@ -316,7 +318,8 @@ impl Lab<'_> {
             let schedules = adaptive::plain(task, &mut Judge::new(task));
             let plain = Plain { task, share: None, schedules: &schedules };
             let pool = Pool { share: None, task: task.clone(), found };
-            let schedule = choose(known, case.intent.urgency, &[pool], &plain, true)?.schedule;
+            let schedule =
+                choose(known, case.intent.urgency, hurry, &[pool], &plain, true)?.schedule;
             return Some(task.movers[self.fact].ways[schedule.ways[self.fact]].technique);
         }
         None

@@ -130,7 +130,8 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
     if !clever
         && founded
         && !at_risk
-        && let Some((other, score)) = weighed.gentler(&kept, least).filter(|(other, _)| differs(other))
+        && let Some((other, score)) =
+            weighed.gentler(&kept, least).filter(|(other, _)| differs(other))
     {
         let enough = error(score.gentle, score.seconds);
         if gains_enough(kept.gentle, score.gentle, enough) {

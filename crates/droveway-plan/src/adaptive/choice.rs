@@ -51,24 +51,32 @@ const GAIN_LEAST: f64 = 0.02;
 /// Scores that differ by less are a tie.
 pub(crate) const TIE: f64 = 0.005;
 
-/// The best of what was found, or (`never_worse`) the best plain schedule where that is not worse by more than the model's
+/// The best of what was found. `safety`: so many times less time than there is was searched with, so that deadlines are kept even if
+/// the forecast is off. Worlds that are off are judged by the deadlines that were asked for: with both at once a second would be worth
+/// eighteen, just where a deadline is still kept surely. Or (`never_worse`) the best plain schedule where that is not worse by more than the model's
 /// error.
 pub(crate) fn choose(
     known: Known<'_>,
     urgency: Urgency,
+    safety: f64,
     pools: &[Pool],
     plain: &Plain<'_>,
     never_worse: bool,
 ) -> Option<Choice> {
     let (_, spread) = known.calibration.error(Quantity::Total, None);
     let ties = Ties::of(urgency);
+    let asked = |task: &Task| if safety > 1.0 { task.hurried(1.0 / safety) } else { task.clone() };
+    let not_sure = |task: &Task, cost: &Cost| {
+        if safety > 1.0 { task.weights.missed * cost.parts.missed } else { 0.0 }
+    };
     let mut doubt = Doubt { uncertain: &known.world.uncertain, fluid: Fluid::default() };
     let mut found = Vec::new();
     for (index, pool) in pools.iter().enumerate() {
         let promises = pool.share.is_some() && pool.share != plain.share;
         let handicap = if promises { 1.0 + GAIN_LEAST } else { 1.0 };
+        let task = asked(&pool.task);
         for held in &pool.found.nearby {
-            let score = doubt.score(&pool.task, &held.1);
+            let score = doubt.score(&task, &held.1) + not_sure(&pool.task, &held.0);
             let gentle = ties.gentle(&pool.task, &held.0);
             found.push(Judged {
                 score,
@@ -83,8 +91,9 @@ pub(crate) fn choose(
     let held: Vec<(Cost, Schedule)> =
         plain.schedules.iter().map(|(_, cost, schedule)| (*cost, schedule.clone())).collect();
     let mut simple = Vec::new();
+    let task = asked(plain.task);
     for held in &held {
-        let score = doubt.score(plain.task, &held.1);
+        let score = doubt.score(&task, &held.1) + not_sure(plain.task, &held.0);
         let gentle = ties.gentle(plain.task, &held.0);
         simple.push(Judged { score, weighed: score, gentle, pool: None, held });
     }

@@ -97,6 +97,35 @@ fn a_deadline_at_risk_is_planned_for_time_alone() {
     assert!(calm.cost.parts.total_seconds > 1.3 * shortest, "without a deadline it takes its time");
 }
 
+/// Just where a deadline is still kept surely nothing is given for a tenth of a second of it: it is the plan without a deadline.
+#[test]
+fn a_deadline_that_is_surely_kept_costs_nothing() {
+    let vms = [
+        (1_300.0, 2.0, 1.0, 0.2, 0.0),
+        (1_300.0, 2.0, 1.0, 0.0, 0.2),
+        (1_300.0, 2.0, 1.0, 0.1, 0.1),
+    ];
+    let planned = |slack: Option<f64>, shortest: f64| {
+        let (made, _) = made("adaptive", &vms, |_, intent, _| {
+            (intent.shaping, intent.tuning, intent.urgency) = (true, true, Urgency::Critical);
+            let seconds = slack.map(|slack| Duration::from_secs_f64(shortest * slack));
+            intent.deadline = seconds.map(TimeSpan::from);
+        });
+        made.reasoning.unwrap()
+    };
+    let free = planned(None, 0.0).cost.parts;
+    let mut sure = 0;
+    for slack in [1.27, 1.28, 1.285, 1.29, 1.295, 1.3, 1.31, 1.35, 1.5, 3.0] {
+        let due = planned(Some(slack), free.total_seconds);
+        if due.deadlines.as_ref().unwrap().verdict == Verdict::Feasible {
+            sure += 1;
+            let parts = due.cost.parts;
+            assert!(parts.lost_bytes <= 1.05 * free.lost_bytes, "{slack}: {parts:?}, not {free:?}");
+        }
+    }
+    assert!(sure >= 5, "{sure}");
+}
+
 /// What the operator names is held whatever the policy, so plain policies are judged with it.
 #[test]
 fn a_named_reservation_is_everybody_s() {
