@@ -173,7 +173,7 @@ pub struct Found {
     pub serial: Option<f64>,
     /// Schedules that were played.
     pub plays: usize,
-    /// The best few, this one first; then, of what costs hardly more ([`EQUALLY_GOOD`]), the best under each of the other weights
+    /// The best few, this one first; then, of what costs hardly more (1 %), the best under each of the other weights
     /// that were asked for.
     pub nearby: Vec<(Cost, Schedule)>,
     /// The best under each of the other weights that were asked for, with what it costs under them.
