@@ -122,8 +122,8 @@ pub enum GangAction {
     Replan(Box<Situation>),
     /// Both ports hold this for the moves from now on.
     Reserve(Vec<Reservation>),
-    /// The stream of that VM, which switches or stands still, goes before the others from now on, and before what applications are promised of
-    /// ports that are held; `None`: all are equal again.
+    /// The stream of that VM, which switches or stands still, goes before the others from now on, and before what applications are
+    /// promised of ports that are held; `None`: all are equal again.
     GiveWay {
         /// Whose.
         to: Option<VmId>,

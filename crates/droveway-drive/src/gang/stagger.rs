@@ -4,11 +4,11 @@
 //! - A switch to post-copy that falls due while another VM is being switched, or stands still, waits until that one runs again, but
 //!   not longer than [`APART_LIMIT`]. Meanwhile its pre-copy goes on and may end by itself.
 //! - When a pre-copy stops its VM is QEMU's decision. So the stream of a VM that stands still, or was asked to switch, goes before the
-//!   others until it runs at the target ([`GangAction::GiveWay`]), for no longer than [`WAY_LIMIT`] before it stops and after. Where ports are held it goes
-//!   before what applications are promised, too: of two post-copies that began together on ports of which little was held, the first
-//!   waited 0.5 to 0.8 s for its state to arrive beside the applications of the second, who waited for the first (measured at
-//!   70 Mbit/s). And QEMU obeys only once it has sent what it is about to send: the second took 0.35 to 0.5 s to stop on what was
-//!   held.
+//!   others until it runs at the target ([`GangAction::GiveWay`]), for no longer than [`WAY_LIMIT`] before it stops and after. Where
+//!   ports are held it goes before what applications are promised, too: of two post-copies that began together on ports of which
+//!   little was held, the first waited 0.5 to 0.8 s for its state to arrive beside the applications of the second, who waited for
+//!   the first (measured at 70 Mbit/s). And QEMU obeys only once it has sent what it is about to send: the second took 0.35 to 0.5 s
+//!   to stop on what was held.
 
 use super::{GangAction, GangDriver};
 use crate::vm::VmDriver;
@@ -46,7 +46,8 @@ impl GangDriver {
             let recent = stopped.unwrap_or(since) + WAY_LIMIT > now;
             recent.then(|| (stopped.is_none(), stopped.unwrap_or(since), vm.clone()))
         };
-        // Who stopped first is through first, and before who was only asked to. Alone on a port that nothing is held of there is nobody to give way.
+        // Who stopped first is through first, and before who was only asked to. Alone on a port that nothing is held of there is
+        // nobody to give way.
         let first = self.drivers.iter().filter_map(switching).min();
         let others = self.drivers.values().filter(|driver| driver.uses_port()).count() > 1;
         let held = !self.plan.reservations.is_empty();

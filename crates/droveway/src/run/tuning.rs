@@ -110,8 +110,8 @@ const QUIET: RateLimit = RateLimit::At(Bandwidth::from_bytes_per_second(160 << 1
 /// One that has not switched by then waits for something else (a place among those that may be exposed), and copies meanwhile.
 const QUIET_LIMIT: Duration = Duration::from_secs(1);
 
-/// What other streams may take of their rate while a VM is switched or stands still, on ports without classes: enough that they do not stall, and
-/// little beside a whole port.
+/// What other streams may take of their rate while a VM is switched or stands still, on ports without classes: enough that they do
+/// not stall, and little beside a whole port.
 const GIVES_WAY_RATIO: f64 = 0.1;
 
 /// How much of a VM's stream may be where: its ceilings before and after a switch to post-copy, and what may wait unsent.
