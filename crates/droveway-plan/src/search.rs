@@ -156,6 +156,11 @@ impl Cost {
     pub(crate) fn seconds(&self) -> f64 {
         self.value.abs().min(self.parts.total_seconds)
     }
+
+    /// What costs no more than this is equally good: see [`EQUALLY_GOOD`].
+    pub(crate) fn hardly_more(&self) -> f64 {
+        self.value + EQUALLY_GOOD * self.seconds()
+    }
 }
 
 /// What was found.
@@ -518,8 +523,6 @@ struct Search<'a> {
     plays: usize,
     /// What serial moves cost, of few VMs.
     alone: Option<serial::Alone<'a>>,
-    /// What costs more is out, whatever a rival pays for it.
-    most: f64,
 }
 
 /// Costs that differ by less are the same: rounding of the plays.
@@ -527,7 +530,8 @@ const SAME: f64 = 1e-9;
 /// How many of the best schedules are kept: they are judged again with what is not known for sure.
 const NEARBY: usize = 6;
 /// Schedules whose costs differ by less, as a share, are equally good where another view may decide: total times of `adaptive` in the
-/// laboratory's gangs were 1 % off their forecasts in the median (`docs/evaluation.md`), those of all runs 3 to 4 % (`docs/forecasts.md`).
+/// laboratory's gangs were 0.9 % off their forecasts in the median (17 runs of `docs/data/bench-gang.csv`), others 3 to 4 %
+/// (`docs/forecasts.md`).
 pub(crate) const EQUALLY_GOOD: f64 = 0.01;
 /// A search near another keeps such a part of its plays for what is equally good.
 const EQUALS_PART: usize = 4;
@@ -548,7 +552,6 @@ impl<'a> Search<'a> {
             nearby: Vec::new(),
             plays,
             alone: None,
-            most: f64::INFINITY,
         }
     }
 
@@ -618,7 +621,7 @@ impl<'a> Search<'a> {
     /// What costs hardly more than the best.
     fn hardly_more(&self) -> f64 {
         let best = self.best.first().and_then(Option::as_ref);
-        best.map_or(f64::INFINITY, |(best, _)| best.value + EQUALLY_GOOD * best.seconds())
+        best.map_or(f64::INFINITY, |(best, _)| best.hardly_more())
     }
 
     /// Of that, the best under each of the other weights.
@@ -635,17 +638,14 @@ impl<'a> Search<'a> {
 
     /// Improves those, each under its weights, without leaving them.
     fn improve_equals(&mut self) {
-        self.most = self.hardly_more();
+        let most = self.hardly_more();
         for (rival, (cost, schedule)) in (1..).zip(self.equals()) {
-            self.improve(schedule, self.value(&cost.parts, rival), rival, self.plays);
+            let cost = self.value(&cost.parts, rival);
+            self.improve_within(most, schedule, cost, rival, self.plays);
         }
-        self.most = f64::INFINITY;
     }
 
     fn value(&self, parts: &Objective, objective: usize) -> f64 {
-        if objective > 0 && self.most.is_finite() && self.value(parts, 0) > self.most {
-            return f64::INFINITY;
-        }
         parts.weighted(&self.objectives[objective])
     }
 
@@ -696,7 +696,19 @@ impl<'a> Search<'a> {
     /// Single changes, the first that helps, until none does or so many plays were made. After one that helped it goes on with
     /// the next, not with the first again: what was just tried in vain rarely helps now, and of a large gang the plays would be
     /// used up before its last VMs were ever looked at.
-    fn improve(&mut self, mut schedule: Schedule, mut cost: f64, objective: usize, plays: usize) {
+    fn improve(&mut self, schedule: Schedule, cost: f64, objective: usize, plays: usize) {
+        self.improve_within(f64::INFINITY, schedule, cost, objective, plays);
+    }
+
+    /// The same among schedules that cost no more than `most` for the task.
+    fn improve_within(
+        &mut self,
+        most: f64,
+        mut schedule: Schedule,
+        mut cost: f64,
+        objective: usize,
+        plays: usize,
+    ) {
         let mut place = 0;
         'again: loop {
             let from = schedule.clone();
@@ -708,7 +720,7 @@ impl<'a> Search<'a> {
                 }
                 let parts = self.offer(&neighbour);
                 let other = self.value(&parts, objective);
-                if other < cost - SAME * cost.abs().max(1.0) {
+                if self.value(&parts, 0) <= most && other < cost - SAME * cost.abs().max(1.0) {
                     (schedule, cost, place) = (neighbour, other, at + 1);
                     continue 'again;
                 }

@@ -443,7 +443,7 @@ fn what_costs_hardly_more_is_kept_for_other_views() {
         task.weights = crate::adaptive::weights(droveway_fleet::Urgency::Critical);
         let found = search_for(&task, &[gentle], 600, 1).unwrap();
         let under = |cost: &Cost| cost.parts.weighted(&gentle.objective(task.capacity));
-        let most = found.cost.value + EQUALLY_GOOD * found.cost.seconds();
+        let most = found.cost.hardly_more();
         let least = found.nearby.iter().filter(|(cost, _)| cost.value <= most);
         let least = least.map(|(cost, _)| under(cost)).fold(f64::INFINITY, f64::min);
         let (rival, _) = &found.rivals[0];
