@@ -8,7 +8,7 @@
 use crate::{
     adaptive::{
         self, Known, Reasoning, RunnerUp,
-        choice::{Plain, Pool, choose},
+        choice::{Plain, Pool, choose, decides_ties},
         deadlines::keeps,
         safety,
     },
@@ -163,8 +163,7 @@ fn reason(question: &Question<'_>, vm: &VmId) -> String {
 fn searched(reasoning: &Reasoning, vm: &VmId) -> String {
     let urgency = reasoning.urgency;
     let mut text = if reasoning.chosen == "search" {
-        let tied =
-            if urgency >= Urgency::High { ", of what takes as long the gentlest" } else { "" };
+        let tied = decides_ties(urgency).map_or("", |_| ", of what takes as long the gentlest");
         format!("The search chose it for urgency {urgency}{tied}")
     } else {
         format!(
@@ -309,9 +308,10 @@ impl Lab<'_> {
         let due = task.due();
         let hurried = due.is_finite().then(|| task.hurried(safety(known)));
         let hurry = hurried.as_ref().map_or(1.0, |_| safety(known));
+        let ties = decides_ties(case.intent.urgency);
         for (task, hurry) in hurried.iter().map(|task| (task, hurry)).chain([(&task, 1.0)]) {
-            // As it was planned: ties may have been decided by what medium urgency pays.
-            let found = search_near(task, &starts, &[adaptive::weights(Urgency::Medium)], PLAYS)?;
+            // Ties are decided as they were in the plan.
+            let found = search_near(task, &starts, ties.as_slice(), PLAYS)?;
             if due.is_finite() && !keeps(&found) {
                 continue;
             }

@@ -35,14 +35,14 @@ pub use wishes::Wishes;
 use crate::{
     adaptive::{
         Effort, Known,
-        choice::{Doubt, ERROR_SHARE, TIE},
-        moved, safety, weights,
+        choice::{Doubt, ERROR_SHARE, TIE, decides_ties},
+        moved, safety,
     },
     check::check,
     plan::{Move, Plan, StartRule},
     policy::GangFacts,
     reserve::{LOW_MOST, SHARES, promised, reservations},
-    search::{Cost, EQUALLY_GOOD, Judge, Mover, Schedule, Task, moves, search_near},
+    search::{Cost, EQUALLY_GOOD, Judge, Mover, Schedule, Task, Weights, moves, search_near},
 };
 use droveway_fleet::{Intent, RateLimit, Technique, Urgency};
 use droveway_model::{
@@ -113,7 +113,7 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
         let uncertain = || Candidate { rung: Rung::Uncertain, ..staying.clone() };
         best = if kept.misses { weighed.climb()? } else { uncertain() };
     }
-    let mut price = weighed.score(&best)?;
+    let price = weighed.score(&best)?;
     let (_, spread) = base.known.calibration.error(Quantity::Total, None);
     let error =
         |cost: f64, seconds: f64| (ERROR_SHARE * spread * cost.min(seconds)).max(GAIN_LEAST);
@@ -124,29 +124,38 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
             || present.lifts(best, base.intent)
     };
     let founded = at_risk || present.is_news;
-    let mut least = error(price.value, price.seconds);
-    let mut clever = differs(&best) && founded && gains_enough(kept.value, price.value, least);
-    let (mut costs, mut terms) = ((kept.value, price.value), "");
+    let mut offer = Offer {
+        seconds: price.seconds,
+        kept: kept.value,
+        costs: price.value,
+        least: error(price.value, price.seconds),
+        terms: "",
+    };
+    let mut clever = differs(&best) && founded && offer.gains_enough();
     if !clever
         && founded
         && !at_risk
-        && let Some((other, score)) =
-            weighed.gentler(&kept, least).filter(|(other, _)| differs(other))
+        && let Some((other, score)) = weighed.gentler(&kept, offer.least)
     {
-        let enough = error(score.gentle, score.seconds);
-        if gains_enough(kept.gentle, score.gentle, enough) {
-            (best, price, least, clever) = (other, score, enough, true);
-            (costs, terms) = ((kept.gentle, score.gentle), ", by what medium urgency pays");
+        let gentler = Offer {
+            seconds: score.seconds,
+            kept: kept.gentle,
+            costs: score.gentle,
+            least: error(score.gentle, score.seconds),
+            terms: ", by what medium urgency pays",
+        };
+        if differs(&other) && gentler.gains_enough() {
+            (best, offer, clever) = (other, gentler, true);
         }
     }
     let same = !differs(&best);
     let task = present.task(present.share);
     let prospects = present.prospects(&task, &present.stay);
-    let margin = costs.0 - costs.1;
+    let margin = offer.kept - offer.costs;
     let seen = if present.seen.is_empty() { "nothing differs" } else { &present.seen };
     let inputs = format!(
-        "{seen}; as planned {:.1} s more at a cost of {:.1}, the best other {:.1} s at {:.1}{terms}; a change has to gain {least:.1}",
-        kept.seconds, costs.0, price.seconds, costs.1
+        "{seen}; as planned {:.1} s more at a cost of {:.1}, the best other {:.1} s at {:.1}{}; a change has to gain {:.1}",
+        kept.seconds, offer.kept, offer.seconds, offer.costs, offer.terms, offer.least
     );
     let rung = if at_risk { best.rung } else { Rung::Calm };
     let reason = match rung {
@@ -215,11 +224,30 @@ struct Candidate {
 #[derive(Debug, Clone, Copy)]
 struct Score {
     value: f64,
-    /// By medium's weights, as forecast.
+    /// By the weights that decide ties, as forecast; the urgency's own where there are none.
     gentle: f64,
     seconds: f64,
     /// A deadline is not kept surely.
     misses: bool,
+}
+
+/// What a change would gain, by whose weights.
+struct Offer {
+    /// What it takes from here on.
+    seconds: f64,
+    /// What going on as planned costs.
+    kept: f64,
+    costs: f64,
+    /// What it has to gain.
+    least: f64,
+    /// In words, if they are not the urgency's own.
+    terms: &'static str,
+}
+
+impl Offer {
+    fn gains_enough(&self) -> bool {
+        gains_enough(self.kept, self.costs, self.least)
+    }
 }
 
 /// Weighs what could be done.
@@ -263,21 +291,20 @@ impl<'a> Weighed<'a> {
         let value = doubt.score(&task, &candidate.schedule);
         let cost = Judge::new(&task).cost(&candidate.schedule);
         let misses = task.due().is_finite() && cost.parts.missed >= 0.5;
-        let gentle = cost.parts.weighted(&weights(Urgency::Medium).objective(task.capacity));
+        let gentle = decides_ties(self.base.intent.urgency)
+            .map_or(cost.value, |weights| cost.parts.weighted(&weights.objective(task.capacity)));
         let seconds = cost.parts.total_seconds;
         value.is_finite().then_some(Score { value, gentle, seconds, misses })
     }
 
     /// Where little but time counts: what costs no time that the model could tell, and applications least.
     fn gentler(&mut self, kept: &Score, error: f64) -> Option<(Candidate, Score)> {
-        if self.base.intent.urgency < Urgency::High {
-            return None;
-        }
+        let gentle = decides_ties(self.base.intent.urgency)?;
         let near = self.present.shares_near(self.base.intent);
         // Going back has to gain `error`: with less than that given away nobody goes to and fro.
         let most = kept.value + (EQUALLY_GOOD * kept.value.min(kept.seconds)).min(error);
         let found = near.iter().filter_map(|share| {
-            let candidate = self.gentlest(*share)?;
+            let candidate = self.gentlest(*share, gentle)?;
             let score = self.score(&candidate)?;
             (score.value <= most && !score.misses).then_some((candidate, score))
         });
@@ -285,12 +312,11 @@ impl<'a> Weighed<'a> {
     }
 
     /// The gentlest near what is done, with that share, of what costs hardly more than the best.
-    fn gentlest(&self, share: Option<f64>) -> Option<Candidate> {
+    fn gentlest(&self, share: Option<f64>, gentle: Weights) -> Option<Candidate> {
         let task = self.task(share, Rung::Calm);
-        let gentle = weights(Urgency::Medium);
         let own = self.present.stay.clone();
         let found = search_near(&task, &[own], &[gentle], self.plays)?;
-        let most = found.cost.value + EQUALLY_GOOD * found.cost.seconds();
+        let most = found.cost.hardly_more();
         let under = gentle.objective(task.capacity);
         let value = |cost: &Cost| cost.parts.weighted(&under);
         let equal = found.nearby.into_iter().filter(|(cost, _)| cost.value <= most);

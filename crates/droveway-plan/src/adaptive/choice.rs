@@ -51,10 +51,11 @@ const GAIN_LEAST: f64 = 0.02;
 /// Scores that differ by less are a tie.
 pub(crate) const TIE: f64 = 0.005;
 
-/// The best of what was found. `safety`: so many times less time than there is was searched with, so that deadlines are kept even if
-/// the forecast is off. Worlds that are off are judged by the deadlines that were asked for: with both at once a second would be worth
-/// eighteen, just where a deadline is still kept surely. Or (`never_worse`) the best plain schedule where that is not worse by more than the model's
-/// error.
+/// The best of what was found, or (`never_worse`) the best plain schedule where that is not worse by more than the model's error.
+///
+/// `safety`: so many times less time than there is was searched with, so that deadlines are kept even if the forecast is off. Worlds that
+/// are off are judged by the deadlines that were asked for: with both at once a second would be worth eighteen, just where a deadline is
+/// still kept surely.
 pub(crate) fn choose(
     known: Known<'_>,
     urgency: Urgency,
@@ -66,25 +67,21 @@ pub(crate) fn choose(
     let (_, spread) = known.calibration.error(Quantity::Total, None);
     let ties = Ties::of(urgency);
     let asked = |task: &Task| if safety > 1.0 { task.hurried(1.0 / safety) } else { task.clone() };
-    let not_sure = |task: &Task, cost: &Cost| {
-        if safety > 1.0 { task.weights.missed * cost.parts.missed } else { 0.0 }
-    };
     let mut doubt = Doubt { uncertain: &known.world.uncertain, fluid: Fluid::default() };
+    // `asked`: the task with the deadlines that were asked for. What is not surely in time with less stays as much worse.
+    let mut judge = |task: &Task, asked: &Task, (cost, schedule): &(Cost, Schedule)| {
+        let late = if safety > 1.0 { task.weights.missed * cost.parts.missed } else { 0.0 };
+        (doubt.score(asked, schedule) + late, ties.decider(task, cost))
+    };
     let mut found = Vec::new();
     for (index, pool) in pools.iter().enumerate() {
         let promises = pool.share.is_some() && pool.share != plain.share;
         let handicap = if promises { 1.0 + GAIN_LEAST } else { 1.0 };
         let task = asked(&pool.task);
         for held in &pool.found.nearby {
-            let score = doubt.score(&task, &held.1) + not_sure(&pool.task, &held.0);
-            let gentle = ties.gentle(&pool.task, &held.0);
-            found.push(Judged {
-                score,
-                weighed: handicap * score,
-                gentle,
-                pool: Some(index),
-                held,
-            });
+            let (score, decider) = judge(&pool.task, &task, held);
+            let weighed = handicap * score;
+            found.push(Judged { score, weighed, decider, pool: Some(index), held });
         }
     }
     let found = ties.best(&found)?;
@@ -93,9 +90,8 @@ pub(crate) fn choose(
     let mut simple = Vec::new();
     let task = asked(plain.task);
     for held in &held {
-        let score = doubt.score(&task, &held.1) + not_sure(plain.task, &held.0);
-        let gentle = ties.gentle(plain.task, &held.0);
-        simple.push(Judged { score, weighed: score, gentle, pool: None, held });
+        let (score, decider) = judge(plain.task, &task, held);
+        simple.push(Judged { score, weighed: score, decider, pool: None, held });
     }
     let simple = ties.best(&simple)?;
     // The error is one of predictions; both sides share most of it, so what a gain must exceed is a part.
@@ -107,7 +103,7 @@ pub(crate) fn choose(
     let clever = gains_enough(simple.score, found.score, error)
         || ties.by.is_some()
             && found.score <= simple.score + ties.within * simple.held.0.seconds()
-            && gains_enough(simple.gentle, found.gentle, share(found.gentle, &found));
+            && gains_enough(simple.decider, found.decider, share(found.decider, &found));
     let (searched, index) = (found.held.0, found.pool.unwrap_or(0));
     let same = found.held.1 == simple.held.1 && pools[index].task == *plain.task;
     let name = plain.schedules.iter().find(|(_, _, schedule)| *schedule == simple.held.1);
@@ -125,10 +121,18 @@ struct Judged<'a> {
     score: f64,
     /// The score with what a change of the ports has to gain.
     weighed: f64,
-    /// What decides a tie, seconds.
-    gentle: f64,
+    /// What decides a tie: the less, the better.
+    decider: f64,
     pool: Option<usize>,
     held: &'a (Cost, Schedule),
+}
+
+/// Where little but time counts: by whose weights a tie is decided.
+pub(crate) fn decides_ties(urgency: Urgency) -> Option<Weights> {
+    match urgency {
+        Urgency::Critical | Urgency::High => Some(weights(Urgency::Medium)),
+        Urgency::Medium | Urgency::Low => None,
+    }
 }
 
 /// What a tie is, and what decides it.
@@ -140,27 +144,23 @@ struct Ties {
 
 impl Ties {
     fn of(urgency: Urgency) -> Self {
-        match urgency {
-            Urgency::Critical | Urgency::High => {
-                Ties { within: EQUALLY_GOOD, by: Some(weights(Urgency::Medium)) }
-            }
-            Urgency::Medium | Urgency::Low => Ties { within: TIE, by: None },
-        }
+        let by = decides_ties(urgency);
+        Ties { within: if by.is_some() { EQUALLY_GOOD } else { TIE }, by }
     }
 
-    fn gentle(&self, task: &Task, cost: &Cost) -> f64 {
+    fn decider(&self, task: &Task, cost: &Cost) -> f64 {
         match self.by {
             Some(weights) => cost.parts.weighted(&weights.objective(task.capacity)),
             None => cost.parts.exposure_seconds,
         }
     }
 
-    /// The best of these; of ties the gentlest, then the one named first.
+    /// The best of these; of ties the one with the least decider, then the one named first.
     fn best<'a>(&self, judged: &[Judged<'a>]) -> Option<Judged<'a>> {
         let least = judged.iter().min_by(|a, b| a.weighed.total_cmp(&b.weighed))?;
         let most = least.weighed + self.within * least.held.0.seconds();
         let tie = judged.iter().filter(|of| of.weighed <= most);
-        tie.min_by(|a, b| a.gentle.total_cmp(&b.gentle)).copied()
+        tie.min_by(|a, b| a.decider.total_cmp(&b.decider)).copied()
     }
 }
 
@@ -211,8 +211,8 @@ mod tests {
         let judged: Vec<Judged<'_>> = held
             .iter()
             .map(|held| {
-                let (score, gentle) = (held.0.value, ties.gentle(&task, &held.0));
-                Judged { score, weighed: score, gentle, pool: None, held }
+                let (score, decider) = (held.0.value, ties.decider(&task, &held.0));
+                Judged { score, weighed: score, decider, pool: None, held }
             })
             .collect();
         let best = ties.best(&judged).unwrap();
