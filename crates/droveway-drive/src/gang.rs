@@ -10,25 +10,23 @@
 mod adapt;
 mod exposure;
 mod operate;
-mod path;
 mod recovery;
 mod stagger;
 mod yielding;
 
+pub use adapt::GangAction;
 pub(crate) use adapt::is_unpaced;
-pub use adapt::{ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction};
 pub(crate) use exposure::PROGRESS;
 pub use operate::OPERATOR;
-pub use path::PathSample;
 pub use yielding::PortsSeen;
 
 use crate::{
     action::{Action, ActionError, ActionId, Reply, Settings},
+    adapt::{Adaptation, Adapter},
     input::{QemuEvent, Side},
     record::{Decision, Outcome, Phase, Record},
     vm::{Request, RequestDenied, VmDriver},
 };
-use adapt::Adapter;
 use droveway_fleet::{RateLimit, Technique, Timestamp, VmId};
 use droveway_plan::{Plan, StartRule, Violation, check::contradictions, replan::Wishes};
 use std::{

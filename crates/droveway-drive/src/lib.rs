@@ -11,28 +11,31 @@
 //! - What post-copy's path is watched by (`handle_connection`, `handle_beat`) may be given or not: what is there is used.
 //! - A gang also gives `poll_gang_action` and `poll_decision`; one that adapts takes `handle_traffic`, `handle_path` and
 //!   `handle_answer`, one that yields `handle_ports`.
+//! - [`Shadow`] watches a gang that another tool moves: looks and rates go in, questions to a planner, records and decisions come
+//!   out, and no actions.
 //! - Each action has an id; the shell answers each exactly once, in any order, or never: every wait has a bound.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 mod action;
+mod adapt;
 mod gang;
 mod input;
 pub mod journal;
 mod operator;
 mod record;
+mod shadow;
 mod vm;
 
 pub use action::{
     Action, ActionError, ActionId, FailureClass, Limits, Reply, Settings, SwitchoverRate,
 };
-pub use gang::{
-    ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, GangAction, GangDriver, OPERATOR,
-    PathSample, PortsSeen,
-};
+pub use adapt::{ANSWER_LIMIT, ASK_EVERY, Adaptation, CHANGES_PER_MINUTE, PathSample};
+pub use gang::{GangAction, GangDriver, OPERATOR, PortsSeen};
 pub use input::{MigrationSample, MigrationStatus, QemuEvent, RunState, Side};
 pub use operator::{Accepted, OperatorRequest, Refusal};
 pub use record::{Decision, Outcome, Phase, Progress, Record, RecordKind};
+pub use shadow::{Look, Shadow};
 pub use vm::{
     Beat, ConnectionSample, Inherited, PATIENCE, Request, RequestDenied, Seen, TRANSITIONS, Told,
     VmDriver,

@@ -10,7 +10,7 @@
 //!    does, or switches (now, or after this pass); one that is post-copied is held back or let go; those that wait can still go
 //!    any way that their QEMUs were prepared for; the window and what the ports hold can change.
 //! 3. **Never worse.** Where nothing differs from what the plan was made for, nothing is changed: a search that is begun anew
-//!    would find something else, but no reason. A change has to gain more than the share of the model's error that two forecasts do not have in common,
+//!    would find something else, but no reason (another tool's plan was not made by this search). A change has to gain more than the share of the model's error that two forecasts do not have in common,
 //!    and more than [`GAIN_LEAST`]; both sides are judged in seven worlds that are a little off, as in [`crate::adaptive`]. Where little
 //!    but time counts (critical, high) a change that costs no time that the model could tell may gain as much by medium's weights.
 //! 4. **Deadlines by steps.** If the plan does not keep one surely, the gentlest [`Rung`] that does is taken; if none does surely,
@@ -123,7 +123,7 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
             || best.rung == Rung::Throttle
             || present.lifts(best, base.intent)
     };
-    let founded = at_risk || present.is_news;
+    let founded = at_risk || present.is_news || situation.is_foreign;
     let mut offer = Offer {
         seconds: price.seconds,
         kept: kept.value,
@@ -153,8 +153,9 @@ pub fn replan(base: &Base<'_>, situation: &Situation) -> Option<Answer> {
     let prospects = present.prospects(&task, &present.stay);
     let margin = offer.kept - offer.costs;
     let seen = if present.seen.is_empty() { "nothing differs" } else { &present.seen };
+    let as_it_is = if situation.is_foreign { "as it goes" } else { "as planned" };
     let inputs = format!(
-        "{seen}; as planned {:.1} s more at a cost of {:.1}, the best other {:.1} s at {:.1}{}; a change has to gain {:.1}",
+        "{seen}; {as_it_is} {:.1} s more at a cost of {:.1}, the best other {:.1} s at {:.1}{}; a change has to gain {:.1}",
         kept.seconds, offer.kept, offer.seconds, offer.costs, offer.terms, offer.least
     );
     let rung = if at_risk { best.rung } else { Rung::Calm };

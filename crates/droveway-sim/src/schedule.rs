@@ -168,7 +168,7 @@ impl FaultSchedule {
             plan.tuning = self.tuning;
         }
         let base = Base { intent: &intent, facts: &facts, known: knows, effort: Effort::default() };
-        let adapting = Adapting { base, latency: 0.2, observe_only: false };
+        let adapting = Adapting { base, latency: 0.2 };
         let simulation = Simulation {
             scenario: &self.scenario,
             plan,

@@ -425,7 +425,7 @@ pub(crate) struct IntentArgs {
     /// and not for plans from files
     #[arg(long, value_enum, default_value_t = Replans::Auto)]
     pub(crate) replan: Replans,
-    /// Notice, plan again and record what would be decided, but change nothing
+    /// Watch while another tool moves the VMs: plan, notice and record what would be decided, and change nothing
     #[arg(long)]
     pub(crate) observe_only: bool,
     #[command(flatten)]

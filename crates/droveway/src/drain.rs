@@ -1,6 +1,7 @@
 //! `drain` and `migrate`: from what was asked to a plan, its check, the run and its report.
 
 mod asked;
+mod observe;
 mod ready;
 
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
 pub(crate) use asked::vm_facts;
 pub(crate) use asked::{decisions, ordered};
 use asked::{infeasible, intent, long_exposures, of_their_groups, warnings};
-use droveway_fleet::{Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, VmId};
+use droveway_fleet::{Fleet, FleetVm, Host, HostId, Intent, Ratio, Snapshot, Timestamp, VmId};
 use droveway_plan::{
     Chosen, GangFacts, Made, Plan, SNAPSHOT_MAX_AGE, VmFacts,
     check::{Now, check, check_at},
@@ -191,19 +192,27 @@ fn execute(
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)?;
-    let mut lock = RunLock::acquire(fleet)?;
-    let mut shelf = if args.dry_run { None } else { Some(Shelf::open(fleet)?) };
-    // What a killed controller left comes to its end first.
-    if let Some(it) = shelf.take() {
-        let (held, it) = runtime.block_on(adopt::before_a_run(fleet, lock, it))?;
-        (lock, shelf) = (held, Some(it));
-    }
-    if network::put_back_left(fleet)? {
-        eprintln!("note: the ports that an earlier run left changed are as they were");
-    }
-    let run_id = format!("run-{}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
-    let run_id = shelf.as_ref().map_or(Ok(run_id.clone()), |shelf| shelf.free_id(run_id))?;
-    lock.publish(&fleet::ActiveRun::preparing(&run_id));
+    let mut run_id = format!("run-{}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
+    // Who only observes changes nothing, not even what an earlier run left, and is in nobody's way.
+    let hold = if args.observe_only && !args.dry_run {
+        None
+    } else {
+        let mut lock = RunLock::acquire(fleet)?;
+        let mut shelf = if args.dry_run { None } else { Some(Shelf::open(fleet)?) };
+        // What a killed controller left comes to its end first.
+        if let Some(it) = shelf.take() {
+            let (held, it) = runtime.block_on(adopt::before_a_run(fleet, lock, it))?;
+            (lock, shelf) = (held, Some(it));
+        }
+        if network::put_back_left(fleet)? {
+            eprintln!("note: the ports that an earlier run left changed are as they were");
+        }
+        if let Some(shelf) = &shelf {
+            run_id = shelf.free_id(run_id)?;
+        }
+        lock.publish(&fleet::ActiveRun::preparing(&run_id));
+        Some((lock, shelf))
+    };
     runtime.block_on(async {
         let (source, wanted) = match wish {
             Wish::Plan(given) => {
@@ -213,7 +222,7 @@ fn execute(
                 let how = How::Given { given, now };
                 let job =
                     Job { fleet, intent, candidates, facts, left, how, request, snapshot, run_id };
-                return job.run(lock, shelf).await;
+                return job.run(hold).await;
             }
             Wish::Empty(source) => (Some(source), None),
             Wish::Named(vms) => (None, Some(vms)),
@@ -234,7 +243,7 @@ fn execute(
         let left = left_behind(fleet, &source, &intent.vms).await;
         let how = How::Policy(policy);
         let job = Job { fleet, intent, candidates, facts, left, how, request, snapshot, run_id };
-        job.run(lock, shelf).await
+        job.run(hold).await
     })
 }
 
@@ -407,7 +416,8 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    async fn run(mut self, lock: RunLock, shelf: Option<Shelf>) -> Result<Exit, Failure> {
+    /// `hold`: the right to move, and where runs are written down; `None`: nothing is to be changed.
+    async fn run(mut self, hold: Option<(RunLock, Option<Shelf>)>) -> Result<Exit, Failure> {
         let run_id = self.run_id.clone();
         let (source, target) = (self.host(&self.intent.source)?, self.host(&self.intent.target)?);
         let (ours, held) = match &self.how {
@@ -489,6 +499,19 @@ impl<'a> Job<'a> {
             eprintln!("forecast: {:.1} s in all ({:.1} to {:.1} s)", time.p50, time.p10, time.p90);
         }
         let asked_at = clock::now();
+        let mut decided = decisions(&notes, reasoning.as_ref());
+        decided.extend(wait.as_ref().map(Wait::decision));
+        if let How::Given { given, .. } = &self.how {
+            decided.push(given.decision());
+        }
+        let replanner = again.map(|knowledge| {
+            let intent = self.intent.clone();
+            Arc::new(Replanner { intent, facts: facts.clone(), knowledge })
+        });
+        let Some((lock, shelf)) = hold else {
+            let ours = observe::Ours { plan, outlook, decided, warnings, replanner, asked_at };
+            return self.observe(ours).await;
+        };
         lineage::remember(self.fleet, &plan)?;
         let Some(shelf) = shelf else { return Ok(Exit::Done) };
         // From here on the run is on file, and ends there whatever happens.
@@ -496,19 +519,11 @@ impl<'a> Job<'a> {
             self.ready(shelf, looked, &plan, target).await?;
         let ports = Ports::open(&[source, target]);
         let capacity = ports.capacity.clone();
-        let replanner = again.map(|knowledge| {
-            let intent = self.intent.clone();
-            Arc::new(Replanner { intent, facts: facts.clone(), knowledge })
-        });
         if let Some(replanner) = &replanner {
-            let observes = self.request.args.observe_only;
-            gang = replanner.adapted(gang, observes);
-            if !observes {
-                gang = gang.yielding([source.port.rate, target.port.rate]);
-            }
+            let adaptation = replanner.adaptation(&gang.situation(Timestamp::ZERO));
+            gang = gang.adapting(adaptation).yielding([source.port.rate, target.port.rate]);
         }
-        let watch =
-            replanner.as_ref().and_then(|_| Watch::open([source, target], &pairs, self.fleet));
+        let watch = replanner.as_ref().and_then(|_| Watch::open([source, target], self.fleet));
         let bears = facts.vms.iter().filter_map(|it| Some((it.vm.clone(), it.max_downtime?)));
         let gang = gang.bearing(bears.collect());
         let (operators, requests) = run::requests();
@@ -535,18 +550,7 @@ impl<'a> Job<'a> {
         let mut display = Display::new(&self.intent.vms);
         let started_at = jiff::Timestamp::now().to_string();
         let Finished { ledger, journal, lock: _lock } = run::carry_out(run, &mut display).await;
-        if !self.fleet.spec.applications.is_empty() || !self.fleet.spec.probes.is_empty() {
-            let mut interrupts = run::Interrupts::new();
-            tokio::select! {
-                () = tokio::time::sleep(AFTERMATH) => {}
-                () = interrupts.next() => {}
-            }
-        }
-        let mut decided = decisions(&notes, reasoning.as_ref());
-        decided.extend(wait.as_ref().map(Wait::decision));
-        if let How::Given { given, .. } = &self.how {
-            decided.push(given.decision());
-        }
+        self.see_the_aftermath().await;
         let (intent, fleet) = asked::amended(&self.intent, self.fleet, &ledger.wishes);
         let context = report::Context {
             fleet: &fleet,
@@ -581,6 +585,17 @@ impl<'a> Job<'a> {
             self.print(&report, &folder)?;
         }
         Ok(report::exit_of(&report))
+    }
+
+    /// Goes on watching applications, if there are any.
+    async fn see_the_aftermath(&self) {
+        if !self.fleet.spec.applications.is_empty() || !self.fleet.spec.probes.is_empty() {
+            let mut interrupts = run::Interrupts::new();
+            tokio::select! {
+                () = tokio::time::sleep(AFTERMATH) => {}
+                () = interrupts.next() => {}
+            }
+        }
     }
 
     /// Whether it is planned again while VMs move.

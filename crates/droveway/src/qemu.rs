@@ -55,7 +55,8 @@ pub(crate) async fn probe(instance: &Instance) -> Probed {
     probe_at(socket(instance)).await
 }
 
-async fn probe_at(socket: &Path) -> Probed {
+/// As [`probe`], by the socket.
+pub(crate) async fn probe_at(socket: &Path) -> Probed {
     let stream = match tokio::net::UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {

@@ -12,6 +12,7 @@ mod path;
 mod perform;
 mod sampler;
 pub(crate) mod settings;
+mod shadow;
 mod translate;
 mod tuning;
 mod view;
@@ -22,13 +23,14 @@ pub(crate) use journal::Journal;
 pub(crate) use ledger::{Ledger, VmLedger};
 pub(crate) use perform::Pair;
 pub(crate) use sampler::{PortReading, Ports};
+pub(crate) use shadow::{LOOK_PERIOD, Watched, Watching, watch};
 pub(crate) use translate::sample;
 pub(crate) use view::{Expectations, View};
 
 use crate::{clock, fleet::RunLock, network::Network};
 use droveway_drive::{
     Accepted, Action, ActionError, ActionId, GangAction, GangDriver, OperatorRequest, PortsSeen,
-    QemuEvent, Refusal, Reply, Side,
+    QemuEvent, Refusal, Reply, Side, VmDriver,
 };
 use droveway_fleet::{Fleet, Timestamp, VmId};
 use droveway_plan::replan::Answer;
@@ -156,7 +158,8 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
             let entry = Entry::Record { vm: vm.clone(), record: record.kind.clone() };
             run.journal.push(record.at, entry);
             display.record(&vm, &record, &ledger);
-            ledger.note(&vm, record, &run.gang);
+            let progress = run.gang.driver(&vm).map(VmDriver::progress);
+            ledger.note(&vm, record, progress);
         }
         adapt(&mut run, &mut ledger, display, tuner.as_mut(), &sender);
         write_down(&mut run, &mut ledger, display, now);
@@ -310,7 +313,11 @@ fn adapt(
         match action {
             GangAction::Replan(situation) => {
                 if let Some(replanner) = &run.replanner {
-                    Replanner::ask(replanner, situation, inbox.clone());
+                    let inbox = inbox.clone();
+                    Replanner::ask(replanner, situation, move |question, answer| {
+                        // Nobody listens any more once the run is over.
+                        let _ = inbox.blocking_send(Input::Answer { question, answer });
+                    });
                 }
             }
             GangAction::GiveWay { to } => {

@@ -108,7 +108,7 @@ impl Wish<'_> {
             let effort = Effort { levers: levers.unwrap_or_default(), ..Effort::default() };
             Base { intent, facts: &measured.facts, known: measured.known(), effort }
         };
-        let adapting = || Adapting { base: base(), latency: ANSWER_SECONDS, observe_only: false };
+        let adapting = || Adapting { base: base(), latency: ANSWER_SECONDS };
         let simulation = Simulation {
             scenario,
             plan: plan.clone(),

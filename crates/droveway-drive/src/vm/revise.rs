@@ -5,6 +5,7 @@
 
 use super::{Duration, Outcome, Phase, State, Timestamp, VmDriver};
 use crate::action::{Action, Limits};
+use crate::adapt::Course;
 use crate::gang::is_unpaced;
 use crate::input::Side;
 use droveway_fleet::{Bytes, RateLimit, Technique};
@@ -17,6 +18,23 @@ use droveway_plan::{
 const LEFT_UNSENT: f64 = 0.95;
 
 impl VmDriver {
+    /// How the attempt stands, for whoever compares it with its forecast.
+    pub(crate) fn course(&self, now: Timestamp) -> Course<'_> {
+        Course {
+            vm: &self.plan.vm,
+            phase: self.phase(),
+            standing: self.standing(now),
+            last_pass: self.last_pass(),
+            is_measured: self.is_measured(),
+            runs_at_target: self.runs_at_target(),
+            has_ended: self.outcome().is_some(),
+            may_change: self.may_change(),
+            may_postcopy: self.postcopy_prepared,
+            takes_what_it_gets: self.takes_what_it_gets(),
+            transferred: self.progress.transferred,
+        }
+    }
+
     /// Where the attempt is, as a planner wants to know it.
     #[must_use]
     pub fn standing(&self, now: Timestamp) -> Standing {

@@ -17,6 +17,8 @@ pub struct Situation {
     pub question: u64,
     /// The plan in force.
     pub plan: Plan,
+    /// It is another tool's, as far as it is seen: that it can be bettered is news although nothing has changed.
+    pub is_foreign: bool,
     /// Since the start of the run: deadlines count from it.
     pub elapsed: Duration,
     /// Why it is asked.

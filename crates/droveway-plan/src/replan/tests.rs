@@ -72,6 +72,7 @@ impl Case {
         Situation {
             question: 7,
             plan: self.plan.clone(),
+            is_foreign: false,
             elapsed: Duration::from_secs(1),
             trigger: "test".to_owned(),
             vms: vms.collect(),

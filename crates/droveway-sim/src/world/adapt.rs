@@ -21,8 +21,6 @@ pub struct Adapting<'a> {
     pub base: Base<'a>,
     /// How long an answer takes, seconds.
     pub latency: f64,
-    /// Everything is decided and nothing changed.
-    pub observe_only: bool,
 }
 
 /// Round trips under a stream's own load, seconds (measured).
@@ -113,7 +111,6 @@ pub(super) fn adapted(gang: GangDriver, adapting: &Adapting<'_>) -> GangDriver {
     let adaptation = Adaptation {
         prospects: prospects(&adapting.base, &situation),
         deadlines: deadlines.filter_map(|fact| Some((fact.vm.clone(), fact.deadline?))).collect(),
-        observe_only: adapting.observe_only,
     };
     gang.adapting(adaptation)
 }

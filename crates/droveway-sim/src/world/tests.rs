@@ -262,7 +262,7 @@ proptest! {
         let plan = plan(&scenario, policy);
         let physics = Physics::default();
         let study = adapting::Study::of(scenario.clone(), droveway_fleet::Urgency::Medium, None);
-        let answers = Adapting { base: study.base(), latency: 0.3, observe_only: false };
+        let answers = Adapting { base: study.base(), latency: 0.3 };
         let adapting = adapts.then_some(answers);
         let simulation = Simulation { scenario: &scenario, plan, physics, seed, faults, adapting };
         let outcome = simulate(&simulation).unwrap();

@@ -2,7 +2,7 @@ use super::*;
 use crate::recover::unplanned;
 use droveway_drive::{
     Action, ActionError, FailureClass, GangDriver, MigrationStatus, PATIENCE, QemuEvent, Reply,
-    Side,
+    Side, VmDriver,
 };
 use droveway_fleet::{document, fleet::FleetSpec};
 
@@ -72,7 +72,8 @@ fn given_up(plan: &Plan) -> (Ledger, Vec<Action>) {
     let mut ledger = Ledger::new(plan);
     ledger.began_at = Some(at(0));
     while let Some((vm, record)) = gang.poll_record() {
-        ledger.note(&vm, record, &gang);
+        let progress = gang.driver(&vm).map(VmDriver::progress);
+        ledger.note(&vm, record, progress);
     }
     (ledger, done)
 }

@@ -5,9 +5,8 @@
 //! runs. Counters of frames become payload by taking a header off each packet; a packet that is split later counts once, which is
 //! what it carries.
 
-use super::{Input, Pair};
 use crate::{lineage, outlook::Knowledge, qemu};
-use droveway_drive::{Adaptation, GangDriver};
+use droveway_drive::Adaptation;
 use droveway_fleet::{Bandwidth, Bytes, Fleet, Host, HostId, Intent, Timestamp, VmId};
 use droveway_host::{
     Counters,
@@ -20,12 +19,11 @@ use droveway_plan::{
     adaptive::Effort,
     policy,
     replan::{
-        Base, Situation, prospects, replan,
+        Answer, Base, Situation, prospects, replan,
         traffic::{Rates, Traffic},
     },
 };
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
-use tokio::sync::mpsc;
 
 /// Between two looks at rates: within a second TCP's bursts even out, and a change shows in two.
 const LOOK: Duration = Duration::from_secs(1);
@@ -49,24 +47,24 @@ impl Replanner {
         Base { intent, facts, known: self.knowledge.known(), effort }
     }
 
-    /// The driver, with what it compares the run with.
-    pub(crate) fn adapted(&self, gang: GangDriver, observe_only: bool) -> GangDriver {
-        let situation = gang.situation(Timestamp::ZERO);
+    /// What a run that begins so is compared with.
+    pub(crate) fn adaptation(&self, situation: &Situation) -> Adaptation {
         let deadlines = self.facts.vms.iter();
         let deadlines = deadlines.filter_map(|fact| Some((fact.vm.clone(), fact.deadline?)));
-        let prospects = prospects(&self.base(), &situation);
-        let deadlines = deadlines.collect();
-        gang.adapting(Adaptation { prospects, deadlines, observe_only })
+        let prospects = prospects(&self.base(), situation);
+        Adaptation { prospects, deadlines: deadlines.collect() }
     }
 
     /// Answers on a thread of its own.
-    pub(super) fn ask(this: &Arc<Self>, situation: Box<Situation>, inbox: mpsc::Sender<Input>) {
+    pub(super) fn ask(
+        this: &Arc<Self>,
+        situation: Box<Situation>,
+        tell: impl FnOnce(u64, Option<Box<Answer>>) + Send + 'static,
+    ) {
         let this = Arc::clone(this);
         tokio::task::spawn_blocking(move || {
             let answer = replan(&this.base(), &situation).map(Box::new);
-            let question = situation.question;
-            // Nobody listens any more once the run is over.
-            let _ = inbox.blocking_send(Input::Answer { question, answer });
+            tell(situation.question, answer);
         });
     }
 }
@@ -106,11 +104,7 @@ struct Counted {
 
 impl Watch {
     /// `None`, and said, where the counters cannot be read: the run then adapts to what QEMU says alone.
-    pub(crate) fn open(
-        hosts: [&Host; 2],
-        pairs: &BTreeMap<VmId, Pair>,
-        fleet: &Fleet,
-    ) -> Option<Self> {
+    pub(crate) fn open(hosts: [&Host; 2], fleet: &Fleet) -> Option<Self> {
         let mut links = Vec::new();
         for host in hosts {
             let opened =
@@ -129,25 +123,27 @@ impl Watch {
                 }
             }
         }
-        let mut taps: BTreeMap<VmId, Vec<(usize, u32)>> = BTreeMap::new();
-        let mut add = |vm: &VmId, host: usize, socket: &Path| {
-            let Some(pid) = process::find_by_qmp_socket(socket) else { return };
-            let found = taps::of_qemu(pid).unwrap_or_default();
-            taps.entry(vm.clone()).or_default().extend(found.iter().map(|tap| (host, tap.ifindex)));
-        };
-        for (vm, pair) in pairs {
-            add(vm, 0, &pair.source.socket);
-            add(vm, 1, &pair.target.socket);
-        }
+        let mut watch = Watch { hosts: links, taps: BTreeMap::new(), last: None };
         // Those that stay have their part of the ports, too.
-        for vm in fleet.spec.vms.iter().filter(|vm| !pairs.contains_key(&vm.name)) {
+        for vm in &fleet.spec.vms {
             for (index, host) in hosts.iter().enumerate() {
                 if let Some(instance) = vm.instances.get(&host.name) {
-                    add(&vm.name, index, qemu::socket(instance));
+                    watch.add(&vm.name, index, qemu::socket(instance));
                 }
             }
         }
-        Some(Watch { hosts: links, taps, last: None })
+        Some(watch)
+    }
+
+    /// The devices of a VM's QEMU at the source (0) or the target (1), if there is one.
+    pub(super) fn add(&mut self, vm: &VmId, host: usize, socket: &Path) {
+        let Some(pid) = process::find_by_qmp_socket(socket) else { return };
+        let known = self.taps.entry(vm.clone()).or_default();
+        for tap in taps::of_qemu(pid).unwrap_or_default() {
+            if !known.contains(&(host, tap.ifindex)) {
+                known.push((host, tap.ifindex));
+            }
+        }
     }
 
     /// What was carried since the last look, once a second.

@@ -31,6 +31,11 @@ impl Display {
         Display { bars }
     }
 
+    /// Lines, on terminals, too.
+    pub(crate) const fn lines() -> Self {
+        Display { bars: None }
+    }
+
     pub(crate) fn record(&self, vm: &VmId, record: &Record, ledger: &Ledger) {
         let quiet = matches!(record.kind, RecordKind::Boundary { .. })
             || (self.bars.is_some()
@@ -57,6 +62,16 @@ impl Display {
         } else {
             tracing::info!("{time:.3} s: {text}");
         }
+    }
+
+    /// What would have been decided about moves that another tool makes.
+    pub(crate) fn would(&self, decision: &Decision, ledger: &Ledger) {
+        let Decision { at, reason, inputs, choice, .. } = decision;
+        let time = at.seconds_from(ledger.began_at.unwrap_or(*at));
+        self.say(&format!(
+            "{time:8.3} s  {:<16} {choice}, because {reason} ({inputs})",
+            "droveway"
+        ));
     }
 
     pub(crate) fn cancelled(&self, past_return: &[VmId]) {
@@ -215,8 +230,10 @@ fn describe(record: &Record, ledger: &Ledger, vm: &VmId) -> String {
         RecordKind::Stopped => "stopped at the source".to_owned(),
         RecordKind::Resumed => {
             let stopped = ledger.vms.get(vm).and_then(super::VmLedger::stopped_at);
-            let pause = stopped.map_or_else(String::new, |stopped| {
-                format!(" after {:.0} ms", record.at.since(stopped).as_secs_f64() * 1000.0)
+            // Who only looks now and then sees both at once.
+            let pause = stopped.map(|stopped| record.at.since(stopped)).filter(|it| !it.is_zero());
+            let pause = pause.map_or_else(String::new, |pause| {
+                format!(" after {:.0} ms", pause.as_secs_f64() * 1000.0)
             });
             format!("runs at the target{pause}")
         }

@@ -2,7 +2,7 @@
 
 use super::{Display, path::PathLog, sampler::PortReading};
 use crate::fleet::{ActiveRun, ActiveVm};
-use droveway_drive::{Decision, GangDriver, Outcome, Phase, Progress, Record, RecordKind};
+use droveway_drive::{Decision, Outcome, Phase, Progress, Record, RecordKind};
 use droveway_fleet::{
     Bandwidth, Bytes, Timestamp, VmId,
     report::{Divergence, Reservation},
@@ -225,12 +225,10 @@ impl Ledger {
         Bytes::new(self.vms.values().map(|entry| entry.path.acknowledged()).sum())
     }
 
-    pub(crate) fn note(&mut self, vm: &VmId, record: Record, gang: &GangDriver) {
+    pub(crate) fn note(&mut self, vm: &VmId, record: Record, progress: Option<Progress>) {
         let Some(entry) = self.vms.get_mut(vm) else { return };
         entry.take(&record);
-        if let Some(driver) = gang.driver(vm) {
-            entry.progress = driver.progress();
-        }
+        entry.progress = progress.unwrap_or(entry.progress);
         entry.records.push(record);
     }
 

@@ -18,3 +18,4 @@ mod network;
 mod observe;
 mod plans;
 mod recovery;
+mod shadow;

@@ -1,6 +1,7 @@
 //! Answers of planners, sound and unsound.
 
 use super::*;
+use crate::CHANGES_PER_MINUTE;
 use droveway_plan::replan::{Answer, Change, Prospects, Rung, Verdict};
 
 pub(super) fn answer(question: u64, plan: Plan) -> Answer {
