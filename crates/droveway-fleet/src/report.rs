@@ -22,7 +22,7 @@ pub struct RunReport {
     pub run_id: String,
     /// The wall clock at the run's start, RFC 3339.
     pub started_at: String,
-    /// The policy by name.
+    /// The policy by name; `another-tool` where moves of another tool were only watched.
     pub policy: String,
     /// What was asked for.
     pub intent: Intent,
@@ -76,6 +76,9 @@ impl RunReport {
         traffic.filter_map(|app| app.lost_bytes).sum()
     }
 }
+
+/// What [`RunReport::policy`] says of moves that another tool made, and Droveway only watched.
+pub const ANOTHER_TOOL: &str = "another-tool";
 
 /// A lab run above this share of CPU measured the CPU, not the network.
 pub const CPU_SATURATED: f64 = 0.9;

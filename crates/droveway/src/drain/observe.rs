@@ -12,13 +12,10 @@ use crate::{
 use droveway_drive::Shadow;
 use droveway_fleet::{
     Bytes, RunReport, Timestamp, VmId,
-    report::{Decision, Quantiles},
+    report::{ANOTHER_TOOL, Decision, Quantiles},
 };
 use droveway_plan::Plan;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
-
-/// What a report calls the policy of who is watched.
-const ANOTHER: &str = "another-tool";
 
 /// What Droveway would do.
 pub(super) struct Ours {
@@ -67,7 +64,7 @@ impl Job<'_> {
         if ledger.began_at.is_some() {
             self.see_the_aftermath().await;
         }
-        ANOTHER.clone_into(&mut plan.policy);
+        ANOTHER_TOOL.clone_into(&mut plan.policy);
         let context = report::Context {
             fleet: self.fleet,
             plan: &plan,

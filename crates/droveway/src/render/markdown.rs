@@ -6,7 +6,7 @@ use super::words::{
 };
 use droveway_fleet::{
     Bandwidth, RunReport,
-    report::{PortSeries, Quantiles},
+    report::{ANOTHER_TOOL, PortSeries, Quantiles},
 };
 use std::fmt::Write as _;
 
@@ -31,6 +31,9 @@ pub(crate) fn markdown(report: &RunReport) -> String {
     }
     text.push_str("\n## Predicted\n\n");
     match &report.predicted {
+        None if report.policy == ANOTHER_TOOL => text.push_str(
+            "What another tool would take nobody forecast; what Droveway would have done is in the notes above.\n",
+        ),
         None => text.push_str(
             "No forecast was made for this run: `--measure 5s`, or `droveway measure` before it, makes one.\n",
         ),
