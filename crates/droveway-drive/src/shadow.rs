@@ -70,7 +70,7 @@ impl Shadow {
         self
     }
 
-    /// What was seen of one VM's two QEMUs. To be called some times a second for each.
+    /// What was seen of one VM's two QEMUs. To be called some times a second for each that moves.
     pub fn handle_look(&mut self, now: Timestamp, vm: &VmId, look: &Look) {
         let Some(witness) = self.witnesses.get_mut(vm) else { return };
         let (phase, split) = (witness.phase(), witness.split_in());
@@ -95,12 +95,12 @@ impl Shadow {
             step.fallback = if may_postcopy { Fallback::PostCopy } else { Fallback::Abort };
             step.max_passes = PASSES_MAX;
         }
-        let under_way = self.under_way();
-        self.plan.concurrency = self.plan.concurrency.max(under_way);
-        if let Some(adapter) = self.adapter.as_mut().filter(|_| began || is_split) {
-            adapter.notice(now, Trigger::Elsewhere { vm: vm.clone(), splits: is_split });
+        if began || is_split {
+            self.plan.concurrency = self.plan.concurrency.max(self.under_way());
+            if let Some(adapter) = &mut self.adapter {
+                adapter.notice(now, Trigger::Elsewhere { vm: vm.clone(), splits: is_split });
+            }
         }
-        self.look_around(now);
     }
 
     /// What ports and VMs carried since the last time: payload. To be called about once a second.
@@ -109,7 +109,6 @@ impl Shadow {
             return;
         };
         adapter.take_traffic(now, seen, &self.plan, &courses(&self.witnesses, now), false);
-        self.look_around(now);
     }
 
     /// A planner's answer; `None`: nothing is left to decide. One that was not asked for, or comes late, is dropped.
@@ -141,7 +140,8 @@ impl Shadow {
         }
     }
 
-    fn look_around(&mut self, now: Timestamp) {
+    /// Compares all moves with what is forecast, and asks if there is reason to. To be called some times a second.
+    pub fn handle_tick(&mut self, now: Timestamp) {
         let Some(adapter) = self.adapter.as_mut().filter(|_| self.began_at.is_some()) else {
             return;
         };

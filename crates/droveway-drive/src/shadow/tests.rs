@@ -246,7 +246,10 @@ fn a_planner_is_asked_and_nothing_is_changed() {
     shadow.handle_look(at(0), &vm, &idle());
     assert!(shadow.poll_question().is_none());
     shadow.handle_look(at(1_000), &vm, &Look { may_postcopy: true, ..sending(1, 127, 1) });
+    shadow.handle_tick(at(1_100));
+    assert!(shadow.poll_question().is_none(), "what happens together is waited for");
     shadow.handle_look(at(1_300), &vm, &sending(3, 125, 1));
+    shadow.handle_tick(at(1_300));
     let question = shadow.poll_question().expect("a question");
     assert!(question.is_foreign && question.trigger.contains("vm0 was begun"), "{question:?}");
     assert_eq!(question.elapsed, Duration::from_millis(300));
@@ -275,7 +278,9 @@ fn a_planner_is_asked_and_nothing_is_changed() {
     assert_eq!(*shadow.plan(), before);
     // A pass that lasts much longer than forecast is a reason to ask again.
     shadow.handle_look(at(6_000), &vm, &sending(60, 68, 1));
+    shadow.handle_tick(at(6_000));
     shadow.handle_look(at(6_300), &vm, &sending(62, 66, 1));
+    shadow.handle_tick(at(6_300));
     assert!(shadow.poll_question().expect("a question").trigger.contains("pass 1 of vm0"));
 }
 
@@ -327,6 +332,7 @@ proptest! {
             now += later;
             let vm = name(index);
             shadow.handle_look(at(now), &vm, &look(source, target, passes));
+            shadow.handle_tick(at(now));
             while let Some((vm, record, progress)) = shadow.poll_record() {
                 prop_assert!(!ended.contains_key(&vm), "{vm}: {record:?} after its end");
                 let before = sent.insert(vm.clone(), progress.transferred);

@@ -98,8 +98,8 @@ impl Job<'_> {
 fn remarks(plan: &Plan, outlook: Option<&Outlook>, report: &RunReport) -> Vec<String> {
     let looks = LOOK_PERIOD.as_millis();
     let mut all = vec![format!(
-        "Observed only: another tool moved these VMs, Droveway changed nothing. It looked every {looks} ms: times are as exact as \
-         that, and downtimes are QEMU's own."
+        "Observed only: another tool moved these VMs, Droveway changed nothing. It looked at what moved every {looks} ms: times are as \
+         exact as that, and downtimes are QEMU's own."
     )];
     let moves: Vec<_> =
         plan.moves.iter().map(|step| format!("{} {}", step.vm, step.technique)).collect();

@@ -25,8 +25,10 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// Between two looks at a VM: passes last longer, and a look is the price of four short questions.
+/// Between two looks at a VM that moves: passes last longer, and a look is the price of some short questions.
 pub(crate) const LOOK_PERIOD: Duration = Duration::from_millis(100);
+/// Of so many VMs those that wait are looked at as often; of more, so many times less often: a thousand once in 1.1 s.
+const OFTEN: usize = 100;
 /// Looks that wait for the loop.
 const INBOX_MAX: usize = 1024;
 
@@ -58,8 +60,10 @@ enum Input {
 /// Watches until every VM's move has ended, or somebody has seen enough.
 pub(crate) async fn watch(mut it: Watching, display: &Display) -> Watched {
     let (sender, mut inbox) = mpsc::channel(INBOX_MAX);
+    let times = u32::try_from(1 + it.sockets.len() / OFTEN).unwrap_or(u32::MAX);
+    let waiting = LOOK_PERIOD.saturating_mul(times);
     for (vm, sockets) in &it.sockets {
-        tokio::spawn(look_on(vm.clone(), sockets.clone(), sender.clone()));
+        tokio::spawn(look_on(vm.clone(), sockets.clone(), waiting, sender.clone()));
     }
     let mut ledger = Ledger::new(it.shadow.plan());
     let mut interrupts = Interrupts::new();
@@ -68,18 +72,8 @@ pub(crate) async fn watch(mut it: Watching, display: &Display) -> Watched {
     let mut now = clock::now();
     while !it.shadow.is_over() {
         tokio::select! {
+            // Looks last: of many VMs there is always one.
             biased;
-            input = inbox.recv() => {
-                now = now.max(clock::now());
-                match input {
-                    Some(Input::Look { vm, look }) => it.shadow.handle_look(now, &vm, &look),
-                    Some(Input::Answer { question, answer }) => {
-                        it.shadow.handle_answer(now, question, answer.map(|answer| *answer));
-                    }
-                    // Those who look hold the other end.
-                    None => break,
-                }
-            }
             () = interrupts.next() => {
                 now = now.max(clock::now());
                 if ledger.cancelled || it.shadow.under_way() == 0 {
@@ -97,6 +91,18 @@ pub(crate) async fn watch(mut it: Watching, display: &Display) -> Watched {
                 }
                 if let Some(seen) = it.traffic.as_mut().and_then(|traffic| traffic.look(now)) {
                     it.shadow.handle_traffic(now, seen);
+                }
+                it.shadow.handle_tick(now);
+            }
+            input = inbox.recv() => {
+                now = now.max(clock::now());
+                match input {
+                    Some(Input::Look { vm, look }) => it.shadow.handle_look(now, &vm, &look),
+                    Some(Input::Answer { question, answer }) => {
+                        it.shadow.handle_answer(now, question, answer.map(|answer| *answer));
+                    }
+                    // Those who look hold the other end.
+                    None => break,
                 }
             }
         }
@@ -144,15 +150,16 @@ fn tell(
     }
 }
 
-async fn look_on(vm: VmId, sockets: [PathBuf; 2], inbox: mpsc::Sender<Input>) {
-    let mut tick = tokio::time::interval(LOOK_PERIOD);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Looks at one VM until nobody listens any more; while it waits, every `waiting`.
+async fn look_on(vm: VmId, sockets: [PathBuf; 2], waiting: Duration, inbox: mpsc::Sender<Input>) {
     loop {
-        tick.tick().await;
         let look = look_at(&sockets).await;
+        let moves = matches!(&look.source, Seen::There(source) if !source.status.is_over());
+        let period = if moves { LOOK_PERIOD } else { waiting };
         if inbox.send(Input::Look { vm: vm.clone(), look }).await.is_err() {
             return;
         }
+        tokio::time::sleep(period).await;
     }
 }
 
