@@ -18,7 +18,7 @@ use std::{
 
 const GANG: [TestVm; 2] = [
     TestVm { name: "idle", more: "" },
-    TestVm { name: "writer", more: "memoryLoad: { workingSet: 24MiB, writeRate: 16MiB/s }" },
+    TestVm { name: "writer", more: "memoryLoad: { workingSet: 24MiB, writeRate: 40MiB/s }" },
 ];
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -75,7 +75,7 @@ async fn another_tool_moves(
 
 #[test]
 fn what_another_tool_moves_is_watched_and_left_alone() {
-    let Some(lab) = Lab::up("t-shadow", "100Mbit/s", &GANG) else { return };
+    let Some(lab) = Lab::up("t-shadow", "250Mbit/s", &GANG) else { return };
     let settings = || GANG.map(|vm| lab.settings(vm.name, "alpha"));
     let before = (ports(&lab), settings());
     let said_so_far = || fs::read_to_string(lab.path("stderr")).unwrap_or_default();
