@@ -25,6 +25,8 @@ pub mod journal;
 mod operator;
 mod record;
 mod shadow;
+#[cfg(test)]
+mod testing;
 mod vm;
 
 pub use action::{

@@ -9,28 +9,15 @@ use crate::{
     action::FailureClass,
     input::{MigrationSample, MigrationStatus, RunState},
     record::RecordKind,
+    testing::{name, step},
 };
 use droveway_fleet::{Bandwidth, Bytes, RateLimit, Technique};
-use droveway_plan::{Fallback, Move, StartRule, SwitchRule};
+use droveway_plan::{Fallback, StartRule};
 use proptest::prelude::*;
 use std::time::Duration;
 
 fn plan(count: usize, concurrency: u32) -> Plan {
-    let step = |index: usize| Move {
-        vm: format!("vm{index}").parse().unwrap(),
-        technique: Technique::PreCopy,
-        start: StartRule::InWindow,
-        fallback: Fallback::Abort,
-        switch: SwitchRule { after_pass: 1, stalled_ratio: 0.5 },
-        max_passes: 6,
-        bandwidth: RateLimit::Unlimited,
-        postcopy_bandwidth: RateLimit::Unlimited,
-        switchover_bandwidth: "941Mbit/s".parse().unwrap(),
-        downtime_limit: Duration::from_millis(300),
-        switchover_limit: Duration::from_secs(15),
-        throttle: false,
-        ladder: None,
-    };
+    let step = |index| step(name(index), Technique::PreCopy, Fallback::Abort);
     // The last named starts first: the order is the plan's, not the names'.
     let moves = (0..count).rev().map(step).collect();
     Plan::new("p", "test", ("alpha".parse().unwrap(), "beta".parse().unwrap()), concurrency, moves)

@@ -2,32 +2,19 @@ use super::*;
 use crate::{
     input::{MigrationSample, MigrationStatus as Status, RunState},
     record::RecordKind,
+    testing::{name, step},
     vm::Seen,
 };
-use droveway_fleet::{Bandwidth, Bytes, DirtyCurve, RateLimit};
+use droveway_fleet::{Bandwidth, Bytes, DirtyCurve};
 use droveway_plan::{
-    Direction, Move, Reservation, SwitchRule,
+    Direction, Reservation,
     replan::{Change, Expected, Prospects, Rung, Standing},
 };
 use proptest::prelude::*;
 use std::time::Duration;
 
 fn plan(count: usize) -> Plan {
-    let step = |index: usize| Move {
-        vm: name(index),
-        technique: Technique::Hybrid,
-        start: StartRule::InWindow,
-        fallback: Fallback::PostCopy,
-        switch: SwitchRule { after_pass: 1, stalled_ratio: 0.5 },
-        max_passes: 6,
-        bandwidth: RateLimit::Unlimited,
-        postcopy_bandwidth: RateLimit::Unlimited,
-        switchover_bandwidth: "941Mbit/s".parse().unwrap(),
-        downtime_limit: Duration::from_millis(300),
-        switchover_limit: Duration::from_secs(15),
-        throttle: false,
-        ladder: None,
-    };
+    let step = |index| step(name(index), Technique::Hybrid, Fallback::PostCopy);
     let ends = ("alpha".parse().unwrap(), "beta".parse().unwrap());
     let mut plan = Plan::new("p", "adaptive", ends, 1, (0..count).map(step).collect());
     plan.tuning = true;
@@ -37,10 +24,6 @@ fn plan(count: usize) -> Plan {
         rate: "500Mbit/s".parse().unwrap(),
     }];
     plan
-}
-
-fn name(index: usize) -> VmId {
-    format!("vm{index}").parse().unwrap()
 }
 
 fn at(milliseconds: u64) -> Timestamp {

@@ -6,30 +6,17 @@ mod exposure;
 mod world;
 
 use super::*;
+use crate::testing;
 use droveway_fleet::RateLimit;
 use droveway_plan::{
-    Fallback, StartRule, SwitchRule,
+    Fallback,
     habits::{Clark, Ladder, Ovirt, Proxmox},
 };
 use proptest::prelude::*;
 use world::{Fault, World};
 
 fn step(technique: Technique, fallback: Fallback) -> Move {
-    Move {
-        vm: "vm0".parse().unwrap(),
-        technique,
-        start: StartRule::InWindow,
-        fallback,
-        switch: SwitchRule { after_pass: 1, stalled_ratio: 0.5 },
-        max_passes: 6,
-        bandwidth: RateLimit::Unlimited,
-        postcopy_bandwidth: RateLimit::Unlimited,
-        switchover_bandwidth: "941Mbit/s".parse().unwrap(),
-        downtime_limit: Duration::from_millis(300),
-        switchover_limit: Duration::from_secs(15),
-        throttle: false,
-        ladder: None,
-    }
+    testing::step(testing::name(0), technique, fallback)
 }
 
 fn run(technique: Technique, fallback: Fallback, dirty: f64, faults: Vec<(u64, Fault)>) -> World {
