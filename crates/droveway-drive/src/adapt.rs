@@ -415,12 +415,7 @@ impl Adapter {
                     let ratio = found_bytes / forecast.max(1.0);
                     let far = !(1.0 / DIRTYING_AWAY..=DIRTYING_AWAY).contains(&ratio);
                     if far && (found_bytes - forecast).abs() > DIRTYING_LEAST {
-                        #[expect(
-                            clippy::cast_possible_truncation,
-                            clippy::cast_sign_loss,
-                            reason = "bytes, not negative"
-                        )]
-                        let forecast = Bytes::new(forecast as u64);
+                        let forecast = Bytes::from_f64(forecast);
                         let (vm, found_bytes) = (vm.clone(), dirtied.bytes);
                         found.push(Trigger::Dirtying { vm, pass, found: found_bytes, forecast });
                     }

@@ -279,12 +279,7 @@ impl VmDriver {
     pub(super) fn note_dirtied(&mut self, remaining: Bytes) {
         let Limits { switchover_bandwidth, downtime, .. } = self.limits();
         let unsent = (switchover_bandwidth * downtime).as_f64() * LEFT_UNSENT;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "bytes, not negative"
-        )]
-        let bytes = Bytes::new((remaining.as_f64() - unsent).max(0.0) as u64);
+        let bytes = Bytes::from_f64(remaining.as_f64() - unsent);
         self.dirtied = Some(Dirtied { time: self.last_pass_time, bytes });
     }
 }

@@ -49,6 +49,17 @@ impl Bytes {
         self.0 as f64
     }
 
+    /// What an estimator says: none if that is below zero or no number.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates, and a fraction of a byte is none"
+    )]
+    #[must_use]
+    pub const fn from_f64(bytes: f64) -> Bytes {
+        Bytes(bytes as u64)
+    }
+
     /// `self - other`, or zero.
     #[must_use]
     pub const fn saturating_sub(self, other: Bytes) -> Bytes {

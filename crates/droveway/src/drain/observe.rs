@@ -120,7 +120,7 @@ fn remarks(plan: &Plan, outlook: Option<&Outlook>, report: &RunReport) -> Vec<St
             format!("{} ({} to {})", unit(it.p50), unit(it.p10), unit(it.p90))
         };
         let seconds = |it: f64| format!("{it:.1} s");
-        let megabytes = |it: f64| bytes(it).human();
+        let megabytes = |it: f64| Bytes::from_f64(it).human();
         let forecast = &outlook.forecast;
         let longest = forecast.moves.iter().map(|it| it.outage_seconds);
         let longest = longest.max_by(|a, b| a.p50.total_cmp(&b.p50));
@@ -142,13 +142,4 @@ fn remarks(plan: &Plan, outlook: Option<&Outlook>, report: &RunReport) -> Vec<St
     );
     all.push(would);
     all
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "bytes, not negative and far below 2^53"
-)]
-fn bytes(amount: f64) -> Bytes {
-    Bytes::new(amount.max(0.0) as u64)
 }
