@@ -49,6 +49,7 @@ const RTM_GETQDISC: u16 = 38;
 const RTM_NEWTCLASS: u16 = 40;
 const RTM_GETTCLASS: u16 = 42;
 const RTM_NEWTFILTER: u16 = 44;
+const RTM_DELTFILTER: u16 = 45;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_STATS2: u16 = 7;
@@ -243,11 +244,20 @@ impl Tc {
         keys: &[Key],
         then: Then,
     ) -> Result<(), TcError> {
-        let info = u32::from(order) << 16 | u32::from(protocol.to_be());
-        let mut body = message(device, 0, parent, info);
+        let mut body = message(device, 0, parent, filter_info(order, protocol));
         attribute(&mut body, TCA_KIND, &zero_ended("u32"));
         attribute(&mut body, TCA_OPTIONS, &u32_options(keys, then));
         self.order("add a filter", RTM_NEWTFILTER, NEW, &body)
+    }
+
+    /// Removes all filters of one order.
+    pub(crate) fn delete_filters(
+        &mut self,
+        device: u32,
+        (parent, order, protocol): (u32, u16, u16),
+    ) -> Result<(), TcError> {
+        let body = message(device, 0, parent, filter_info(order, protocol));
+        self.order("remove filters", RTM_DELTFILTER, 0, &body)
     }
 
     /// An intermediate functional block: a device that queues what is redirected to it and hands it back.
@@ -270,6 +280,11 @@ impl Tc {
         body[4..8].copy_from_slice(&device.to_ne_bytes());
         self.order("remove a device", RTM_DELLINK, 0, &body)
     }
+}
+
+/// A filter's `tcm_info`.
+fn filter_info(order: u16, protocol: u16) -> u32 {
+    u32::from(order) << 16 | u32::from(protocol.to_be())
 }
 
 /// struct tcmsg.

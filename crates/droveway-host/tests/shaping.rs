@@ -1,13 +1,11 @@
 //! Promises on a real port between two namespaces: needs root.
 #![allow(clippy::print_stdout, reason = "a skipped test says so, others what they measured")]
 
-use droveway_fleet::{Bandwidth, fleet::PortRange};
+use droveway_fleet::Bandwidth;
 use droveway_host::{
     features,
     netns::Netns,
-    shaping::{
-        Floor, Listens, Passed, Promise, STREAM, Shaper, ShapingError, URGENT, Way, restore,
-    },
+    shaping::{Floor, Passed, Promise, STREAM, Shaper, ShapingError, URGENT, Way, restore},
     sockets::{SocketFinder, Tuning},
     tcp_info::TcpDiag,
 };
@@ -23,7 +21,8 @@ use std::{
 /// The most time for something that is due at once.
 const SOON: Duration = Duration::from_secs(10);
 const RATE: &str = "200Mbit/s";
-const PORTS: PortRange = PortRange { first: 49152, last: 49215 };
+/// What a target listens on.
+const LISTENER: u16 = 49160;
 
 /// Says why a test cannot run, where whoever counts them looks; where nothing may be skipped it fails instead.
 fn skip(test: &str, reason: &str) {
@@ -61,10 +60,17 @@ impl Cable {
         Netns::named(&self.names[number]).unwrap()
     }
 
+    /// A shaper of one end's port, taken; a migration goes to the second end.
+    fn taken(&self, number: usize, tx: &Promise, rx: &Promise) -> Shaper {
+        let mut shaper = self.shaper(number).unwrap();
+        shaper.install(tx, rx).unwrap();
+        shaper.listens(LISTENER).unwrap();
+        shaper
+    }
+
     /// A shaper of one end's port; migrations go to the second.
     fn shaper(&self, number: usize) -> Result<Shaper, ShapingError> {
-        let listens = Listens { address: address(2), ports: PORTS };
-        Shaper::look(&self.end(number), "nic", RATE.parse().unwrap(), listens)
+        Shaper::look(&self.end(number), "nic", RATE.parse().unwrap(), address(2))
     }
 }
 
@@ -169,15 +175,13 @@ fn what_is_promised_is_had() {
     }
     let cable = Cable::new("had");
     let [a, b] = [cable.end(0), cable.end(1)];
-    let mut source = cable.shaper(0).unwrap();
-    let mut target = cable.shaper(1).unwrap();
-    source.install(&promise(0.25), &promise(0.05)).unwrap();
-    target.install(&promise(0.05), &promise(0.25)).unwrap();
+    let mut source = cable.taken(0, &promise(0.25), &promise(0.05));
+    let mut target = cable.taken(1, &promise(0.05), &promise(0.25));
     let stop = AtomicBool::new(false);
     let mut worst = 0.0_f64;
     std::thread::scope(|scope| {
         // Migration and three flows of applications beside it; and three the other way.
-        scope.spawn(|| flow(&stop, &a, &b, (address(2), 49160)));
+        scope.spawn(|| flow(&stop, &a, &b, (address(2), LISTENER)));
         for port in 7000..7003 {
             let (a, b, stop) = (&a, &b, &stop);
             scope.spawn(move || flow(stop, a, b, (address(2), port)));
@@ -220,10 +224,8 @@ fn a_change_loses_no_packet() {
     }
     let cable = Cable::new("lossless");
     let [a, b] = [cable.end(0), cable.end(1)];
-    let mut source = cable.shaper(0).unwrap();
-    let mut target = cable.shaper(1).unwrap();
-    source.install(&promise(0.25), &promise(0.05)).unwrap();
-    target.install(&promise(0.05), &promise(0.25)).unwrap();
+    let mut source = cable.taken(0, &promise(0.25), &promise(0.05));
+    let mut target = cable.taken(1, &promise(0.05), &promise(0.25));
     let near = a.run(|| UdpSocket::bind((address(1), 0)).unwrap()).unwrap();
     let far = b.run(|| UdpSocket::bind((address(2), 7000)).unwrap()).unwrap();
     // Room for all that a receiver which waits for a busy machine's processor may miss.
@@ -231,7 +233,7 @@ fn a_change_loses_no_packet() {
     far.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let stop = AtomicBool::new(false);
     let (sent, had) = std::thread::scope(|scope| {
-        scope.spawn(|| flow(&stop, &a, &b, (address(2), 49160)));
+        scope.spawn(|| flow(&stop, &a, &b, (address(2), LISTENER)));
         let receiver = scope.spawn(|| {
             let mut buffer = [0; 2_048];
             std::iter::from_fn(|| far.recv(&mut buffer).ok()).count()
@@ -272,10 +274,8 @@ fn the_reverse_path_costs_a_stream_nothing() {
     const SHARE: f64 = 0.9;
     let cable = Cable::new("back-path");
     let [a, b] = [cable.end(0), cable.end(1)];
-    let mut source = cable.shaper(0).unwrap();
-    let mut target = cable.shaper(1).unwrap();
-    source.install(&promise(SHARE), &promise(0.05)).unwrap();
-    target.install(&promise(0.05), &promise(SHARE)).unwrap();
+    let mut source = cable.taken(0, &promise(SHARE), &promise(0.05));
+    let mut target = cable.taken(1, &promise(0.05), &promise(SHARE));
     let stop = AtomicBool::new(false);
     let mut best = 0.0_f64;
     let mut beside = 0.0_f64;
@@ -284,7 +284,7 @@ fn the_reverse_path_costs_a_stream_nothing() {
             let (a, b, stop) = (&a, &b, &stop);
             scope.spawn(move || flow(stop, b, a, (address(1), port)));
         }
-        scope.spawn(|| flow(&stop, &a, &b, (address(2), 49160)));
+        scope.spawn(|| flow(&stop, &a, &b, (address(2), LISTENER)));
         std::thread::sleep(Duration::from_secs(1));
         // A busy machine may spoil a second, not each of them.
         for _ in 0..3 {
@@ -314,13 +314,12 @@ fn acknowledgements_of_applications_pass_what_others_send() {
     const SHARE: f64 = 0.95;
     let cable = Cable::new("answers");
     let [a, b] = [cable.end(0), cable.end(1)];
-    let mut source = cable.shaper(0).unwrap();
-    source.install(&promise(SHARE), &promise(0.05)).unwrap();
+    let mut source = cable.taken(0, &promise(SHARE), &promise(0.05));
     let stop = AtomicBool::new(false);
     let mut best = 0.0_f64;
     let mut sent = 0.0_f64;
     std::thread::scope(|scope| {
-        scope.spawn(|| flow(&stop, &a, &b, (address(2), 49160)));
+        scope.spawn(|| flow(&stop, &a, &b, (address(2), LISTENER)));
         for port in 7000..7003 {
             let (a, b, stop) = (&a, &b, &stop);
             scope.spawn(move || flow(stop, a, b, (address(2), port)));
@@ -348,12 +347,11 @@ fn who_yields_has_what_is_left() {
     }
     let cable = Cable::new("yield");
     let [a, b] = [cable.end(0), cable.end(1)];
-    let mut source = cable.shaper(0).unwrap();
     let yields = Promise { yields: true, ..promise(0.02) };
-    source.install(&yields, &promise(0.05)).unwrap();
+    let mut source = cable.taken(0, &yields, &promise(0.05));
     let (one, other) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        scope.spawn(|| flow(&one, &a, &b, (address(2), 49160)));
+        scope.spawn(|| flow(&one, &a, &b, (address(2), LISTENER)));
         scope.spawn(|| flow(&other, &a, &b, (address(2), 7000)));
         let deadline = Instant::now() + SOON;
         loop {
@@ -394,6 +392,7 @@ fn a_port_is_put_back_as_it_was() {
         let mut shaper = cable.shaper(0).unwrap();
         assert_eq!(state(&host), before, "looking changes nothing");
         shaper.install(&promise(0.5), &promise(0.5)).unwrap();
+        shaper.listens(LISTENER).unwrap();
         assert!(shaper.shapes_inbound());
         assert_ne!(state(&host), before);
         // As after a crash: from what was kept alone; and once more.
@@ -443,8 +442,7 @@ fn what_could_not_be_put_back_is_left_alone() {
     restore(shaper.before()).unwrap();
     assert_eq!(state(&host), before);
 
-    let listens = Listens { address: address(2), ports: PORTS };
-    let missing = Shaper::look(&host, "nix", RATE.parse().unwrap(), listens).unwrap_err();
+    let missing = Shaper::look(&host, "nix", RATE.parse().unwrap(), address(2)).unwrap_err();
     assert!(matches!(missing, ShapingError::Missing { .. }), "{missing}");
 }
 
@@ -462,10 +460,9 @@ fn a_floor_is_of_one_card() {
         card.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
     let floor = |mac| Floor { mac, rate: "20Mbit/s".parse().unwrap() };
     let floors = vec![floor([2, 0, 0, 0, 0, 1]), floor(bytes.try_into().unwrap())];
-    let mut shaper = cable.shaper(0).unwrap();
     let promise = Promise { floors, ..promise(0.5) };
-    shaper.install(&promise, &promise).unwrap();
-    for port in [7000, 49152] {
+    let shaper = cable.taken(0, &promise, &promise);
+    for port in [7000, LISTENER] {
         let at = (address(2), port);
         let listener = b.run(|| TcpListener::bind(at).unwrap()).unwrap();
         let mut near = a.run(|| TcpStream::connect(at).unwrap()).unwrap();
@@ -498,8 +495,7 @@ fn sockets_go_to_their_class() {
     }
     let cable = Cable::new("class");
     let [a, b] = [cable.end(0), cable.end(1)];
-    let mut source = cable.shaper(0).unwrap();
-    source.install(&promise(0.5), &promise(0.5)).unwrap();
+    let mut source = cable.taken(0, &promise(0.5), &promise(0.5));
     let connect = |port: u16| {
         let at = (address(2), port);
         let listener = b.run(|| TcpListener::bind(at).unwrap()).unwrap();
@@ -537,11 +533,53 @@ fn sockets_go_to_their_class() {
     assert_eq!(gained(&mut near, &mut far), [false, true, false]);
     tune(&near, URGENT);
     assert_eq!(gained(&mut near, &mut far), [true, false, false]);
-    let (mut near, mut far) = connect(49152);
+    let (mut near, mut far) = connect(LISTENER);
     assert_eq!(gained(&mut near, &mut far), [false, true, false]);
     let mut shaper = source;
     shaper.hasten(near.local_addr().unwrap().port()).unwrap();
     let before = shaper.passed(Way::Tx).unwrap();
     send(&mut near, &mut far);
     assert!(shaper.passed(Way::Tx).unwrap().urgent - before.urgent > 190_000);
+}
+
+/// A port is a migration's from when its target listens there until it is closed. The next one may be the end of a connection that
+/// the target's host began itself, which would fill the class of what guests wait for.
+#[test]
+fn a_port_is_migrations_while_its_target_listens() {
+    if !features::is_privileged() {
+        return skip("a_port_is_migrations_while_its_target_listens", "not root");
+    }
+    const NEXT: u16 = LISTENER + 1;
+    let cable = Cable::new("listens");
+    let [a, b] = [cable.end(0), cable.end(1)];
+    let mut source = cable.taken(0, &promise(0.5), &promise(0.5));
+    // Who received it at the source, of what was sent to it from this port of the target's.
+    let received = |source: &mut Shaper, port: u16| {
+        let before = source.passed(Way::Rx).unwrap();
+        let at = (address(2), port);
+        let listener = b.run(|| TcpListener::bind(at).unwrap()).unwrap();
+        let mut near = a.run(|| TcpStream::connect(at).unwrap()).unwrap();
+        let mut far = listener.accept().unwrap().0;
+        far.write_all(&vec![1; 200_000]).unwrap();
+        near.read_exact(&mut vec![0; 200_000]).unwrap();
+        let after = source.passed(Way::Rx).unwrap();
+        [after.urgent - before.urgent, after.applications - before.applications]
+            .map(|bytes| bytes > 190_000)
+    };
+    let (migration, application) = ([true, false], [false, true]);
+    assert_eq!(received(&mut source, LISTENER), migration);
+    assert_eq!(received(&mut source, NEXT), application);
+    source.listens(NEXT).unwrap();
+    // Said twice, it is as said once.
+    source.listens(NEXT).unwrap();
+    source.is_closed(LISTENER).unwrap();
+    assert_eq!(received(&mut source, LISTENER), application);
+    assert_eq!(received(&mut source, NEXT), migration);
+    for _ in 0..2 {
+        source.is_closed(NEXT).unwrap();
+        assert_eq!(received(&mut source, NEXT), application);
+    }
+    source.listens(LISTENER).unwrap();
+    assert_eq!(received(&mut source, LISTENER), migration);
+    restore(source.before()).unwrap();
 }

@@ -18,12 +18,13 @@ use droveway_fleet::{
 use droveway_host::{
     features,
     netns::Netns,
-    shaping::{self, Before, Listens, Passed, Promise, Shaper, ShapingError, Way},
+    shaping::{self, Before, Passed, Promise, Shaper, ShapingError, Way},
 };
 use droveway_model::fluid::HURRIED_RATIO;
 use droveway_plan::{Direction, Plan};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -101,7 +102,7 @@ pub(crate) fn plumbing(
 
 /// Looks whether both ports can be shaped and put back. Nothing is changed.
 fn look(source: &Host, target: &Host) -> Result<Looked, String> {
-    let listens = Listens { address: target.migration_address, ports: target.migration_ports };
+    let arrives = target.migration_address;
     let mut ports = Vec::new();
     if !features::is_privileged() {
         return Err("that needs root".to_owned());
@@ -110,7 +111,7 @@ fn look(source: &Host, target: &Host) -> Result<Looked, String> {
     for host in [source, target] {
         let looked = Netns::of(host.netns.as_deref())
             .map_err(ShapingError::from)
-            .and_then(|netns| Shaper::look(&netns, &host.port.interface, host.port.rate, listens));
+            .and_then(|netns| Shaper::look(&netns, &host.port.interface, host.port.rate, arrives));
         let shaper = looked.map_err(|error| format!("host '{}': {}", host.name, chain(&error)))?;
         ports.push((host.name.clone(), host.port.rate, shaper));
     }
@@ -136,6 +137,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[derive(Debug)]
 pub(crate) struct Network {
     ports: Vec<Port>,
+    /// Where the targets of VMs that are under way listen.
+    listeners: BTreeMap<VmId, u16>,
     journal: PathBuf,
     is_back: bool,
 }
@@ -207,7 +210,8 @@ impl Network {
             let ways = [of(0, Way::Tx), of(1, Way::Rx)];
             Port { host: host.clone(), rate, shaper, ways }
         });
-        let mut network = Network { ports: ports.collect(), journal, is_back: false };
+        let (ports, listeners) = (ports.collect(), BTreeMap::new());
+        let mut network = Network { ports, listeners, journal, is_back: false };
         network.write_down()?;
         for port in &mut network.ports {
             let [tx, rx] = &port.ways;
@@ -287,6 +291,37 @@ impl Network {
                 if let Err(error) = port.shaper.promise(held.way, &promise) {
                     tracing::debug!("{} of {} is not hurried: {error}", name(held.way), port.host);
                 }
+            }
+        }
+    }
+
+    /// The target of this VM listens here: what goes there, and what comes from there, is migration's at both hosts.
+    pub(crate) fn listens(&mut self, vm: &VmId, at: u16) -> Result<(), String> {
+        // Where it listened before a path broke it listens no more.
+        if let Some(before) = self.listeners.insert(vm.clone(), at) {
+            self.close(before);
+        }
+        for port in &mut self.ports {
+            let done = port.shaper.listens(at);
+            done.map_err(|error| format!("host '{}': {}", port.host, chain(&error)))?;
+        }
+        Ok(())
+    }
+
+    /// Nothing more comes from, or goes to, the targets of VMs that are not under way: whoever gets their ports is an application.
+    pub(crate) fn close_all_but(&mut self, is_under_way: impl Fn(&VmId) -> bool) {
+        let over = self.listeners.keys().filter(|vm| !is_under_way(vm)).cloned();
+        for vm in over.collect::<Vec<_>>() {
+            if let Some(at) = self.listeners.remove(&vm) {
+                self.close(at);
+            }
+        }
+    }
+
+    fn close(&mut self, at: u16) {
+        for port in &mut self.ports {
+            if let Err(error) = port.shaper.is_closed(at) {
+                tracing::debug!("{at} of {} stays migration's: {error}", port.host);
             }
         }
     }

@@ -34,7 +34,7 @@ use droveway_drive::{
 };
 use droveway_fleet::{Fleet, Timestamp, VmId};
 use droveway_plan::replan::Answer;
-use droveway_qmp::{Notice, Subscription};
+use droveway_qmp::{MigrationUri, Notice, Subscription};
 use droveway_store::{Entry, NetworkChange};
 use ledger::Blocked;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -206,6 +206,10 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
                     Input::Reply { vm, id, reply } => {
                         now = now.max(clock::now());
                         run.journal.replied(now, &vm, id, &reply);
+                        if let Err(text) = take_listener(&mut run, &vm, &reply) {
+                            let what = format!("{vm}: not told apart from applications: {text}");
+                            ledger.remark(display, what);
+                        }
                         run.gang.handle_reply(now, &vm, id, reply);
                     }
                     Input::Lagged { vm, lost } => {
@@ -260,6 +264,11 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
                 heart.beat(now, &mut run);
                 if let Some(seen) = run.watch.as_mut().and_then(|watch| watch.look(now)) {
                     run.gang.handle_traffic(now, seen);
+                }
+                if let Some(network) = &mut run.network {
+                    network.close_all_but(|vm| {
+                        run.gang.driver(vm).is_some_and(|it| it.outcome().is_none())
+                    });
                 }
                 for found in run.network.iter_mut().flat_map(|network| network.verify(now.seconds())) {
                     ledger.diverged(display, found);
@@ -375,6 +384,21 @@ fn take_answer(run: &mut Run, now: Timestamp, question: u64, answer: Option<Box<
     run.gang.handle_answer(now, question, answer.map(|answer| *answer));
     if run.gang.plan().generation > before {
         adapt::remember(&run.fleet, run.gang.plan());
+    }
+}
+
+/// A target that listens has a port, whose packets are migration's before the first of them is sent.
+fn take_listener(
+    run: &mut Run,
+    vm: &VmId,
+    reply: &Result<Reply, ActionError>,
+) -> Result<(), String> {
+    let (Some(network), Ok(Reply::Listening(uri))) = (&mut run.network, reply) else {
+        return Ok(());
+    };
+    match uri.parse() {
+        Ok(MigrationUri::Tcp { port, .. }) => network.listens(vm, port),
+        _ => Ok(()),
     }
 }
 

@@ -1,23 +1,5 @@
 use super::*;
 
-fn range(first: u16, last: u16) -> PortRange {
-    PortRange { first, last }
-}
-
-#[test]
-fn prefixes_are_the_range_and_nothing_else() {
-    for (first, last) in
-        [(49152, 49215), (5888, 6143), (1, 1), (3, 3), (5, 17), (0, 65535), (65534, 65535), (7, 6)]
-    {
-        let all = prefixes(range(first, last));
-        for port in 0..=u16::MAX {
-            let picked = all.iter().filter(|(value, mask)| port & mask == *value).count();
-            assert_eq!(picked, usize::from((first..=last).contains(&port)), "{port} of {all:?}");
-        }
-    }
-    assert_eq!(prefixes(range(49152, 49215)).len(), 1);
-}
-
 #[test]
 fn options_read_back_from_hexadecimal() {
     let qdisc =
@@ -74,8 +56,7 @@ fn a_short_packet_is_known_by_the_length_in_its_header() {
 
 /// A shaper that touches nothing.
 fn shaper(rate: &str) -> Shaper {
-    let listens = Listens { address: IpAddr::from([10, 0, 0, 2]), ports: range(49152, 49215) };
-    Shaper::look(&Netns::own(), "lo", rate.parse().unwrap(), listens).unwrap()
+    Shaper::look(&Netns::own(), "lo", rate.parse().unwrap(), [10, 0, 0, 2].into()).unwrap()
 }
 
 fn mbit(rate: u64) -> Bandwidth {
