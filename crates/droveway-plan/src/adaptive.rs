@@ -25,7 +25,7 @@ pub use deadlines::{Deadlines, Limit, Verdict};
 use crate::{
     plan::{Fallback, Move},
     policy::{GangFacts, VmFacts, limit},
-    reserve::{finalists, promised, tried},
+    reserve::{NOBODY_RATIO, YIELDING_RATIO, finalists, promised, tried},
     search::{Cost, Judge, Mover, Schedule, Task, Way, Weights, lower_bound},
 };
 use choice::{Choice, Plain, Pool, choose};
@@ -287,10 +287,12 @@ pub fn propose(
         ));
         return Some(proposal);
     }
+    let yielding = yielding_cost(intent.urgency, &bare);
+    let never_worse = effort.levers.never_worse;
     let schedules = plain(&simple, &mut Judge::new(&simple));
     let simply = Plain { task: &simple, share: asked, schedules: &schedules };
     let Choice { chosen, pool, mut schedule, cost, searched, error } =
-        choose(known, intent.urgency, hurry, &pools, &simply, effort.levers.never_worse)?;
+        choose(known, intent.urgency, hurry, yielding, &pools, &simply, never_worse)?;
     if schedule.window >= schedule.order.len() {
         // All at once there is no order but the one in which the VMs were named.
         schedule.order.sort_unstable();
@@ -363,7 +365,7 @@ fn terms(
 ) -> Vec<Terms> {
     let (shares, best) = match asked {
         Some(share) => (vec![Some(share)], Some(share)),
-        None => finalists(intent, tried),
+        None => finalists(intent, tried, yielding_cost(intent.urgency, bare)),
     };
     let mut terms: Vec<Terms> = shares
         .into_iter()
@@ -387,7 +389,26 @@ fn terms(
 /// The task with streams that take what applications leave of the ports, one at a time; `None` where that is not enough for
 /// anybody.
 fn paced(task: &Task) -> Option<Task> {
-    let step = &task.movers.first()?.step;
+    let others = others(task);
+    let mut paced = Task { parallel_max: 1, ..task.clone() };
+    let mut any = false;
+    for mover in &mut paced.movers {
+        let dirtied = task.gang.vms[mover.step.vm].curve.initial_rate();
+        let rate = gentle_rate(task.capacity, others, dirtied, PACE_HEADROOM);
+        if let Some(rate) = rate {
+            mover.step.bandwidth = rate;
+            // Nor does its switchover count on more: what is left then is sent beside the applications.
+            mover.step.switchover_bandwidth = rate;
+            any = true;
+        }
+    }
+    any.then_some(paced)
+}
+
+/// What applications take of the streams' way at most: before the first VM has moved of what the source sends, after the last of what
+/// the target receives.
+fn others(task: &Task) -> f64 {
+    let Some(step) = task.movers.first().map(|mover| &mover.step) else { return 0.0 };
     let (source, target) = (task.gang.vms[step.vm].host, step.target);
     let moves =
         |end: End| matches!(end, End::Vm(vm) if task.movers.iter().any(|it| it.step.vm == vm));
@@ -400,22 +421,18 @@ fn paced(task: &Task) -> Option<Task> {
         let flows = task.gang.flows.iter().filter(|flow| of(flow));
         flows.map(|flow| flow.demand.min(task.capacity)).sum()
     };
-    // Before the first has moved at the source, after the last at the target: what both directions carry at most.
     let sent = sum(&|flow| is_at(flow.from, source));
     let received = sum(&|flow| moves(flow.to) || is_at(flow.to, target));
-    let mut paced = Task { parallel_max: 1, ..task.clone() };
-    let mut any = false;
-    for mover in &mut paced.movers {
-        let dirtied = task.gang.vms[mover.step.vm].curve.initial_rate();
-        let rate = gentle_rate(task.capacity, sent.max(received), dirtied, PACE_HEADROOM);
-        if let Some(rate) = rate {
-            mover.step.bandwidth = rate;
-            // Nor does its switchover count on more: what is left then is sent beside the applications.
-            mover.step.switchover_bandwidth = rate;
-            any = true;
-        }
-    }
-    any.then_some(paced)
+    sent.max(received)
+}
+
+/// So many times what the model plays do streams of low urgency cost on ports that were left as they are: beside others they are paced
+/// at less than what is left, where a class of their own would give them all of it. A deadline is not yielded to.
+fn yielding_cost(urgency: Urgency, task: &Task) -> f64 {
+    let yields = urgency == Urgency::Low
+        && task.due().is_infinite()
+        && others(task) > NOBODY_RATIO * task.capacity;
+    if yields { 1.0 / YIELDING_RATIO } else { 1.0 }
 }
 
 /// One forecast in twenty is beyond so many standard deviations.

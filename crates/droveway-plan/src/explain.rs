@@ -319,7 +319,7 @@ impl Lab<'_> {
             let plain = Plain { task, share: None, schedules: &schedules };
             let pool = Pool { share: None, task: task.clone(), found };
             let schedule =
-                choose(known, case.intent.urgency, hurry, &[pool], &plain, true)?.schedule;
+                choose(known, case.intent.urgency, hurry, 1.0, &[pool], &plain, true)?.schedule;
             return Some(task.movers[self.fact].ways[schedule.ways[self.fact]].technique);
         }
         None

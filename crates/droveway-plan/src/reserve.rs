@@ -23,6 +23,11 @@ pub(crate) const SHARES: [f64; 6] = [GENTLEST, 0.25, 0.5, 0.75, 0.9, 0.95];
 pub(crate) const GENTLEST: f64 = 0.05;
 /// At low urgency migration takes what applications leave: no more than this is promised to it.
 pub(crate) const LOW_MOST: f64 = 0.25;
+/// Streams that yield on ports that were left as they are fill them up to here beside applications, so that the queue is not theirs. Where
+/// the kernel keeps classes apart they yield by theirs, and fill all that is left.
+pub const YIELDING_RATIO: f64 = 0.85;
+/// Less than this share of a port beside the streams is nobody: acknowledgements, name lookups.
+pub const NOBODY_RATIO: f64 = 0.04;
 /// Of the plays of a search, what one share is tried with.
 const TRIED_WITH: usize = 8;
 /// So many shares are searched in earnest, beside none.
@@ -50,14 +55,19 @@ pub(crate) fn tried(
     nothing.into_iter().chain(shares).filter_map(one).collect()
 }
 
-/// The shares that are searched in earnest, nothing first, and the most promising of them.
-pub(crate) fn finalists(intent: &Intent, tried: &[Pool]) -> (Vec<Option<f64>>, Option<f64>) {
+/// The shares that are searched in earnest, nothing first, and the most promising of them. `yielding`: so many times what the model plays
+/// ports cost that are left as they are.
+pub(crate) fn finalists(
+    intent: &Intent,
+    tried: &[Pool],
+    yielding: f64,
+) -> (Vec<Option<f64>>, Option<f64>) {
     let cost = |pool: &Pool| pool.found.cost.value;
     let Some(nothing) = tried.iter().find(|pool| pool.share.is_none()).map(cost) else {
         return (vec![None], None);
     };
     let allowed = |share: f64| intent.urgency != Urgency::Low || share <= LOW_MOST;
-    let better = |pool: &&Pool| pool.share.is_some_and(allowed) && cost(pool) < nothing;
+    let better = |pool: &&Pool| pool.share.is_some_and(allowed) && cost(pool) < yielding * nothing;
     let mut held: Vec<&Pool> = tried.iter().filter(better).collect();
     held.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
     held.truncate(FINALISTS);
@@ -139,7 +149,7 @@ mod tests {
             let task = Task { weights: weights(urgency), ..contended() };
             let tried = tried(&intent(urgency), &task, false, &[], 1_600, 1);
             assert_eq!(tried.len(), 1 + SHARES.len());
-            finalists(&intent(urgency), &tried)
+            finalists(&intent(urgency), &tried, 1.0)
         };
         let (shares, best) = of(Urgency::Critical);
         assert!(best.unwrap() >= 0.9 && shares.len() == 1 + FINALISTS && shares[0].is_none());
@@ -171,7 +181,7 @@ mod tests {
         };
         let critical = intent(Urgency::Critical);
         let tried = tried(&critical, &plain, false, &[], 1_600, 1);
-        assert_eq!(finalists(&critical, &tried), (vec![None], None));
+        assert_eq!(finalists(&critical, &tried, 1.0), (vec![None], None));
     }
 
     #[test]

@@ -32,7 +32,7 @@ use droveway_drive::{
     Accepted, Action, ActionError, ActionId, GangAction, GangDriver, OperatorRequest, PortsSeen,
     QemuEvent, Refusal, Reply, Side, VmDriver,
 };
-use droveway_fleet::{Fleet, Timestamp, VmId};
+use droveway_fleet::{Bandwidth, Fleet, Timestamp, VmId};
 use droveway_plan::replan::Answer;
 use droveway_qmp::{MigrationUri, Notice, Subscription};
 use droveway_store::{Entry, NetworkChange};
@@ -116,11 +116,12 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
         }
     }
     let mut ledger = Ledger::new(run.gang.plan());
-    let mut tuner = run
-        .gang
-        .plan()
-        .tuning
-        .then(|| Tuner::new(run.gang.plan(), run.network.is_some(), sender.clone()));
+    let plan = run.gang.plan();
+    let hosts = [&plan.source, &plan.target].map(|host| run.fleet.spec.host(host.as_str()));
+    let port =
+        hosts.into_iter().flatten().map(|host| host.port.rate).min().unwrap_or(Bandwidth::ZERO);
+    let mut tuner =
+        plan.tuning.then(|| Tuner::new(plan, port, run.network.is_some(), sender.clone()));
     let mut paths = path::Paths::default();
     // Streams that a killed controller began are watched like our own, so that a dead path is noticed as soon; and they have the pace
     // that it gave them last, which may be next to nothing.

@@ -20,18 +20,15 @@
 use super::{GangAction, GangDriver};
 use crate::record::Decision;
 use droveway_fleet::{Bandwidth, Bytes, RateLimit, Timestamp, Urgency, VmId};
+use droveway_plan::reserve::{NOBODY_RATIO, YIELDING_RATIO};
 use std::{collections::VecDeque, time::Duration};
 
 /// Rates are taken over so long: TCP's bursts even out, and two looks still fall into the half second that yielding may take.
 const WINDOW: Duration = Duration::from_millis(400);
 /// A port that carries this share of its rate is full: somebody may be waiting.
 const FULL: f64 = 0.9;
-/// Streams fill a port up to here beside others, so that it is not full because of them.
-const FILL: f64 = 0.85;
 /// What streams keep however much others want: low urgency ends within four times the shortest time.
 const LEAST: f64 = 0.25;
-/// Less than this beside the streams is nobody: acknowledgements, name lookups.
-const NOBODY: f64 = 0.04;
 /// A port has to have room for so long before more of it is taken back: applications pause between requests.
 const ROOM_LASTS: Duration = Duration::from_millis(600);
 /// Smaller changes of pace are not worth one.
@@ -101,12 +98,12 @@ impl Yielding {
         let ends = [rate(|seen| seen.source_tx), rate(|seen| seen.target_rx)];
         let wanted = ends.iter().zip(self.capacity).map(|(carried, capacity)| {
             let others = *carried - streams;
-            if others <= capacity.scaled(NOBODY) {
+            if others <= capacity.scaled(NOBODY_RATIO) {
                 RateLimit::Unlimited
             } else if *carried >= capacity.scaled(FULL) {
                 RateLimit::At(self.least())
             } else {
-                let left = capacity.scaled(FILL) - others;
+                let left = capacity.scaled(YIELDING_RATIO) - others;
                 RateLimit::At(left.max(self.least()))
             }
         });

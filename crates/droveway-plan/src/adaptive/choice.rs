@@ -55,11 +55,12 @@ pub(crate) const TIE: f64 = 0.005;
 ///
 /// `safety`: so many times less time than there is was searched with, so that deadlines are kept even if the forecast is off. Worlds that
 /// are off are judged by the deadlines that were asked for: with both at once a second would be worth eighteen, just where a deadline is
-/// still kept surely.
+/// still kept surely. `yielding`: so many times what is played do ports cost that are left as they are, where they need not be.
 pub(crate) fn choose(
     known: Known<'_>,
     urgency: Urgency,
     safety: f64,
+    yielding: f64,
     pools: &[Pool],
     plain: &Plain<'_>,
     never_worse: bool,
@@ -73,13 +74,21 @@ pub(crate) fn choose(
         let late = if safety > 1.0 { task.weights.missed * cost.parts.missed } else { 0.0 };
         (doubt.score(asked, schedule) + late, ties.decider(task, cost))
     };
+    // Where streams may have a class of their own, those that have none pay for it.
+    let may_hold = pools.iter().any(|pool| pool.share.is_some());
+    let left_alone = |share: Option<f64>| match share {
+        None if may_hold => yielding,
+        _ => 1.0,
+    };
     let mut found = Vec::new();
     for (index, pool) in pools.iter().enumerate() {
         let promises = pool.share.is_some() && pool.share != plain.share;
         let handicap = if promises { 1.0 + GAIN_LEAST } else { 1.0 };
         let task = asked(&pool.task);
+        let left_alone = left_alone(pool.share);
         for held in &pool.found.nearby {
             let (score, decider) = judge(&pool.task, &task, held);
+            let score = left_alone * score;
             let weighed = handicap * score;
             found.push(Judged { score, weighed, decider, pool: Some(index), held });
         }
@@ -89,8 +98,10 @@ pub(crate) fn choose(
         plain.schedules.iter().map(|(_, cost, schedule)| (*cost, schedule.clone())).collect();
     let mut simple = Vec::new();
     let task = asked(plain.task);
+    let left_alone = left_alone(plain.share);
     for held in &held {
         let (score, decider) = judge(plain.task, &task, held);
+        let score = left_alone * score;
         simple.push(Judged { score, weighed: score, decider, pool: None, held });
     }
     let simple = ties.best(&simple)?;

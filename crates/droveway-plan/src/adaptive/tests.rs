@@ -73,6 +73,24 @@ fn a_search_that_gains_is_not_outdone_by_a_plain_policy_on_its_ports() {
     assert!((bare.cost.value - cost.value).abs() < 1e-6 * cost.value, "{bare:?} {cost:?}");
 }
 
+/// Beside others streams of low urgency yield by a class of their own rather than by being paced, so a little is promised to them; where
+/// nobody is there, or nothing may be promised, ports stay as they are.
+#[test]
+fn low_urgency_holds_a_little_beside_others() {
+    let held = |traffic: f64, shaping: bool, urgency: Urgency| {
+        let vms = [(150.0, 2.0, 0.5, traffic, 0.0), (90.0, 4.0, 1.0, 0.0, traffic)];
+        let (made, _) = made("adaptive", &vms, |_, intent, _| {
+            (intent.shaping, intent.tuning, intent.urgency) = (shaping, true, urgency);
+        });
+        made.plan.reservations.first().map(|held| held.rate)
+    };
+    assert_eq!(held(0.1, true, Urgency::Low), Some("50Mbit/s".parse().unwrap()));
+    assert_eq!(held(0.01, true, Urgency::Low), None);
+    assert_eq!(held(0.1, false, Urgency::Low), None);
+    // Streams that do not yield share as they come.
+    assert_eq!(held(0.1, true, Urgency::Medium), None);
+}
+
 /// A deadline that low urgency's own schedules do not surely keep is planned for as if nothing else counted: the gentlest of those that
 /// miss it would miss it by most.
 #[test]

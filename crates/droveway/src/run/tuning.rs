@@ -128,11 +128,13 @@ struct Ceilings {
 }
 
 impl Ceilings {
-    fn of(step: &Move) -> Self {
+    /// `port`: what the slower of the two ports carries. A guest's pages have it for themselves however many VMs move at once, while
+    /// what is counted on at a switchover is a part of it.
+    fn of(step: &Move, port: Bandwidth) -> Self {
         let unsent = (step.switchover_bandwidth * UNSENT_TIME).max(UNSENT_LEAST);
         Ceilings {
             stream: step.bandwidth,
-            fetching: step.switchover_bandwidth.scaled(FETCH_RATIO),
+            fetching: port.scaled(FETCH_RATIO),
             giving_way: step.switchover_bandwidth.scaled(GIVES_WAY_RATIO),
             background: step.postcopy_bandwidth,
             unsent_max: u32::try_from(unsent.get()).unwrap_or(u32::MAX),
@@ -199,8 +201,14 @@ struct Migration {
 }
 
 impl Tuner {
-    pub(super) fn new(plan: &Plan, classes: bool, inbox: mpsc::Sender<Input>) -> Self {
-        let ceilings = plan.moves.iter().map(|step| (step.vm.clone(), Ceilings::of(step)));
+    /// `port`: what the slower of the two ports carries.
+    pub(super) fn new(
+        plan: &Plan,
+        port: Bandwidth,
+        classes: bool,
+        inbox: mpsc::Sender<Input>,
+    ) -> Self {
+        let ceilings = plan.moves.iter().map(|step| (step.vm.clone(), Ceilings::of(step, port)));
         Tuner {
             classes,
             inbox,
@@ -218,7 +226,9 @@ impl Tuner {
         if migration.stage == Stage::Stopped {
             return Some(limit);
         }
-        let limit = limit.at_most(self.yields_to);
+        // What a guest fetches is little, and it stands still for it.
+        let yields = migration.stage != Stage::Fetching;
+        let limit = if yields { limit.at_most(self.yields_to) } else { limit };
         let gives_way = self.first.as_ref().is_some_and(|first| {
             // Where ports have classes the end of a pre-copy overtakes.
             first != vm && (!self.classes || self.switches(first))

@@ -1,5 +1,7 @@
 use super::*;
 use droveway_drive::Limits;
+use droveway_fleet::Intent;
+use droveway_plan::{GangFacts, VmFacts, policy};
 
 fn mbit(rate: u64) -> RateLimit {
     RateLimit::At(rate_of(rate))
@@ -35,6 +37,35 @@ fn each_stage_has_its_ceiling() {
     );
     let time = |mbit| Ceilings { fetching: rate_of(mbit), ..CEILINGS }.fetch_time().as_millis();
     assert_eq!((time(50), time(250)), (167, 33));
+}
+
+/// What the first VM of so many that move at once on ports of 200 Mbit/s may have.
+fn of_a_gang(vms: u32) -> Ceilings {
+    let fact = |number| VmFacts {
+        vm: format!("vm-{number}").parse().unwrap(),
+        memory: Bytes::from_mib(512),
+        allow_postcopy: true,
+        max_downtime: None,
+        deadline: None,
+        group: None,
+    };
+    let facts = GangFacts { port_rate: rate_of(200), vms: (0..vms).map(fact).collect() };
+    let [source, target] = ["alpha", "beta"].map(|host| host.parse().unwrap());
+    let intent = Intent::drain(source, target, Vec::new(), "hybrid-parallel");
+    let made = policy::find("hybrid-parallel").unwrap().plan("p", &intent, &facts, None).unwrap();
+    Ceilings::of(&made.plan.moves[0], rate_of(200))
+}
+
+/// A guest waits as long for its first pages where five move at once, each of which counts on a fifth of the port at its switchover.
+#[test]
+fn what_a_guest_fetches_has_a_part_of_the_whole_port() {
+    let [alone, of_five] = [1, 5].map(of_a_gang);
+    for ceilings in [alone, of_five] {
+        assert_eq!(ceilings.at(Stage::Fetching), mbit(50));
+        assert_eq!(ceilings.fetch_time().as_millis(), 167);
+    }
+    // All others together leave most of it, however many they are.
+    assert!(of_five.giving_way.scaled(4.0) < alone.giving_way);
 }
 
 /// A tuner of one VM, whose move was begun.
@@ -127,6 +158,11 @@ fn streams_that_yield_are_held_below_their_ceilings_but_not_while_their_vm_stand
     tuner.note_event(&vm, Side::Source, &QemuEvent::Stopped);
     tuner.yield_to(mbit(10));
     assert_eq!(tuner.limit(&vm), Some(RateLimit::Unlimited));
+    // Nor while it waits for its first pages.
+    tuner.reach(&vm, Stage::Fetching);
+    assert_eq!(tuner.limit(&vm), Some(mbit(50)));
+    tuner.note_fetched(&vm);
+    assert_eq!(tuner.limit(&vm), Some(mbit(10)));
 }
 
 #[test]
