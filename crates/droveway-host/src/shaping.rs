@@ -15,7 +15,7 @@
 //! ```
 //!
 //! A migration's packets are known by the address and the port that its target listens on, from when it listens
-//! ([`Shaper::listens`]) until its stream has ended; sockets that carry a class in `SO_PRIORITY` go there without a filter. Not by
+//! ([`Shaper::add_listener`]) until its stream has ended; sockets that carry a class in `SO_PRIORITY` go there without a filter. Not by
 //! the whole range of ports that migrations may have: the kernel takes ports for connections that hosts begin from it, too, and one
 //! such connection of the target would be urgent and fill what answers wait in (measured: a stream had 0.02 to 0.17 of its promise).
 //! The port of a listener is given to no other connection. Inbound traffic is delayed and, when the queue is full, dropped here: TCP
@@ -433,7 +433,7 @@ impl Shaper {
     ///
     /// # Errors
     /// [`ShapingError`].
-    pub fn listens(&mut self, port: u16) -> Result<(), ShapingError> {
+    pub fn add_listener(&mut self, port: u16) -> Result<(), ShapingError> {
         let mut free = FIRST_LISTENER..CARDS;
         let order = free.find(|order| !self.listeners.values().any(|taken| taken == order));
         let (Some(order), false) = (order, self.listeners.contains_key(&port)) else {
@@ -455,7 +455,7 @@ impl Shaper {
     ///
     /// # Errors
     /// [`ShapingError`].
-    pub fn is_closed(&mut self, port: u16) -> Result<(), ShapingError> {
+    pub fn remove_listener(&mut self, port: u16) -> Result<(), ShapingError> {
         let Some(order) = self.listeners.remove(&port) else { return Ok(()) };
         let (protocol, _) = towards(self.target);
         for device in self.devices() {

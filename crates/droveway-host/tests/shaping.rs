@@ -60,11 +60,19 @@ impl Cable {
         Netns::named(&self.names[number]).unwrap()
     }
 
+    /// A connection from the first end to this port of the second, both its sides.
+    fn connect(&self, port: u16) -> (TcpStream, TcpStream) {
+        let at = (address(2), port);
+        let listener = self.end(1).run(|| TcpListener::bind(at).unwrap()).unwrap();
+        let near = self.end(0).run(|| TcpStream::connect(at).unwrap()).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
     /// A shaper of one end's port, taken; a migration goes to the second end.
     fn taken(&self, number: usize, tx: &Promise, rx: &Promise) -> Shaper {
         let mut shaper = self.shaper(number).unwrap();
         shaper.install(tx, rx).unwrap();
-        shaper.listens(LISTENER).unwrap();
+        shaper.add_listener(LISTENER).unwrap();
         shaper
     }
 
@@ -392,7 +400,7 @@ fn a_port_is_put_back_as_it_was() {
         let mut shaper = cable.shaper(0).unwrap();
         assert_eq!(state(&host), before, "looking changes nothing");
         shaper.install(&promise(0.5), &promise(0.5)).unwrap();
-        shaper.listens(LISTENER).unwrap();
+        shaper.add_listener(LISTENER).unwrap();
         assert!(shaper.shapes_inbound());
         assert_ne!(state(&host), before);
         // As after a crash: from what was kept alone; and once more.
@@ -453,7 +461,7 @@ fn a_floor_is_of_one_card() {
         return skip("a_floor_is_of_one_card", "not root");
     }
     let cable = Cable::new("floor");
-    let [a, b] = [cable.end(0), cable.end(1)];
+    let a = cable.end(0);
     let text = run(&a, "ip", &["-o", "link", "show", "dev", "nic"]);
     let card = text.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap();
     let bytes: Vec<u8> =
@@ -463,10 +471,7 @@ fn a_floor_is_of_one_card() {
     let promise = Promise { floors, ..promise(0.5) };
     let shaper = cable.taken(0, &promise, &promise);
     for port in [7000, LISTENER] {
-        let at = (address(2), port);
-        let listener = b.run(|| TcpListener::bind(at).unwrap()).unwrap();
-        let mut near = a.run(|| TcpStream::connect(at).unwrap()).unwrap();
-        let mut far = listener.accept().unwrap().0;
+        let (mut near, mut far) = cable.connect(port);
         near.write_all(&vec![1; 200_000]).unwrap();
         far.read_exact(&mut vec![0; 200_000]).unwrap();
         far.write_all(&vec![1; 400_000]).unwrap();
@@ -494,14 +499,8 @@ fn sockets_go_to_their_class() {
         return skip("sockets_go_to_their_class", "not root");
     }
     let cable = Cable::new("class");
-    let [a, b] = [cable.end(0), cable.end(1)];
+    let a = cable.end(0);
     let mut source = cable.taken(0, &promise(0.5), &promise(0.5));
-    let connect = |port: u16| {
-        let at = (address(2), port);
-        let listener = b.run(|| TcpListener::bind(at).unwrap()).unwrap();
-        let near = a.run(|| TcpStream::connect(at).unwrap()).unwrap();
-        (near, listener.accept().unwrap().0)
-    };
     let send = |near: &mut TcpStream, far: &mut TcpStream| {
         near.write_all(&vec![1; 200_000]).unwrap();
         far.read_exact(&mut vec![0; 200_000]).unwrap();
@@ -527,13 +526,13 @@ fn sockets_go_to_their_class() {
             after.applications - before.applications > least,
         ]
     };
-    let (mut near, mut far) = connect(7000);
+    let (mut near, mut far) = cable.connect(7000);
     assert_eq!(gained(&mut near, &mut far), [false, false, true]);
     tune(&near, STREAM);
     assert_eq!(gained(&mut near, &mut far), [false, true, false]);
     tune(&near, URGENT);
     assert_eq!(gained(&mut near, &mut far), [true, false, false]);
-    let (mut near, mut far) = connect(LISTENER);
+    let (mut near, mut far) = cable.connect(LISTENER);
     assert_eq!(gained(&mut near, &mut far), [false, true, false]);
     let mut shaper = source;
     shaper.hasten(near.local_addr().unwrap().port()).unwrap();
@@ -551,15 +550,11 @@ fn a_port_is_migrations_while_its_target_listens() {
     }
     const NEXT: u16 = LISTENER + 1;
     let cable = Cable::new("listens");
-    let [a, b] = [cable.end(0), cable.end(1)];
     let mut source = cable.taken(0, &promise(0.5), &promise(0.5));
     // Who received it at the source, of what was sent to it from this port of the target's.
     let received = |source: &mut Shaper, port: u16| {
         let before = source.passed(Way::Rx).unwrap();
-        let at = (address(2), port);
-        let listener = b.run(|| TcpListener::bind(at).unwrap()).unwrap();
-        let mut near = a.run(|| TcpStream::connect(at).unwrap()).unwrap();
-        let mut far = listener.accept().unwrap().0;
+        let (mut near, mut far) = cable.connect(port);
         far.write_all(&vec![1; 200_000]).unwrap();
         near.read_exact(&mut vec![0; 200_000]).unwrap();
         let after = source.passed(Way::Rx).unwrap();
@@ -569,17 +564,17 @@ fn a_port_is_migrations_while_its_target_listens() {
     let (migration, application) = ([true, false], [false, true]);
     assert_eq!(received(&mut source, LISTENER), migration);
     assert_eq!(received(&mut source, NEXT), application);
-    source.listens(NEXT).unwrap();
+    source.add_listener(NEXT).unwrap();
     // Said twice, it is as said once.
-    source.listens(NEXT).unwrap();
-    source.is_closed(LISTENER).unwrap();
+    source.add_listener(NEXT).unwrap();
+    source.remove_listener(LISTENER).unwrap();
     assert_eq!(received(&mut source, LISTENER), application);
     assert_eq!(received(&mut source, NEXT), migration);
     for _ in 0..2 {
-        source.is_closed(NEXT).unwrap();
+        source.remove_listener(NEXT).unwrap();
         assert_eq!(received(&mut source, NEXT), application);
     }
-    source.listens(LISTENER).unwrap();
+    source.add_listener(LISTENER).unwrap();
     assert_eq!(received(&mut source, LISTENER), migration);
     restore(source.before()).unwrap();
 }

@@ -296,20 +296,20 @@ impl Network {
     }
 
     /// The target of this VM listens here: what goes there, and what comes from there, is migration's at both hosts.
-    pub(crate) fn listens(&mut self, vm: &VmId, at: u16) -> Result<(), String> {
+    pub(crate) fn add_listener(&mut self, vm: &VmId, at: u16) -> Result<(), String> {
         // Where it listened before a path broke it listens no more.
         if let Some(before) = self.listeners.insert(vm.clone(), at) {
             self.close(before);
         }
         for port in &mut self.ports {
-            let done = port.shaper.listens(at);
+            let done = port.shaper.add_listener(at);
             done.map_err(|error| format!("host '{}': {}", port.host, chain(&error)))?;
         }
         Ok(())
     }
 
     /// Nothing more comes from, or goes to, the targets of VMs that are not under way: whoever gets their ports is an application.
-    pub(crate) fn close_all_but(&mut self, is_under_way: impl Fn(&VmId) -> bool) {
+    pub(crate) fn keep_listeners(&mut self, is_under_way: impl Fn(&VmId) -> bool) {
         let over = self.listeners.keys().filter(|vm| !is_under_way(vm)).cloned();
         for vm in over.collect::<Vec<_>>() {
             if let Some(at) = self.listeners.remove(&vm) {
@@ -320,7 +320,7 @@ impl Network {
 
     fn close(&mut self, at: u16) {
         for port in &mut self.ports {
-            if let Err(error) = port.shaper.is_closed(at) {
+            if let Err(error) = port.shaper.remove_listener(at) {
                 tracing::debug!("{at} of {} stays migration's: {error}", port.host);
             }
         }

@@ -267,7 +267,7 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
                     run.gang.handle_traffic(now, seen);
                 }
                 if let Some(network) = &mut run.network {
-                    network.close_all_but(|vm| {
+                    network.keep_listeners(|vm| {
                         run.gang.driver(vm).is_some_and(|it| it.outcome().is_none())
                     });
                 }
@@ -398,7 +398,7 @@ fn take_listener(
         return Ok(());
     };
     match uri.parse() {
-        Ok(MigrationUri::Tcp { port, .. }) => network.listens(vm, port),
+        Ok(MigrationUri::Tcp { port, .. }) => network.add_listener(vm, port),
         _ => Ok(()),
     }
 }
