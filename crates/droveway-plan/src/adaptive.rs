@@ -259,6 +259,7 @@ pub fn propose(
     let rivals: Vec<Weights> = rivals().into_iter().map(|(_, weights)| weights).collect();
     let gently = intent.urgency == Urgency::Low && bare.due().is_infinite();
     let hurried = bare.hurried(safety(known));
+    let yielding = yielding_cost(intent.urgency, &bare);
     let tried = tried(intent, &hurried, gently, &rivals, plays, seed);
     let question = Question {
         intent,
@@ -273,7 +274,7 @@ pub fn propose(
         finish_bound: if gently { effort.finish_times * fastest(&tried) } else { f64::INFINITY },
     };
     let Planned { pools, plain: simple, deadlines } =
-        question.planned(terms(intent, &bare, asked, &tried, plays))?;
+        question.planned(terms(intent, &bare, asked, &tried, yielding, plays))?;
     let surely = deadlines.as_ref().is_none_or(|found| found.verdict == Verdict::Feasible);
     let hurry = if deadlines.is_some() && surely { safety(known) } else { 1.0 };
     if !surely && intent.urgency != Urgency::Critical && bare.floor <= 0.0 {
@@ -287,7 +288,6 @@ pub fn propose(
         ));
         return Some(proposal);
     }
-    let yielding = yielding_cost(intent.urgency, &bare);
     let never_worse = effort.levers.never_worse;
     let schedules = plain(&simple, &mut Judge::new(&simple));
     let simply = Plain { task: &simple, share: asked, schedules: &schedules };
@@ -361,11 +361,12 @@ fn terms(
     bare: &Task,
     asked: Option<f64>,
     tried: &[Pool],
+    yielding: f64,
     plays: usize,
 ) -> Vec<Terms> {
     let (shares, best) = match asked {
         Some(share) => (vec![Some(share)], Some(share)),
-        None => finalists(intent, tried, yielding_cost(intent.urgency, bare)),
+        None => finalists(intent, tried, yielding),
     };
     let mut terms: Vec<Terms> = shares
         .into_iter()
