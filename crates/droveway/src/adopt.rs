@@ -243,6 +243,7 @@ pub(crate) async fn take_over(
         watch: None,
         pairs,
         ports,
+        payload: source.port.rate.min(target.port.rate).tcp_payload(),
         lock,
         run_id: id.clone(),
         network: None,

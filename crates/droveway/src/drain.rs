@@ -538,6 +538,7 @@ impl<'a> Job<'a> {
             watch,
             pairs,
             ports,
+            payload: facts.port_rate.tcp_payload(),
             lock,
             run_id: run_id.clone(),
             network,

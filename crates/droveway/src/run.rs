@@ -75,6 +75,8 @@ pub(crate) struct Run {
     pub(crate) gang: GangDriver,
     pub(crate) pairs: BTreeMap<VmId, Pair>,
     pub(crate) ports: Ports,
+    /// What the slower of the two ports carries of streams: as measured, where that was done.
+    pub(crate) payload: Bandwidth,
     pub(crate) lock: RunLock,
     pub(crate) run_id: String,
     /// The ports, if they keep promises.
@@ -117,11 +119,8 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
     }
     let mut ledger = Ledger::new(run.gang.plan());
     let plan = run.gang.plan();
-    let hosts = [&plan.source, &plan.target].map(|host| run.fleet.spec.host(host.as_str()));
-    let port =
-        hosts.into_iter().flatten().map(|host| host.port.rate).min().unwrap_or(Bandwidth::ZERO);
     let mut tuner =
-        plan.tuning.then(|| Tuner::new(plan, port, run.network.is_some(), sender.clone()));
+        plan.tuning.then(|| Tuner::new(plan, run.payload, run.network.is_some(), sender.clone()));
     let mut paths = path::Paths::default();
     // Streams that a killed controller began are watched like our own, so that a dead path is noticed as soon; and they have the pace
     // that it gave them last, which may be next to nothing.

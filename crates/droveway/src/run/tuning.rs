@@ -128,13 +128,13 @@ struct Ceilings {
 }
 
 impl Ceilings {
-    /// `port`: what the slower of the two ports carries. A guest's pages have it for themselves however many VMs move at once, while
-    /// what is counted on at a switchover is a part of it.
-    fn of(step: &Move, port: Bandwidth) -> Self {
+    /// `payload`: what the slower of the two ports carries of streams. A guest's pages have it for themselves however many VMs move at
+    /// once, while what is counted on at a switchover is a part of it.
+    fn of(step: &Move, payload: Bandwidth) -> Self {
         let unsent = (step.switchover_bandwidth * UNSENT_TIME).max(UNSENT_LEAST);
         Ceilings {
             stream: step.bandwidth,
-            fetching: port.scaled(FETCH_RATIO),
+            fetching: payload.scaled(FETCH_RATIO),
             giving_way: step.switchover_bandwidth.scaled(GIVES_WAY_RATIO),
             background: step.postcopy_bandwidth,
             unsent_max: u32::try_from(unsent.get()).unwrap_or(u32::MAX),
@@ -201,14 +201,14 @@ struct Migration {
 }
 
 impl Tuner {
-    /// `port`: what the slower of the two ports carries.
+    /// `payload`: what the slower of the two ports carries of streams.
     pub(super) fn new(
         plan: &Plan,
-        port: Bandwidth,
+        payload: Bandwidth,
         classes: bool,
         inbox: mpsc::Sender<Input>,
     ) -> Self {
-        let ceilings = plan.moves.iter().map(|step| (step.vm.clone(), Ceilings::of(step, port)));
+        let ceilings = plan.moves.iter().map(|step| (step.vm.clone(), Ceilings::of(step, payload)));
         Tuner {
             classes,
             inbox,
