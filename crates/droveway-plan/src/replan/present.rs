@@ -155,6 +155,10 @@ impl Present {
         for (mover, step) in task.movers.iter_mut().zip(&rest.moves) {
             mover.deadline -= elapsed;
             mover.step.switchover_bandwidth = payload;
+            if step.ladder.is_none() {
+                // Of a hybrid the play has what it begins with; what else it could be aims at the whole.
+                mover.step.downtime_limit = step.downtime_limit.as_secs_f64();
+            }
             let standing = stands(&step.vm);
             mover.ways = ways(&mover.ways, step, standing, payload);
             let vm = &world.gang.vms[mover.step.vm];
