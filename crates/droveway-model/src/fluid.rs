@@ -26,7 +26,7 @@ pub use runner::Stage;
 pub use trace::{Load, MoveTrace, Phase, PortLoad, PortTrace, Segment, Trace};
 
 use crate::share::{Claim, Class, Crosses, Resource, Sharer};
-use runner::Runner;
+use runner::{Grant, Runner};
 use trace::{Observer, Scene, Tracer};
 
 /// Events that a gang may take for each of its moves: twice the passes that a plan may ask for (1,000), with its fixed
@@ -400,8 +400,28 @@ impl Fluid {
             let first = [step.target, source].map(|host| gang.ports[host].shaped);
             let crowded =
                 back.into_iter().zip(first).any(|(back, first)| self.crowded[back] && !first);
-            self.runners[*index].granted(*rate, crowded, step, gang, now);
+            let fetching = self.fetching(gang, *index);
+            let grant = Grant { rate: *rate, crowded, fetching };
+            self.runners[*index].granted(grant, step, gang, now);
         }
+    }
+
+    /// How many guests fetch their first pages through one of the ports that this move's guest fetches through; one where it
+    /// does not.
+    fn fetching(&self, gang: &Gang, index: usize) -> f64 {
+        if !self.runners[index].fetches() {
+            return 1.0;
+        }
+        let ports = |index: usize| {
+            let step = &gang.moves[index];
+            (gang.vms[step.vm].host, step.target)
+        };
+        let (source, target) = ports(index);
+        let fetches = |other: &&usize| {
+            let (from, to) = ports(**other);
+            self.runners[**other].fetches() && (from == source || to == target)
+        };
+        self.senders.iter().filter(fetches).map(|_| 1.0).sum()
     }
 
     /// Which claims the flows of each VM are: by VM, its claims and flows.

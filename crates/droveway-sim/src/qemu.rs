@@ -259,13 +259,26 @@ impl Pair {
         limit.bandwidth().map_or(f64::INFINITY, |rate| Physics::bytes(rate.bytes_per_second()))
     }
 
-    /// The port grants a rate.
-    pub(crate) fn granted(&mut self, rate: f64, port: f64, physics: &Physics, now: f64) {
+    /// Whether the guest fetches all the pages without which it answers nobody, or is about to: after a pass only few are missing.
+    pub(crate) fn fetches(&self) -> bool {
+        let split = self.stage.is_split() && self.silent_until.is_some();
+        self.pass <= 1 && (self.stage == Stage::Switch || split)
+    }
+
+    /// The port of that capacity grants a rate; so many guests fetch their first pages through it.
+    pub(crate) fn granted(
+        &mut self,
+        (rate, port, fetching): (f64, f64, f64),
+        physics: &Physics,
+        now: f64,
+    ) {
         let wire = rate * physics.constants.efficiency * self.chance[0];
         self.rate = if wire > 0.0 { 1.0 / (1.0 / wire + self.scan_per_byte) } else { 0.0 };
         self.port = port;
         if self.stage.is_split() && self.silent_until.is_some_and(f64::is_infinite) {
-            let silence = self.silence(port, physics);
+            // A hybrid has few to fetch, and waits for nobody's.
+            let fetching = if self.fetches() { fetching } else { 1.0 };
+            let silence = self.silence(port, fetching, physics);
             self.be_silent_until(now + silence, now);
         }
     }
@@ -275,7 +288,7 @@ impl Pair {
         self.silences.push((self.stopped_at.unwrap_or(now), until));
     }
 
-    fn silence(&mut self, port: f64, physics: &Physics) -> f64 {
+    fn silence(&mut self, port: f64, fetching: f64, physics: &Physics) -> f64 {
         let constants = &physics.constants;
         let first = self.pass <= 1;
         let pages =
@@ -289,8 +302,8 @@ impl Pair {
             self.faults += (pages * self.chance[1]) as u64;
         }
         let transfer = self.memory.pending() / self.rate.max(1.0);
-        let fault =
-            constants.page_seconds(port, self.ceiling(), self.overtakes) + self.path_seconds;
+        let page = constants.page_seconds(port, self.ceiling(), self.overtakes, fetching);
+        let fault = page + self.path_seconds;
         outage_after_switch(transfer, pages, fault, 1.0) * self.chance[1]
             + constants.announce_seconds
     }

@@ -722,11 +722,13 @@ impl<'a> World<'a> {
             });
         }
         self.sharer.share(&self.resources, &self.claims, &mut self.rates);
+        let pairs = self.vms.iter().filter_map(|vm| vm.pair.as_ref());
+        let fetching = pairs.filter(|pair| pair.fetches()).map(|_| 1.0).sum::<f64>().max(1.0);
         for (sender, rate) in self.senders.iter().zip(&self.rates[self.flows.len()..]) {
             let slow = self.broken == Some(Broken::SlowStreams);
             let rate = if slow { rate / 3.0 } else { *rate };
             if let Some(pair) = &mut self.vms[*sender].pair {
-                pair.granted(rate, forward, self.physics, now);
+                pair.granted((rate, forward, fetching), self.physics, now);
             }
         }
         let mut used = vec![0.0; self.resources.len()];

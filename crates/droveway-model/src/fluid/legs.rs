@@ -8,7 +8,9 @@
 //! Only drains from one host to one other, of at most 16 VMs of which none is under way.
 
 use super::{
-    End, Gang, MoveCourse, MoveModel, Start, flow_claim, hurry, runner::Runner, take_way_back,
+    End, Gang, MoveCourse, MoveModel, Start, flow_claim, hurry,
+    runner::{Grant, Runner},
+    take_way_back,
 };
 use crate::share::{Claim, Class, Crosses, Resource, Sharer};
 use std::collections::BTreeMap;
@@ -189,7 +191,8 @@ impl<'a> Legs<'a> {
             });
             runner.rate = 0.0;
             if sender.is_some() {
-                runner.granted(given.rate, given.crowded, step, gang, now);
+                let grant = Grant { rate: given.rate, crowded: given.crowded, fetching: 1.0 };
+                runner.granted(grant, step, gang, now);
             }
         }
         None

@@ -237,7 +237,7 @@ impl<'a> Moved<'a> {
 
     /// What a missing page costs.
     fn fault(&self) -> f64 {
-        self.constants.page_seconds(self.capacity, self.behind(), self.overtaken)
+        self.constants.page_seconds(self.capacity, self.behind(), self.overtaken, 1.0)
     }
 
     /// How long it is silent at most, as far as silence is short: a longer one costs more than it gives.
