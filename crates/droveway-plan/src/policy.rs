@@ -693,7 +693,7 @@ impl Chosen {
             let technique = technique_of(intent, fact, Technique::PreCopy, &mut Vec::new())?;
             let mut step = plan_move(intent, facts, fact, technique, 1);
             if self.searches() {
-                step.aim_below(known.calibration.constants.switch_seconds);
+                step.aim_below(&known.calibration.constants);
             }
             alone.push(step);
         }

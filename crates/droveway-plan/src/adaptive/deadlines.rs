@@ -584,8 +584,8 @@ impl Question<'_> {
         let (vm, now) = (&fact.vm, limit_of(self.intent, fact).as_secs_f64());
         let longer = |times: f64| {
             let mut task = task.clone();
-            // What is aimed at stays as much below.
-            task.movers[index].step.downtime_limit += (times - 1.0) * now;
+            // What is aimed at stays below by as large a part.
+            task.movers[index].step.downtime_limit *= times;
             task
         };
         let times = DOWNTIME_TIMES.into_iter().find(|times| self.keeps(&longer(*times)))?;

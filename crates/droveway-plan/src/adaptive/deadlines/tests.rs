@@ -224,7 +224,7 @@ fn remedies_come_by_size() {
 
 #[test]
 fn a_curve_that_never_converges_is_told_from_a_deadline() {
-    let said = asked(&[WRITER], |world, intent, facts| {
+    let said = asked(&[(80.0, 70.0, 200.0, 0.0, 0.0)], |world, intent, facts| {
         facts.vms[0].allow_postcopy = false;
         intent.deadline = seconds("600s");
         intent.allow_postcopy = AllowPostcopy::Never;
