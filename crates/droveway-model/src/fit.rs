@@ -6,6 +6,9 @@
 //! takes off the weighted error is chi-squared distributed if it is not there (likelihood ratio, Wilks).
 //!
 //! Every curve of this form rises and bends, whatever the points do: a longer window that shows fewer bytes is averaged away.
+//!
+//! A short measurement has no window as long as a move, and hardly tells a curve that ends soon from one that goes on: the best of them
+//! ended at 22 MiB where 36 were dirty later. [`averaged`] weighs all of them (Bayesian model averaging, Hoeting et al. 1999).
 
 use droveway_fleet::{DirtyCurve, curve::PageClass};
 
@@ -27,7 +30,7 @@ pub struct Fit {
     pub curve: DirtyCurve,
     /// Its relative standard error, over the windows that were measured.
     pub standard_error_ratio: f64,
-    /// `idle`, `uniform`, `saturating`, `hot-cold`.
+    /// `idle`, `uniform`, `saturating`, `hot-cold`, `averaged`.
     pub form_name: &'static str,
 }
 
@@ -43,6 +46,16 @@ const ERROR_BYTES_MIN: f64 = 4096.0;
 /// A second class must take so much off the weighted squared error: noise does so once in a thousand fits (chi-squared,
 /// two degrees of freedom).
 const SECOND_CLASS_GAIN: f64 = 13.8;
+/// So many to one that one class is enough, before anything was seen.
+const SECOND_CLASS_ODDS: f64 = 10.0;
+/// Curves of less weight than this against the best are left out of the mean.
+const NEXT_TO_NONE: f64 = 1e-5;
+/// Where no more curves than this share the weight the readings have one curve in mind.
+const PINNED_DOWN: f64 = 3.0;
+/// Moves are longer than the longest window.
+const EXTRAPOLATED: f64 = 2.0;
+/// Rates that differ by less than this factor are one class of a mean.
+const NEAR_RATES: f64 = 4.0;
 /// Two classes have four parameters and meet four points whatever they are; the fifth can contradict.
 const SECOND_CLASS_POINTS_MIN: usize = 5;
 /// Windows that differ by less than this part count as one: they say a rate, and nothing of how it saturates.
@@ -82,6 +95,99 @@ pub fn fit(points: &[Measured], memory_bytes: f64) -> Fit {
         _ => DirtyCurve::Classes { classes },
     };
     Fit { curve, standard_error_ratio, form_name }
+}
+
+/// The mean of all curves of one class and of two that fit in the memory, each weighted by its likelihood as `log_likelihood` says it,
+/// rates as likely by their logarithm; sizes by least squares through `points`. `None` where the readings pin one curve down, which
+/// [`fit`] then finds more finely, or say nothing but a rate. The standard error is that at twice the longest window: what it is asked
+/// for is longer than what was measured.
+#[must_use]
+pub fn averaged(
+    points: &[Measured],
+    memory_bytes: f64,
+    log_likelihood: impl Fn(&DirtyCurve) -> f64,
+) -> Option<Fit> {
+    let usable = |p: &&Measured| p.seconds > 0.0 && p.seconds.is_finite() && p.bytes.is_finite();
+    let points: Vec<Measured> = points.iter().filter(usable).copied().collect();
+    let seconds = || points.iter().map(|point| point.seconds);
+    let (first, last) = (seconds().fold(f64::INFINITY, f64::min), seconds().fold(0.0, f64::max));
+    let seen = points.iter().any(|point| point.bytes > 0.0);
+    if !seen || last <= first * (1.0 + SAME_WINDOW_RATIO) {
+        return None;
+    }
+    let weighed = weighed(&Problem::new(&points), memory_bytes, log_likelihood);
+    let effective = 1.0 / weighed.iter().map(|(weight, _)| weight * weight).sum::<f64>();
+    if weighed.is_empty() || effective < PINNED_DOWN {
+        return None;
+    }
+    let reach = EXTRAPOLATED * last;
+    let mean: f64 = weighed.iter().map(|(weight, curve)| weight * curve.unique_bytes(reach)).sum();
+    let off = |curve: &DirtyCurve| (curve.unique_bytes(reach) / mean - 1.0).powi(2);
+    let variance: f64 = weighed.iter().map(|(weight, curve)| weight * off(curve)).sum();
+    let all = weighed.iter().flat_map(|(weight, curve)| {
+        let classes = match curve {
+            DirtyCurve::Classes { classes } => classes.as_slice(),
+            _ => &[],
+        };
+        let part = move |of: &PageClass| PageClass { bytes: weight * of.bytes, ..*of };
+        classes.iter().map(part)
+    });
+    let classes = within(gathered(all.collect()), memory_bytes);
+    Some(Fit {
+        curve: DirtyCurve::Classes { classes },
+        standard_error_ratio: variance.sqrt(),
+        form_name: "averaged",
+    })
+}
+
+/// Every curve that is considered with its weight; the weights add up to one, without those that are next to none.
+fn weighed(
+    problem: &Problem,
+    memory_bytes: f64,
+    log_likelihood: impl Fn(&DirtyCurve) -> f64,
+) -> Vec<(f64, DirtyCurve)> {
+    let rates: Vec<f64> = grid().collect();
+    let fits = |found: &Candidate| {
+        let bytes: f64 = found.classes.iter().map(|class| class.bytes).sum();
+        bytes > 0.0 && bytes <= memory_bytes
+    };
+    let one: Vec<Candidate> = rates.iter().map(|rate| problem.single(*rate)).filter(fits).collect();
+    let slower = |(index, hot): (usize, &f64)| {
+        let hot = *hot;
+        rates[..index].iter().filter_map(move |cold| problem.pair(hot, *cold))
+    };
+    let two: Vec<Candidate> = rates.iter().enumerate().flat_map(slower).filter(fits).collect();
+    let mut all = Vec::new();
+    for (family, odds) in [(one, 1.0), (two, 1.0 / SECOND_CLASS_ODDS)] {
+        #[expect(clippy::cast_precision_loss, reason = "some thousand")]
+        let prior = (odds / family.len().max(1) as f64).ln();
+        for found in family {
+            let curve = DirtyCurve::Classes { classes: found.classes };
+            all.push((prior + log_likelihood(&curve), curve));
+        }
+    }
+    let best = all.iter().map(|(log, _)| *log).fold(f64::NEG_INFINITY, f64::max);
+    all.retain(|(log, _)| log - best > NEXT_TO_NONE.ln());
+    let sum: f64 = all.iter().map(|(log, _)| (log - best).exp()).sum();
+    all.into_iter().map(|(log, curve)| ((log - best).exp() / sum, curve)).collect()
+}
+
+/// Classes whose rates are near each other as one, with their bytes and their dirty rate.
+fn gathered(mut classes: Vec<PageClass>) -> Vec<PageClass> {
+    classes.sort_by(|a, b| b.writes_per_second.total_cmp(&a.writes_per_second));
+    let mut all: Vec<(f64, PageClass)> = Vec::new();
+    for class in classes {
+        match all.last_mut() {
+            Some((fastest, sum)) if class.writes_per_second * NEAR_RATES > *fastest => {
+                let bytes = sum.bytes + class.bytes;
+                let writes =
+                    sum.bytes * sum.writes_per_second + class.bytes * class.writes_per_second;
+                *sum = PageClass { bytes, writes_per_second: writes / bytes };
+            }
+            _ => all.push((class.writes_per_second, class)),
+        }
+    }
+    all.into_iter().map(|(_, class)| class).collect()
 }
 
 /// A class that is seldom written may come out larger than the memory, since only its dirty rate shows in the windows: it
@@ -443,6 +549,32 @@ mod tests {
         // Noise: a longer window that shows less.
         let noisy = fit(&[point(1.0, 2e7), point(3.0, 1.8e7)], 1e9);
         assert!(noisy.curve.unique_bytes(1.0) <= noisy.curve.unique_bytes(3.0));
+    }
+
+    #[test]
+    fn what_the_readings_leave_open_is_averaged() {
+        let points =
+            |windows: &[f64], noise| points(&truth(64.0 * MIB, 5.0 * MIB, None), windows, noise, 3);
+        let average = |points: &[Measured]| {
+            let likelihood = |curve: &DirtyCurve| {
+                let off = |of: &Measured| {
+                    (curve.unique_bytes(of.seconds) - of.bytes) / of.standard_error_bytes
+                };
+                points.iter().map(|of| -0.5 * off(of).powi(2)).sum()
+            };
+            averaged(points, 192.0 * MIB, likelihood)
+        };
+        let short = average(&points(&[0.1, 0.3, 1.0, 2.6], 0.1)).expect("much is open");
+        assert_eq!(short.form_name, "averaged");
+        // All that fits is between a curve that has ended and a straight line.
+        let ratio = short.curve.unique_bytes(10.0) / short.curve.unique_bytes(2.6);
+        assert!((1.5..10.0 / 2.6).contains(&ratio), "{short:?}");
+        assert!((0.05..0.5).contains(&short.standard_error_ratio), "{short:?}");
+        let DirtyCurve::Classes { classes } = &short.curve else { panic!("{short:?}") };
+        assert!((1..=6).contains(&classes.len()), "{classes:?}");
+        // A single length of window says a rate; nothing dirtied says nothing.
+        assert_eq!(average(&points(&[1.0, 1.0], 0.1)), None);
+        assert_eq!(average(&[]), None);
     }
 
     proptest! {
