@@ -348,7 +348,7 @@ mod tests {
             "warning: a group is split",
             "waits 20 s before the first VM starts: a quieter phase",
             "after wait",
-            "downtime aimed at: 270ms",
+            "downtime aimed at: 257ms",
             "applications lose ",
             "ports: ",
             "cost ",

@@ -29,10 +29,10 @@ impl Table {
     }
 }
 
-const STYLE: &str = "body{font:15px/1.5 sans-serif;color:#282828;max-width:1180px;margin:2em auto;padding:0 1em}\
+const STYLE: &str = "body{font:15px/1.5 sans-serif;color:#282828;max-width:1280px;margin:2em auto;padding:0 1em}\
 h1{font-size:1.6em}h2{font-size:1.2em;margin-top:2em;border-bottom:1px solid #ddd}\
 table{border-collapse:collapse;font-size:13px;margin:1em 0;display:block;overflow-x:auto}\
-th,td{padding:3px 10px;text-align:right;border-bottom:1px solid #eee;white-space:nowrap}\
+th,td{padding:3px 8px;text-align:right;border-bottom:1px solid #eee;white-space:nowrap}\
 th{border-bottom:2px solid #bbb;font-weight:600}.w{text-align:left}\
 figure{margin:2em 0}figcaption{color:#555;font-size:13px;max-width:70em}\
 svg{max-width:100%;height:auto}";

@@ -86,7 +86,7 @@ fn aims(targets: &[Target]) -> Vec<String> {
     let count = missed().count();
     let few = counting.iter().filter(|it| it.is_from_few()).count();
     let mut said = vec![format!(
-        "Of {} targets of which there are data {} are met{}{}.",
+        "Of {} targets of which there are data {} are met{}{}",
         counting.len(),
         counting.len() - count,
         if few > 0 {
@@ -96,7 +96,7 @@ fn aims(targets: &[Target]) -> Vec<String> {
         } else {
             String::new()
         },
-        if count == 0 { "" } else { "; missed are" }
+        if count == 0 { "." } else { "; those that are missed follow." }
     )];
     said.extend(missed().map(|target| {
         let arm = target.arm.as_deref().unwrap_or("all arms of ours");
