@@ -2,7 +2,7 @@
 
 mod recovery;
 
-pub(crate) use recovery::missing_port;
+pub(crate) use recovery::{is_taken, missing_port};
 
 use crate::{
     exit::{Exit, Failure},

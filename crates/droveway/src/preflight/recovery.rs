@@ -8,7 +8,10 @@ use crate::qemu::Qemu;
 use droveway_fleet::Host;
 use droveway_host::netns::Netns;
 use droveway_qmp::Schema;
-use std::{io, net::TcpListener};
+use std::{
+    io,
+    net::{IpAddr, TcpListener},
+};
 
 /// What else can be done about it.
 const OTHERWISE: &str = "or forbid post-copy with --allow-postcopy never";
@@ -65,12 +68,16 @@ pub(crate) fn missing_port(host: &Host, vms: usize) -> Option<String> {
     })
 }
 
+/// Whether a port cannot be listened at, in the namespace that this runs in: somebody does, or has a connection from it or had one
+/// within the last minute.
+pub(crate) fn is_taken(address: IpAddr, port: u16) -> bool {
+    let bound = TcpListener::bind((address, port));
+    bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+}
+
 /// How many of a host's ports for incoming migrations nobody listens on, of as many as are wanted. In the host's namespace.
 fn free_ports(host: &Host, wanted: usize) -> usize {
-    let is_taken = |port: u16| {
-        let bound = TcpListener::bind((host.migration_address, port));
-        bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
-    };
+    let is_taken = |port: u16| is_taken(host.migration_address, port);
     let ports = host.migration_ports.first..=host.migration_ports.last;
     ports.filter(|port| !is_taken(*port)).take(wanted).count()
 }

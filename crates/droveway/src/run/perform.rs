@@ -5,7 +5,10 @@ use super::{
     settings::{self, CAPABILITIES},
     translate,
 };
-use crate::qemu::{self, Qemu};
+use crate::{
+    preflight,
+    qemu::{self, Qemu},
+};
 use droveway_drive::{Action, ActionError, ActionId, FailureClass, Limits, Reply, Side};
 use droveway_fleet::{VmId, fleet::PortRange};
 use droveway_host::{
@@ -181,13 +184,21 @@ fn parsed(uri: &str) -> Result<MigrationUri, ActionError> {
     })
 }
 
-/// The target listens on the next free port of its host's range.
+/// The target listens on the next free port of its host's range. Ports are tried here first: QEMU (10.0) whose first port is taken
+/// takes no other.
 async fn listen(pair: &Pair, again: bool) -> Result<String, ActionError> {
     let size = u32::from(pair.ports.last - pair.ports.first) + 1;
     let mut last = None;
     for _ in 0..size {
         let offset = pair.next_port.fetch_add(1, Ordering::Relaxed) % size;
         let port = pair.ports.first + u16::try_from(offset).unwrap_or(0);
+        if is_taken(pair, port).await {
+            last = Some(ActionError {
+                class: FailureClass::Refused,
+                message: "no port for incoming migrations is free at the target's host".to_owned(),
+            });
+            continue;
+        }
         let uri = MigrationUri::tcp(pair.address.to_string(), port);
         let client = &pair.target.client;
         let answer = if again {
@@ -197,8 +208,8 @@ async fn listen(pair: &Pair, again: bool) -> Result<String, ActionError> {
         };
         match answer {
             Ok(()) => return Ok(uri.to_string()),
-            // Only a port that somebody else holds is worth another try.
-            Err(error) if error.to_string().contains("Address already in use") => {
+            // Only a port that somebody else holds is worth another try, and only to who has listened before.
+            Err(error) if again && error.to_string().contains("Address already in use") => {
                 last = Some(translate::error(&error));
             }
             Err(error) => return Err(translate::error(&error)),
@@ -208,6 +219,22 @@ async fn listen(pair: &Pair, again: bool) -> Result<String, ActionError> {
         class: FailureClass::Refused,
         message: "the host has no port for incoming migrations".to_owned(),
     }))
+}
+
+/// Whether somebody holds that port of the target's host; where that cannot be told QEMU will.
+async fn is_taken(pair: &Pair, port: u16) -> bool {
+    let (address, netns) = (pair.address, pair.netns[1].clone());
+    let tried = tokio::task::spawn_blocking(move || {
+        Netns::of(netns.as_deref())?.run(|| preflight::is_taken(address, port))
+    });
+    match tried.await {
+        Ok(Ok(taken)) => taken,
+        Ok(Err(error)) => {
+            tracing::debug!("port {port} could not be tried: {error}");
+            false
+        }
+        Err(_) => false,
+    }
 }
 
 /// `return-path` in every technique: without it a source takes "sent" for "arrived", and a target that dies while it loads

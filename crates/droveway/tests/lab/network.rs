@@ -1,9 +1,10 @@
 //! What a run does to ports and sockets: it holds, it helps, and nothing of it stays.
 
-use crate::harness::{Lab, droveway, said, wait};
+use crate::harness::{Lab, TestVm, droveway, said, wait};
 use droveway_fleet::{RunReport, report::MoveResult};
 use droveway_host::{netns::Netns, sockets::SocketFinder, tcp_info::TcpDiag};
 use nix::sys::signal::Signal;
+use std::net::TcpListener;
 
 /// Everything that `tc` tells of both hosts' ports, and their links.
 pub(crate) fn ports(lab: &Lab) -> String {
@@ -159,4 +160,18 @@ fn an_interrupted_run_and_a_foreign_queue_leave_ports_alone() {
             .collect()
     };
     assert_eq!(without_counters(&ports(&lab)), without_counters(&before));
+}
+
+/// A connection from a port of the range, which kernels give out for a minute beyond its end, is as good as a listener.
+#[test]
+fn a_port_that_somebody_holds_is_passed_over() {
+    let Some(lab) = Lab::up("t-port", "400Mbit/s", &[TestVm { name: "vm-1", more: "" }]) else {
+        return;
+    };
+    let netns = Netns::named(&lab.namespace("beta")).expect("a namespace");
+    let held = netns.run(|| TcpListener::bind("10.77.0.2:49152"));
+    let _held = held.expect("its namespace").expect("the first port of the range");
+    let (code, report) =
+        lab.moves(&["migrate", "vm-1", "--to", "beta", "--policy", "pre-copy-serial"]);
+    assert_eq!(code, 0, "{:?}", report.vms);
 }
