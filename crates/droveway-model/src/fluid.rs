@@ -400,16 +400,17 @@ impl Fluid {
             let first = [step.target, source].map(|host| gang.ports[host].shaped);
             let crowded =
                 back.into_iter().zip(first).any(|(back, first)| self.crowded[back] && !first);
-            let fetching = self.fetching(gang, *index);
+            let fetching = self.fetching(gang, *index, now);
             let grant = Grant { rate: *rate, crowded, fetching };
             self.runners[*index].granted(grant, step, gang, now);
         }
     }
 
     /// How many guests fetch their first pages through one of the ports that this move's guest fetches through; one where it
-    /// does not.
-    fn fetching(&self, gang: &Gang, index: usize) -> f64 {
-        if !self.runners[index].fetches() {
+    /// does not, or where how long it is silent is known.
+    fn fetching(&self, gang: &Gang, index: usize, now: f64) -> f64 {
+        let runner = &self.runners[index];
+        if !runner.fetches() || runner.silent_for(now).is_finite() {
             return 1.0;
         }
         let ports = |index: usize| {
