@@ -193,10 +193,6 @@ async fn listen(pair: &Pair, again: bool) -> Result<String, ActionError> {
         let offset = pair.next_port.fetch_add(1, Ordering::Relaxed) % size;
         let port = pair.ports.first + u16::try_from(offset).unwrap_or(0);
         if is_taken(pair, port).await {
-            last = Some(ActionError {
-                class: FailureClass::Refused,
-                message: "no port for incoming migrations is free at the target's host".to_owned(),
-            });
             continue;
         }
         let uri = MigrationUri::tcp(pair.address.to_string(), port);
@@ -217,7 +213,7 @@ async fn listen(pair: &Pair, again: bool) -> Result<String, ActionError> {
     }
     Err(last.unwrap_or_else(|| ActionError {
         class: FailureClass::Refused,
-        message: "the host has no port for incoming migrations".to_owned(),
+        message: "no port for incoming migrations is free at the target's host".to_owned(),
     }))
 }
 
