@@ -237,6 +237,9 @@ pub(crate) async fn take_over(
     let ports = Ports::open(&[source, target]);
     let capacity = ports.capacity.clone();
     let asked_at = clock::now();
+    // What was before belongs to the same attempts: times are of one clock as long as the machine was not booted anew.
+    let same_boot = state.header.boot_id == droveway_host::features::boot_id();
+    let earlier = if same_boot { records_of(&entries) } else { Vec::new() };
     let run = Run {
         gang,
         replanner: None,
@@ -248,6 +251,7 @@ pub(crate) async fn take_over(
         run_id: id.clone(),
         network: None,
         journal,
+        earlier,
         requests,
         fleet: Arc::new(fleet.clone()),
         expected,
@@ -256,10 +260,6 @@ pub(crate) async fn take_over(
     let order: Vec<VmId> = plan.moves.iter().map(|step| step.vm.clone()).collect();
     let mut display = Display::new(&order);
     let Finished { mut ledger, journal, lock } = run::carry_out(run, &mut display).await;
-    // What was before belongs to the same attempts: times are of one clock as long as the machine was not booted anew.
-    if state.header.boot_id == droveway_host::features::boot_id() {
-        ledger.remember(records_of(&entries));
-    }
     ledger.remarks.push(match why {
         Why::Killed => format!(
             "The controller was killed {} and the run taken over: what happened meanwhile is not in the figures.",

@@ -543,6 +543,7 @@ impl<'a> Job<'a> {
             run_id: run_id.clone(),
             network,
             journal,
+            earlier: Vec::new(),
             requests,
             fleet: Arc::new(self.fleet.clone()),
             expected,

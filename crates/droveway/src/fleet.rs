@@ -81,7 +81,10 @@ fn runtime_path(fleet: &Fleet, of_lab: &str, folder: &str) -> PathBuf {
 
 impl RunLock {
     pub(crate) fn acquire(fleet: &Fleet) -> Result<Self, Failure> {
-        let path = lock_path(fleet);
+        Self::acquire_at(lock_path(fleet), fleet.metadata.name.as_str())
+    }
+
+    fn acquire_at(path: PathBuf, fleet: &str) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| {
             let exit = if error.kind() == std::io::ErrorKind::PermissionDenied {
                 Exit::Permission
@@ -108,6 +111,8 @@ impl RunLock {
                 Ok(file) => {
                     let held = file.metadata().map_err(failed)?.ino();
                     if fs::metadata(&path).is_ok_and(|there| there.ino() == held) {
+                        // What a run that died told of itself must not pass for what this one says.
+                        file.set_len(0).map_err(failed)?;
                         return Ok(RunLock { file, path });
                     }
                 }
@@ -118,7 +123,7 @@ impl RunLock {
                 Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                     return Err(Failure::says(
                         Exit::Blocked,
-                        format!("another run moves VMs of fleet '{}'", fleet.metadata.name),
+                        format!("another run moves VMs of fleet '{fleet}'"),
                     )
                     .hint("`droveway status` shows it; wait for its end"));
                 }
@@ -169,17 +174,21 @@ pub(crate) struct ActiveVm {
     pub(crate) state: String,
 }
 
-/// The run that works on the fleet now, if one does. A file whose lock nobody holds is of a run that died.
+/// The run that works on the fleet now, if one does and has said so. A file whose lock nobody holds is of a run that died.
 pub(crate) fn active_run(fleet: &Fleet) -> Option<ActiveRun> {
+    active_at(&lock_path(fleet))
+}
+
+fn active_at(path: &Path) -> Option<ActiveRun> {
     /// A reader may meet the instant of writing; the text is complete a moment later.
     const TRIES: u32 = 5;
-    let path = lock_path(fleet);
     for _ in 0..TRIES {
-        let file = fs::File::open(&path).ok()?;
-        let text = fs::read_to_string(&path).unwrap_or_default();
+        let file = fs::File::open(path).ok()?;
         match Flock::lock(file, FlockArg::LockSharedNonblock) {
             Ok(_) => return None,
-            Err(_) => {
+            Err((file, _)) => {
+                // After the lock was found held: what was there before may be of a run that died.
+                let text = std::io::read_to_string(file).unwrap_or_default();
                 if let Ok(run) = serde_json::from_str(&text) {
                     return Some(run);
                 }
@@ -188,4 +197,26 @@ pub(crate) fn active_run(fleet: &Fleet) -> Option<ActiveRun> {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ActiveRun, RunLock, active_at};
+
+    #[test]
+    fn a_run_that_died_is_not_taken_for_the_one_that_holds_its_lock() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("run.json");
+        let left = serde_json::to_vec(&ActiveRun::preparing("died")).expect("JSON");
+        std::fs::write(&path, left).expect("written");
+        assert_eq!(active_at(&path), None, "nobody holds it");
+        let mut lock = RunLock::acquire_at(path.clone(), "fleet").expect("free");
+        assert_eq!(active_at(&path), None, "it has said nothing yet");
+        let lives = ActiveRun::preparing("lives");
+        lock.publish(&lives);
+        assert_eq!(active_at(&path), Some(lives));
+        assert!(RunLock::acquire_at(path.clone(), "fleet").is_err(), "there is one run at a time");
+        drop(lock);
+        assert_eq!(active_at(&path), None, "it is over");
+    }
 }

@@ -30,7 +30,7 @@ pub(crate) use view::{Expectations, View};
 use crate::{clock, fleet::RunLock, network::Network};
 use droveway_drive::{
     Accepted, Action, ActionError, ActionId, GangAction, GangDriver, OperatorRequest, PortsSeen,
-    QemuEvent, Refusal, Reply, Side, VmDriver,
+    QemuEvent, Record, Refusal, Reply, Side, VmDriver,
 };
 use droveway_fleet::{Bandwidth, Fleet, Timestamp, VmId};
 use droveway_plan::replan::Answer;
@@ -87,6 +87,8 @@ pub(crate) struct Run {
     pub(crate) watch: Option<Watch>,
     /// Where it is written down.
     pub(crate) journal: Journal,
+    /// What happened before this controller took over, by VM.
+    pub(crate) earlier: Vec<(VmId, Record)>,
     /// What operators ask for meanwhile.
     pub(crate) requests: mpsc::Receiver<Asked>,
     /// Whose memory of plans it is.
@@ -118,6 +120,8 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
         }
     }
     let mut ledger = Ledger::new(run.gang.plan());
+    let earlier = std::mem::take(&mut run.earlier);
+    ledger.remember(earlier, |vm| run.gang.driver(vm).is_some_and(|it| it.outcome().is_none()));
     let plan = run.gang.plan();
     let mut tuner =
         plan.tuning.then(|| Tuner::new(plan, run.payload, run.network.is_some(), sender.clone()));

@@ -168,37 +168,28 @@ impl Ledger {
         self.divergences.push(found);
     }
 
-    /// What happened before this controller took over.
-    pub(crate) fn remember(&mut self, earlier: Vec<(VmId, Record)>) {
-        let mut before: BTreeMap<VmId, VmLedger> = BTreeMap::new();
+    /// What happened before this controller took over: where VMs are follows from it, and from when times count. How an attempt
+    /// ended that is driven on (`goes_on`) is no longer how it stands.
+    pub(crate) fn remember(
+        &mut self,
+        earlier: Vec<(VmId, Record)>,
+        goes_on: impl Fn(&VmId) -> bool,
+    ) {
         for (vm, record) in earlier {
-            let entry = before.entry(vm).or_default();
-            entry.take(&record);
+            let driven = goes_on(&vm);
+            let entry = self.vms.entry(vm).or_default();
+            if !driven {
+                entry.take(&record);
+            }
             entry.records.push(record);
         }
-        for (vm, mut old) in before {
-            match self.vms.get_mut(&vm) {
-                Some(entry) => {
-                    old.records.append(&mut entry.records);
-                    entry.records = old.records;
-                    if entry.phase.is_none() {
-                        (entry.phase, entry.outcome) = (old.phase, old.outcome);
-                        entry.reason = old.reason;
-                    }
-                }
-                None => {
-                    self.vms.insert(vm, old);
-                }
-            }
-        }
         // The run began when its first VM did.
-        let first = self.vms.values().filter_map(VmLedger::started_at).min();
-        self.began_at = [first, self.began_at].into_iter().flatten().min();
+        self.began_at = self.vms.values().filter_map(VmLedger::started_at).min();
     }
 
     /// The first VM is about to start.
     pub(crate) fn begin(&mut self, now: Timestamp, reading: PortReading) {
-        self.began_at = Some(now);
+        self.began_at = self.began_at.or(Some(now));
         self.ports.push(reading);
         self.cpu_before = MachineCpu::read().ok();
         self.usage_before = own_usage().ok();

@@ -78,9 +78,15 @@ fn a_killed_controller_loses_no_vm_in_any_phase() {
         let there = if here == "alpha" { "beta" } else { "alpha" };
         let mut run = lab.begins(&migrate(there, policy));
         wait(&format!("{phase} of {policy}"), || {
-            let (_, state) = lab.place("cache");
+            let status = lab.status();
+            let (host, state) = Lab::place_in(&status, "cache");
+            // What the controller before left is taken over first: the VM arrived, and that is what is said of it.
+            if status["run"]["policy"].as_str().is_some_and(|of| of != policy) {
+                assert_eq!(host, here, "{policy}: {status:#}");
+                return false;
+            }
             // A switchover may be over before anybody looks.
-            state == phase || (phase == "switchover" && lab.place("cache").0 == there)
+            state == phase || (phase == "switchover" && host == there)
         });
         run.kill();
         // QEMU goes on by itself; whatever it is doing, status names one place and no run.

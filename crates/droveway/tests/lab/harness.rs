@@ -183,7 +183,11 @@ impl Lab {
 
     /// Host and state of a VM.
     pub(crate) fn place(&self, vm: &str) -> (String, String) {
-        let status = self.status();
+        Self::place_in(&self.status(), vm)
+    }
+
+    /// Host and state of a VM, as a status says.
+    pub(crate) fn place_in(status: &serde_json::Value, vm: &str) -> (String, String) {
         let all = status["vms"].as_array().expect("vms").clone();
         let found = all.iter().find(|entry| entry["name"] == vm).expect("the VM");
         let text = |field: &str| found[field].as_str().unwrap_or("-").to_owned();

@@ -100,7 +100,7 @@ fn what_another_tool_moves_is_watched_and_left_alone() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a runtime");
     // It writes more than the port carries: pre-copy alone would never end, and whoever watches says what would.
-    let would_split = || said_so_far().contains("rather writer post-copy, not pre-copy");
+    let would_split = || said_so_far().contains("writer post-copy, not pre-copy");
     runtime.block_on(another_tool_moves(&lab, "writer", 49200, Some(&would_split)));
     assert_eq!(ports(&lab), before.0, "a port was changed");
     runtime.block_on(another_tool_moves(&lab, "idle", 49201, None));
