@@ -322,8 +322,9 @@ const KNOBS: &[Knob] = &[
         // Where nothing stands in a queue before it, it is all that a page costs.
         speaks: |gang, index, outcome| {
             let source = gang.vms[gang.moves[index].vm].host;
-            let cured = gang.ports[source].shaped && gang.ports[source].tuned;
-            technique(gang, index).exposes() && cured && outcome.outage_seconds.is_some()
+            technique(gang, index).exposes()
+                && gang.ports[source].tuned
+                && outcome.outage_seconds.is_some()
         },
     },
     Knob {

@@ -372,7 +372,7 @@ fn terms(
         .into_iter()
         .map(|share| Terms {
             share,
-            task: share.map_or_else(|| bare.clone(), |share| promised(bare, share, intent.tuning)),
+            task: share.map_or_else(|| bare.clone(), |share| promised(bare, share)),
             plays: if share == best { plays } else { plays / OTHERS_PART },
         })
         .collect();
@@ -496,6 +496,9 @@ pub(crate) fn task(
     gang.constants = known.calibration.constants;
     let (source, target) =
         models.first().map_or((0, 0), |step| (known.world.gang.vms[step.vm].host, step.target));
+    for port in [source, target] {
+        gang.ports[port].tuned = intent.tuning;
+    }
     let capacity = gang.ports[source].tx.min(gang.ports[target].rx);
     let seconds =
         |time: Option<std::time::Duration>| time.map_or(f64::INFINITY, |time| time.as_secs_f64());

@@ -433,7 +433,7 @@ impl Present {
             ..self.frame.clone()
         };
         match share {
-            Some(share) => promised(&task, share, self.tuned),
+            Some(share) => promised(&task, share),
             None => task,
         }
     }

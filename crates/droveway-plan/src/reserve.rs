@@ -48,7 +48,7 @@ pub(crate) fn tried(
     let shares = SHARES.into_iter().filter(|_| open).map(Some);
     let nothing = (open || always).then_some(None);
     let one = |share: Option<f64>| {
-        let task = share.map_or_else(|| task.clone(), |share| promised(task, share, intent.tuning));
+        let task = share.map_or_else(|| task.clone(), |share| promised(task, share));
         let found = search_roughly(&task, rivals, plays, seed)?;
         Some(Pool { share, task, found })
     };
@@ -76,15 +76,15 @@ pub(crate) fn finalists(
 }
 
 /// The task with that share of its movers' ports promised to them.
-pub(crate) fn promised(task: &Task, share: f64, tuned: bool) -> Task {
+pub(crate) fn promised(task: &Task, share: f64) -> Task {
     let mut task = task.clone();
     let ends: Vec<_> =
         task.movers.iter().map(|it| (task.gang.vms[it.step.vm].host, it.step.target)).collect();
     let ports: Vec<PortModel> = task.gang.ports.clone();
     for (source, target) in ends {
         let [from, to] = [ports[source], ports[target]];
-        task.gang.ports[source] = PortModel { tuned, ..from.promised(share * from.tx, 0.0) };
-        task.gang.ports[target] = PortModel { tuned, ..to.promised(0.0, share * to.rx) };
+        task.gang.ports[source] = from.promised(share * from.tx, 0.0);
+        task.gang.ports[target] = to.promised(0.0, share * to.rx);
     }
     task
 }
@@ -186,10 +186,10 @@ mod tests {
 
     #[test]
     fn a_promise_is_one_of_the_streams_way() {
-        let task = promised(&contended(), 0.5, true);
+        let task = promised(&contended(), 0.5);
         let [from, to] = [task.gang.ports[0], task.gang.ports[1]];
         assert!(from.tx_reserved > 0.0 && to.rx_reserved > 0.0);
         assert!(from.rx_reserved == 0.0 && to.tx_reserved == 0.0);
-        assert!(from.shaped && to.shaped && from.tuned && to.tuned);
+        assert!(from.shaped && to.shaped);
     }
 }

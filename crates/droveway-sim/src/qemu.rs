@@ -103,8 +103,8 @@ pub(crate) struct Pair {
     chance: [f64; 3],
     /// And on where in a slice its passes end: 0 to 1.
     phase: f64,
-    /// Requested pages pass the stream, and requests are not held back.
-    overtakes: bool,
+    /// The stream keeps aside while the guest fetches its first pages.
+    aside: bool,
     /// What the port carries, what the stream had of it when its VM stopped, and how long its state takes so.
     port: f64,
     share_at_switch: f64,
@@ -162,8 +162,8 @@ impl Throttle {
 }
 
 impl Pair {
-    /// `overtakes`: requested pages pass the stream, and requests are not held back.
-    pub(crate) fn new(memory: Memory, chance: [f64; 3], phase: f64, overtakes: bool) -> Self {
+    /// `aside`: the stream keeps aside while the guest fetches its first pages.
+    pub(crate) fn new(memory: Memory, chance: [f64; 3], phase: f64, aside: bool) -> Self {
         let qemu = |running| Qemu { alive: true, running, status: MigrationStatus::None };
         Pair {
             source: qemu(true),
@@ -189,7 +189,7 @@ impl Pair {
             throttle: None,
             chance,
             phase,
-            overtakes,
+            aside,
             port: 0.0,
             share_at_switch: 0.0,
             state_seconds: 0.0,
@@ -302,7 +302,7 @@ impl Pair {
             self.faults += (pages * self.chance[1]) as u64;
         }
         let transfer = self.memory.pending() / self.rate.max(1.0);
-        let page = constants.page_seconds(port, self.ceiling(), self.overtakes, fetching);
+        let page = constants.page_seconds(port, self.ceiling(), self.aside, fetching);
         let fault = page + self.path_seconds;
         outage_after_switch(transfer, pages, fault, 1.0) * self.chance[1]
             + constants.announce_seconds

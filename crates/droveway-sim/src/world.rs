@@ -249,7 +249,7 @@ impl<'a> World<'a> {
             machine(name.as_str()).ok_or_else(|| SimError::UnknownHost(name.clone()))
         };
         let plan = &simulation.plan;
-        let overtakes = plan.tuning && !plan.reservations.is_empty();
+        let aside = plan.tuning;
         let vms: Vec<Vm> = spec
             .vms
             .iter()
@@ -265,7 +265,7 @@ impl<'a> World<'a> {
                     host: machine(vm.host.as_str()).unwrap_or(0),
                     pair: moves.then(|| {
                         let memory = Memory::of(vm, physics).seeded(of_vm(simulation.seed, number));
-                        Pair::new(memory, chances, phase, overtakes)
+                        Pair::new(memory, chances, phase, aside)
                     }),
                     last_event: [0.0; 2],
                     destroyed_at: None,

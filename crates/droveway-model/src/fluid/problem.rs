@@ -45,7 +45,8 @@ pub struct PortModel {
     /// The host's own queue keeps what is promised: page requests, requested pages and acknowledgements go first.
     #[serde(default)]
     pub shaped: bool,
-    /// Migrations' sockets send small segments at once.
+    /// Migrations' sockets send small segments at once, and a stream keeps to a part of the port while its guest fetches the pages
+    /// without which it answers nobody.
     #[serde(default)]
     pub tuned: bool,
 }
@@ -69,6 +70,12 @@ impl PortModel {
             shaped: false,
             tuned: false,
         }
+    }
+
+    /// Whether requested pages pass the streams all the time: by their class, if the sender's TCP does not hold the requests back.
+    #[must_use]
+    pub const fn overtakes(&self) -> bool {
+        self.shaped && self.tuned
     }
 
     /// The same port, shaped by its host, with so much of each direction promised to migration (bytes per second). A little
@@ -450,14 +457,15 @@ const QUEUE_FREE_SHARE: f64 = 0.5;
 
 impl Constants {
     /// What a missing page costs at a port of `capacity` bytes per second: its way, its own bytes, and what stands before them where
-    /// the background stream (at most `ceiling` bytes per second) fills the queue and requested pages do not overtake.
+    /// the background stream (at most `ceiling` bytes per second) fills the queue and requested pages do not pass it (`passes`): by
+    /// their class, or because it keeps aside for a moment.
     ///
     /// `fetching`: guests that fetch their first pages there at once, this one among them. Each asks for its next page when it has
     /// the last one, so a page waits for one of everybody else's: 0.28 ms at 100 Mbit/s alone, 0.67 of two at once (measured). Of
     /// the streams' queues it waits for half: at 70 to 100 Mbit/s two guests' pages took what one's do, five guests' 2.4 times as long.
     #[must_use]
-    pub fn page_seconds(&self, capacity: f64, ceiling: f64, overtakes: bool, fetching: f64) -> f64 {
-        let free = overtakes || ceiling < QUEUE_FREE_SHARE * capacity;
+    pub fn page_seconds(&self, capacity: f64, ceiling: f64, passes: bool, fetching: f64) -> f64 {
+        let free = passes || ceiling < QUEUE_FREE_SHARE * capacity;
         let queued = if free { 0.0 } else { self.fault_queue_bytes * (fetching / 2.0).max(1.0) };
         let capacity = capacity.max(1.0);
         fetching * (self.fault_seconds + self.fault_bytes / capacity) + queued / capacity

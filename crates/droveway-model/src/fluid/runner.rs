@@ -535,21 +535,21 @@ impl Runner {
         let constants = &gang.constants;
         let source = &gang.ports[gang.vms[step.vm].host];
         let capacity = source.tx.min(gang.ports[step.target].rx).max(1.0);
-        // Packets that go first overtake, if the requests themselves are not held back by the sender's TCP.
-        let overtakes = source.shaped && source.tuned;
-        let fault = |of| constants.page_seconds(capacity, step.postcopy_bandwidth, overtakes, of);
+        let behind = step.postcopy_bandwidth;
+        let first = constants.page_seconds(capacity, behind, source.tuned, fetching);
+        let other = constants.page_seconds(capacity, behind, source.overtakes(), 1.0);
         let pages = if self.passes == 0 {
             constants.essential_pages
         } else {
             constants.essential_pages_hybrid
         };
         let transfer = self.left / self.rate.max(1.0);
-        let silent = outage_after_switch(transfer, pages, fault(fetching), 1.0);
+        let silent = outage_after_switch(transfer, pages, first, 1.0);
         let touched = constants.touch_ratio * gang.vms[step.vm].curve.unique_bytes(transfer)
             / PAGE_BYTES
             / transfer.max(1e-3);
         let missing = 1.0 - silent / transfer.max(1e-9);
-        let later = waiting(transfer - silent, touched, fault(1.0), missing);
+        let later = waiting(transfer - silent, touched, other, missing);
         Waits { silent, blocked: silent + later }
     }
 

@@ -232,7 +232,7 @@ impl Question<'_> {
         let known = terms.iter().any(|of| of.share == Some(GENTLEST));
         (open && !known).then(|| Terms {
             share: Some(GENTLEST),
-            task: promised(self.bare, GENTLEST, self.intent.tuning),
+            task: promised(self.bare, GENTLEST),
             plays: self.part(),
         })
     }
@@ -501,7 +501,7 @@ impl Question<'_> {
         let bare = Task { floor: of.task.floor, ..self.bare.clone() };
         let percent = RESERVED.into_iter().find(|percent| {
             let share = f64::from(*percent) / 100.0;
-            share > held && self.keeps(&promised(&bare, share, self.intent.tuning))
+            share > held && self.keeps(&promised(&bare, share))
         })?;
         let instead = if held > 0.0 {
             format!("instead of {:.0} %", 100.0 * held)

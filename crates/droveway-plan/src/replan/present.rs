@@ -34,7 +34,6 @@ pub(super) struct Present {
     pub(super) frame: Task,
     /// The share of the ports that is held.
     pub(super) share: Option<f64>,
-    pub(super) tuned: bool,
     pub(super) elapsed: Duration,
     pub(super) demands: BTreeMap<VmId, Demand>,
     /// What both ports carry towards the target.
@@ -174,6 +173,10 @@ impl Present {
         let set = rest.moves.iter().map(|step| situation.wishes.bandwidth_of(&step.vm).is_some());
         let mut gang = std::mem::take(&mut task.gang);
         gang.constants = world.gang.constants;
+        for port in [source, target] {
+            // By the plan in force, whatever the intent allows.
+            gang.ports[port].tuned = plan.tuning;
+        }
         world.gang = gang;
         let movers = std::mem::take(&mut task.movers);
         let mut present = Present {
@@ -185,7 +188,6 @@ impl Present {
             stay,
             frame: task,
             share: share_of(plan, base),
-            tuned: plan.tuning,
             elapsed: situation.elapsed,
             demands: wanted,
             capacity,

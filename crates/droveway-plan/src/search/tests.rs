@@ -507,7 +507,10 @@ fn any_task(count: usize, seed: u64) -> (Task, SplitMix) {
     }
     if random.below(2) == 0 {
         let share = [0.05, 0.25, 0.5, 0.75, 0.95][random.below(5)];
-        task = crate::reserve::promised(&task, share, random.below(2) == 0);
+        task = crate::reserve::promised(&task, share);
+    }
+    if random.below(2) == 0 {
+        task.gang.ports.iter_mut().for_each(|port| port.tuned = true);
     }
     (task, random)
 }

@@ -2,7 +2,6 @@
 //! is silent, how long its memory is split.
 
 use super::super::{BROWNOUT_WEIGHT, Task, Way};
-use super::ports::overtaken;
 use crate::plan::HYBRID_DOWNTIME;
 use droveway_fleet::Technique;
 use droveway_model::{
@@ -26,7 +25,8 @@ pub(super) struct Moved<'a> {
     objective: Objective,
     /// Of the source port and the target port, the slower.
     capacity: f64,
-    overtaken: bool,
+    /// The stream keeps aside while a guest fetches its first pages.
+    aside: bool,
     /// What it sends and receives: in a silence it loses both, of which contention explains one.
     usual: [f64; 2],
 }
@@ -62,7 +62,7 @@ impl<'a> Moved<'a> {
             priority: mover.priority,
             objective: task.objective(),
             capacity,
-            overtaken: overtaken(&task.gang.ports[vm.host]),
+            aside: task.gang.ports[vm.host].tuned,
             usual,
         }
     }
@@ -235,9 +235,9 @@ impl<'a> Moved<'a> {
         self.silent(fixed + (rest + self.vm.state_bytes) / rate)
     }
 
-    /// What a missing page costs.
+    /// What a missing one of the first pages costs.
     fn fault(&self) -> f64 {
-        self.constants.page_seconds(self.capacity, self.behind(), self.overtaken, 1.0)
+        self.constants.page_seconds(self.capacity, self.behind(), self.aside, 1.0)
     }
 
     /// How long it is silent at most, as far as silence is short: a longer one costs more than it gives.

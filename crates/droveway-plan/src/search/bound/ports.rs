@@ -2,7 +2,7 @@
 
 use super::super::Task;
 use droveway_fleet::Technique;
-use droveway_model::fluid::{End, Fluid, Gang, PortModel};
+use droveway_model::fluid::{End, Fluid, Gang};
 
 /// Movers between the same two hosts.
 pub(super) struct Ports {
@@ -243,11 +243,6 @@ pub(super) fn ceiling(task: &Task) -> f64 {
         ways.fold(falls_back, f64::min)
     };
     task.movers.iter().map(of_way).fold(f64::INFINITY, f64::min)
-}
-
-/// Whether a port's queue lets requested pages pass.
-pub(super) fn overtaken(port: &PortModel) -> bool {
-    port.shaped && port.tuned
 }
 
 /// What is asked of source TX and of target RX as the VMs are divided between the two.

@@ -35,8 +35,13 @@ fn each_stage_has_its_ceiling() {
         Ceilings { fetching: rate_of(0), ..CEILINGS }.at(Stage::Fetching),
         RateLimit::Unlimited
     );
-    let time = |mbit| Ceilings { fetching: rate_of(mbit), ..CEILINGS }.fetch_time().as_millis();
+    let of = |mbit| Ceilings { fetching: rate_of(mbit), ..CEILINGS };
+    let time = |mbit| of(mbit).fetch_time(true).as_millis();
     assert_eq!((time(50), time(250)), (167, 33));
+    // Without classes a post-copied guest's pages are waited for: a thousand.
+    let time = |mbit| Ceilings { begins_quietly: true, ..of(mbit) }.fetch_time(false).as_millis();
+    assert_eq!((time(50), time(250)), (322, 184));
+    assert_eq!(of(50).fetch_time(false), of(50).fetch_time(true));
 }
 
 /// What the first VM of so many that move at once on ports of 200 Mbit/s may have.
@@ -62,7 +67,7 @@ fn what_a_guest_fetches_has_a_part_of_the_whole_port() {
     let [alone, of_five] = [1, 5].map(of_a_gang);
     for ceilings in [alone, of_five] {
         assert_eq!(ceilings.at(Stage::Fetching), mbit(50));
-        assert_eq!(ceilings.fetch_time().as_millis(), 167);
+        assert_eq!(ceilings.fetch_time(true).as_millis(), 167);
     }
     // All others together leave most of it, however many they are.
     assert!(of_five.giving_way.scaled(4.0) < alone.giving_way);
