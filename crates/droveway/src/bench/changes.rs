@@ -110,10 +110,10 @@ mod tests {
 
     const BEGUN: &str = "measuring\n   0.010 s  web              pre-copy\n";
 
-    /// A shell in the place of who plays.
+    /// A shell in the place of who plays; one that is started with SIGINT ignored, as in the background of a script, could not trap it.
     fn shell(script: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]);
+        let mut command = Command::new("env");
+        command.args(["--default-signal=INT", "sh", "-c", script]);
         command
     }
 
@@ -131,7 +131,7 @@ mod tests {
         let (log, said) = (folder.path().join("log.txt"), folder.path().join("changes.txt"));
         let text = || fs::read_to_string(&said).unwrap_or_default();
         let play =
-            shell("echo begun; trap 'echo put back; exit 130' INT; while :; do sleep 0.05; done");
+            shell("trap 'echo put back; exit 130' INT; echo begun; while :; do sleep 0.05; done");
         let beside = Beside::begin(play, &log).unwrap();
         fs::write(&log, "measuring\nplan: web by pre-copy\n").unwrap();
         std::thread::sleep(10 * LOOK);

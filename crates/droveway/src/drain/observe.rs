@@ -60,7 +60,7 @@ impl Job<'_> {
         );
         let started_at = jiff::Timestamp::now().to_string();
         let watching = Watching { shadow, sockets, ports, replanner: ours.replanner, traffic };
-        let Watched { ledger, mut plan } = run::watch(watching, &Display::lines()).await;
+        let Watched { ledger, mut plan } = run::watch(watching, &mut Display::lines()).await;
         if ledger.began_at.is_some() {
             self.see_the_aftermath().await;
         }

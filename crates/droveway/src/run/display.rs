@@ -9,10 +9,15 @@ use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
 /// Terminals that are repainted faster than this flicker; slower ones lag.
 const REPAINTS_PER_SECOND: u8 = 10;
 
+/// Passes that follow each other faster are not told one by one: a pre-copy that does not converge makes ten a second, for minutes.
+const PASSES_APART: Duration = Duration::from_secs(1);
+
 /// Where a run shows how it goes.
 #[derive(Debug)]
 pub(crate) struct Display {
     bars: Option<Bars>,
+    /// When a pass of each VM was told last.
+    passes: BTreeMap<VmId, Timestamp>,
 }
 
 #[derive(Debug)]
@@ -28,16 +33,17 @@ impl Display {
         let drawable = std::io::stderr().is_terminal()
             && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         let bars = drawable.then(|| Bars::new(order));
-        Display { bars }
+        Display { bars, passes: BTreeMap::new() }
     }
 
     /// Lines, on terminals, too.
     pub(crate) const fn lines() -> Self {
-        Display { bars: None }
+        Display { bars: None, passes: BTreeMap::new() }
     }
 
-    pub(crate) fn record(&self, vm: &VmId, record: &Record, ledger: &Ledger) {
-        let quiet = matches!(record.kind, RecordKind::Boundary { .. })
+    pub(crate) fn record(&mut self, vm: &VmId, record: &Record, ledger: &Ledger) {
+        let quiet = self.is_one_of_many(vm, record)
+            || matches!(record.kind, RecordKind::Boundary { .. })
             || (self.bars.is_some()
                 && matches!(record.kind, RecordKind::Entered(_) | RecordKind::Pass(_)));
         if quiet {
@@ -46,6 +52,19 @@ impl Display {
         let origin = ledger.began_at.unwrap_or(record.at);
         let time = record.at.seconds_from(origin);
         self.say(&format!("{time:8.3} s  {vm:<16} {}", describe(record, ledger, vm)));
+    }
+
+    /// Whether a pass of the VM was told a moment ago.
+    fn is_one_of_many(&mut self, vm: &VmId, record: &Record) -> bool {
+        if !matches!(record.kind, RecordKind::Pass(_)) {
+            return false;
+        }
+        let before = self.passes.get(vm).copied();
+        if before.is_some_and(|before| record.at < before + PASSES_APART) {
+            return true;
+        }
+        self.passes.insert(vm.clone(), record.at);
+        false
     }
 
     pub(crate) fn warn(&self, text: &str) {
@@ -269,5 +288,21 @@ mod tests {
         ] {
             assert_eq!(tells_of_a_stream(line), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn passes_that_follow_each_other_at_once_are_not_told_one_by_one() {
+        let mut display = Display::lines();
+        let [one, other]: [VmId; 2] = ["one", "other"].map(|name| name.parse().unwrap());
+        let mut told = |vm: &VmId, millis: u64, kind| {
+            let at = Timestamp::ZERO + Duration::from_millis(millis);
+            !display.is_one_of_many(vm, &Record { at, kind })
+        };
+        assert!(told(&one, 0, RecordKind::Pass(1)));
+        assert!(!told(&one, 900, RecordKind::Pass(2)));
+        assert!(told(&other, 900, RecordKind::Pass(1)), "each VM has its own");
+        assert!(told(&one, 950, RecordKind::Stopped), "everything else is told");
+        assert!(told(&one, 1_000, RecordKind::Pass(3)));
+        assert!(!told(&one, 1_900, RecordKind::Pass(4)));
     }
 }

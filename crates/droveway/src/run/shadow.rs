@@ -58,7 +58,7 @@ enum Input {
 }
 
 /// Watches until every VM's move has ended, or somebody has seen enough.
-pub(crate) async fn watch(mut it: Watching, display: &Display) -> Watched {
+pub(crate) async fn watch(mut it: Watching, display: &mut Display) -> Watched {
     let (sender, mut inbox) = mpsc::channel(INBOX_MAX);
     let times = u32::try_from(1 + it.sockets.len() / OFTEN).unwrap_or(u32::MAX);
     let waiting = LOOK_PERIOD.saturating_mul(times);
@@ -116,7 +116,7 @@ pub(crate) async fn watch(mut it: Watching, display: &Display) -> Watched {
 fn tell(
     it: &mut Watching,
     ledger: &mut Ledger,
-    display: &Display,
+    display: &mut Display,
     inbox: &mpsc::Sender<Input>,
     now: Timestamp,
 ) {
