@@ -28,7 +28,7 @@ use crate::{
     reserve::{NOBODY_RATIO, YIELDING_RATIO, finalists, promised, tried},
     search::{Cost, Judge, Mover, Schedule, Task, Way, Weights, lower_bound},
 };
-use choice::{Choice, Plain, Pool, choose};
+use choice::{Choice, Due, Plain, Pool, choose};
 use context::Context;
 use deadlines::{Planned, Question, Terms, questions};
 use droveway_fleet::{AllowPostcopy, Intent, RateLimit, Ratio, Technique, Urgency, VmId};
@@ -276,7 +276,11 @@ pub fn propose(
     let Planned { pools, plain: simple, deadlines } =
         question.planned(terms(intent, &bare, asked, &tried, yielding, plays))?;
     let surely = deadlines.as_ref().is_none_or(|found| found.verdict == Verdict::Feasible);
-    let hurry = if deadlines.is_some() && surely { safety(known) } else { 1.0 };
+    let due = match &deadlines {
+        Some(_) if surely => Due::Hurried(safety(known)),
+        None if gently => Due::Bound,
+        _ => Due::Asked,
+    };
     if !surely && intent.urgency != Urgency::Critical && bare.floor <= 0.0 {
         // What else the urgency asks for is worth less than the deadline: a schedule that misses it anyway would be late for that. A
         // floor is the operator's word as well, and stays.
@@ -292,7 +296,7 @@ pub fn propose(
     let schedules = plain(&simple, &mut Judge::new(&simple));
     let simply = Plain { task: &simple, share: asked, schedules: &schedules };
     let Choice { chosen, pool, mut schedule, cost, searched, error } =
-        choose(known, intent.urgency, hurry, yielding, &pools, &simply, never_worse)?;
+        choose(known, intent.urgency, due, yielding, &pools, &simply, never_worse)?;
     if schedule.window >= schedule.order.len() {
         // All at once there is no order but the one in which the VMs were named.
         schedule.order.sort_unstable();

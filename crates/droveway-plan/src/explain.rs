@@ -8,7 +8,7 @@
 use crate::{
     adaptive::{
         self, Known, Reasoning, RunnerUp,
-        choice::{Plain, Pool, choose, decides_ties},
+        choice::{Due, Plain, Pool, choose, decides_ties},
         deadlines::keeps,
         safety,
     },
@@ -305,21 +305,20 @@ impl Lab<'_> {
         let (_, models) = policy.alone("what-if", &case.intent, &case.facts, known).ok()?;
         let task = adaptive::task(&case.intent, &case.facts, known, models);
         let starts = self.starts(&task);
-        let due = task.due();
-        let hurried = due.is_finite().then(|| task.hurried(safety(known)));
-        let hurry = hurried.as_ref().map_or(1.0, |_| safety(known));
+        let hurried = task.due().is_finite().then(|| task.hurried(safety(known)));
         let ties = decides_ties(case.intent.urgency);
-        for (task, hurry) in hurried.iter().map(|task| (task, hurry)).chain([(&task, 1.0)]) {
+        let sure = Due::Hurried(safety(known));
+        for (task, due) in hurried.iter().map(|it| (it, sure)).chain([(&task, Due::Asked)]) {
             // Ties are decided as they were in the plan.
             let found = search_near(task, &starts, ties.as_slice(), PLAYS)?;
-            if due.is_finite() && !keeps(&found) {
+            if task.due().is_finite() && !keeps(&found) {
                 continue;
             }
             let schedules = adaptive::plain(task, &mut Judge::new(task));
             let plain = Plain { task, share: None, schedules: &schedules };
             let pool = Pool { share: None, task: task.clone(), found };
             let schedule =
-                choose(known, case.intent.urgency, hurry, 1.0, &[pool], &plain, true)?.schedule;
+                choose(known, case.intent.urgency, due, 1.0, &[pool], &plain, true)?.schedule;
             return Some(task.movers[self.fact].ways[schedule.ways[self.fact]].technique);
         }
         None

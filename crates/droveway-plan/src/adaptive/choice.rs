@@ -30,6 +30,19 @@ pub(crate) struct Plain<'a> {
     pub(crate) schedules: &'a [(String, Cost, Schedule)],
 }
 
+/// What the deadlines of a search are, and how worlds that are off are judged by them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Due {
+    /// What was asked for, or none.
+    Asked,
+    /// So many times less time than was asked for, so that deadlines are kept even if the forecast is off. Worlds that are off are judged
+    /// by what was asked for: with both at once a second would be worth eighteen, just where a deadline is still kept surely.
+    Hurried(f64),
+    /// The gang's is a bound that nobody asked for. The forecast keeps it; worlds that are off may take longer, for nobody waits: judged by
+    /// it, a plan that is gentle and near it cost more than to move all at once, whatever applications lose (eight times as much).
+    Bound,
+}
+
 /// What is to be done, and how it compares.
 pub(crate) struct Choice {
     /// `search`, or the plain policy.
@@ -53,13 +66,11 @@ pub(crate) const TIE: f64 = 0.005;
 
 /// The best of what was found, or (`never_worse`) the best plain schedule where that is not worse by more than the model's error.
 ///
-/// `safety`: so many times less time than there is was searched with, so that deadlines are kept even if the forecast is off. Worlds that
-/// are off are judged by the deadlines that were asked for: with both at once a second would be worth eighteen, just where a deadline is
-/// still kept surely. `yielding`: so many times what is played do ports cost that are left as they are, where they need not be.
+/// `due`: what the searches' deadlines are. `yielding`: so many times what is played do ports cost that are left as they are, where they need not be.
 pub(crate) fn choose(
     known: Known<'_>,
     urgency: Urgency,
-    safety: f64,
+    due: Due,
     yielding: f64,
     pools: &[Pool],
     plain: &Plain<'_>,
@@ -67,11 +78,16 @@ pub(crate) fn choose(
 ) -> Option<Choice> {
     let (_, spread) = known.calibration.error(Quantity::Total, None);
     let ties = Ties::of(urgency);
-    let asked = |task: &Task| if safety > 1.0 { task.hurried(1.0 / safety) } else { task.clone() };
+    let asked = |task: &Task| match due {
+        Due::Asked => task.clone(),
+        Due::Hurried(safety) => task.hurried(1.0 / safety),
+        Due::Bound => Task { deadline: f64::INFINITY, ..task.clone() },
+    };
     let mut doubt = Doubt { uncertain: &known.world.uncertain, fluid: Fluid::default() };
     // `asked`: the task with the deadlines that were asked for. What is not surely in time with less stays as much worse.
     let mut judge = |task: &Task, asked: &Task, (cost, schedule): &(Cost, Schedule)| {
-        let late = if safety > 1.0 { task.weights.missed * cost.parts.missed } else { 0.0 };
+        let apart = due != Due::Asked;
+        let late = if apart { task.weights.missed * cost.parts.missed } else { 0.0 };
         (doubt.score(asked, schedule) + late, ties.decider(task, cost))
     };
     // Where streams may have a class of their own, those that have none pay for it.
