@@ -457,15 +457,15 @@ const QUEUE_FREE_SHARE: f64 = 0.5;
 
 impl Constants {
     /// What a missing page costs at a port of `capacity` bytes per second: its way, its own bytes, and what stands before them where
-    /// the background stream (at most `ceiling` bytes per second) fills the queue and requested pages do not pass it (`passes`): by
+    /// the background stream (at most `ceiling` bytes per second) fills the queue and requested pages do not overtake it: by
     /// their class, or because it keeps aside for a moment.
     ///
     /// `fetching`: guests that fetch their first pages there at once, this one among them. Each asks for its next page when it has
     /// the last one, so a page waits for one of everybody else's: 0.28 ms at 100 Mbit/s alone, 0.67 of two at once (measured). Of
     /// the streams' queues it waits for half: at 70 to 100 Mbit/s two guests' pages took what one's do, five guests' 2.4 times as long.
     #[must_use]
-    pub fn page_seconds(&self, capacity: f64, ceiling: f64, passes: bool, fetching: f64) -> f64 {
-        let free = passes || ceiling < QUEUE_FREE_SHARE * capacity;
+    pub fn page_seconds(&self, capacity: f64, ceiling: f64, overtakes: bool, fetching: f64) -> f64 {
+        let free = overtakes || ceiling < QUEUE_FREE_SHARE * capacity;
         let queued = if free { 0.0 } else { self.fault_queue_bytes * (fetching / 2.0).max(1.0) };
         let capacity = capacity.max(1.0);
         fetching * (self.fault_seconds + self.fault_bytes / capacity) + queued / capacity
