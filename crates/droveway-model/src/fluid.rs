@@ -370,7 +370,7 @@ impl Fluid {
                 (tx + 1, rx - 1),
                 (from, to),
                 &gang.constants,
-                runner.is_split(),
+                runner.asks(),
             );
             let weight = step.weight * gang.constants.stream_weight;
             let demand = runner.ceiling(step);
@@ -485,13 +485,14 @@ fn hurry(resources: &mut [Resource], ends: [(usize, &PortModel); 2]) {
 }
 
 /// Takes what acknowledgements and page requests of a stream need from the way back, `(source RX, target TX)` as resources.
-/// One stream or many, what they carry together is what the port carries; each split guest asks for itself.
+/// One stream or many, what they carry together is what the port carries; each guest that waits for its first pages
+/// asks for itself.
 fn take_way_back(
     resources: &mut [Resource],
     back: (usize, usize),
     ports: (&PortModel, &PortModel),
     constants: &Constants,
-    split: bool,
+    asks: bool,
 ) {
     let (from, to) = ports;
     let forward = from.tx.min(to.rx);
@@ -499,7 +500,7 @@ fn take_way_back(
     for (resource, port) in [(back.0, from.rx), (back.1, to.tx)] {
         let left = &mut resources[resource].capacity;
         *left = left.min((port - acknowledged).max(0.0));
-        if split {
+        if asks {
             *left = (*left - constants.requests(forward)).max(0.0);
         }
     }

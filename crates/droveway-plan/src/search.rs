@@ -58,16 +58,17 @@ impl Weights {
             outage_seconds: self.outage,
             lost_bytes: self.loss / capacity.max(1.0),
             exposure_seconds: self.exposure,
-            split_seconds: (BROWNOUT_WEIGHT * self.outage).max(SPLIT_WEIGHT_LEAST),
+            split_seconds: (SPLIT_RATIO * self.outage).max(SPLIT_WEIGHT_LEAST),
             missed: self.missed,
         }
     }
 }
 
-/// A guest that waits for pages is this much of a silent one.
-const BROWNOUT_WEIGHT: f64 = 0.25;
-/// VMs that are useful only together work over the port while they are on two hosts: a brownout of each. A drain is not over
-/// sooner for whoever uses them by tearing them apart, so urgency does not make that cheaper than at medium: two seconds more are
+/// A second in which a guest waits for pages but answers between them, against one of silence: work is lost alike, but nobody is cut off.
+const BROWNOUT_WEIGHT: f64 = 0.5;
+/// VMs that are useful only together work over the port while they are on two hosts: each is as good as silent for so much of it.
+const SPLIT_RATIO: f64 = 0.25;
+/// A drain is not over sooner for whoever uses them by tearing them apart, so urgency does not make that cheaper than at medium: two seconds more are
 /// worth eight seconds in which one pair is together.
 const SPLIT_WEIGHT_LEAST: f64 = 0.125;
 

@@ -32,7 +32,7 @@ use droveway_drive::{
     Accepted, Action, ActionError, ActionId, GangAction, GangDriver, OperatorRequest, PortsSeen,
     QemuEvent, Record, Refusal, Reply, Side, VmDriver,
 };
-use droveway_fleet::{Bandwidth, Fleet, Timestamp, VmId};
+use droveway_fleet::{Bandwidth, Bytes, Fleet, Timestamp, VmId};
 use droveway_plan::replan::Answer;
 use droveway_qmp::{MigrationUri, Notice, Subscription};
 use droveway_store::{Entry, NetworkChange};
@@ -201,7 +201,9 @@ pub(crate) async fn carry_out(mut run: Run, display: &mut Display) -> Finished {
                         // Events carry the time of their receipt; the driver's time only goes forward.
                         now = now.max(at);
                         if let Some(tuner) = &mut tuner {
-                            tuner.note_event(&vm, side, &event);
+                            let progress = run.gang.driver(&vm).map(VmDriver::progress);
+                            let left = progress.map_or(Bytes::ZERO, |progress| progress.remaining);
+                            tuner.note_event(&vm, side, &event, left);
                         }
                         let entry = Entry::Event { vm: vm.clone(), side, event: event.clone() };
                         run.journal.push(now, entry);

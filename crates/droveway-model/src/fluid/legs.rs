@@ -74,7 +74,7 @@ struct Sender {
     /// Bits of its stream's weight and ceiling.
     weight: u64,
     ceiling: u64,
-    split: bool,
+    asks: bool,
     stopped: bool,
 }
 
@@ -181,7 +181,7 @@ impl<'a> Legs<'a> {
             let sender = runner.sends().then(|| Sender {
                 weight: step.weight.to_bits(),
                 ceiling: runner.ceiling(step).to_bits(),
-                split: runner.is_split(),
+                asks: runner.asks(),
                 stopped: runner.stage.is_stopped(),
             });
             given = self.given(Scene {
@@ -240,7 +240,7 @@ impl<'a> Legs<'a> {
                 (tx + 1, rx - 1),
                 (from, to),
                 &gang.constants,
-                sender.split,
+                sender.asks,
             );
             let back = [(rx - 1, to), (tx + 1, from)];
             let elastic = self.claims.iter().filter(|claim| claim.demand.is_infinite());

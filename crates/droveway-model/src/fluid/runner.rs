@@ -58,6 +58,7 @@ pub(super) struct Runner {
     silent_until: Option<f64>,
     outage: f64,
     blocked: f64,
+    brownout: f64,
     fell_back: bool,
     converged: bool,
     stays: bool,
@@ -90,8 +91,8 @@ pub(super) struct Grant {
 struct Waits {
     /// Until it answers.
     silent: f64,
-    /// In all.
-    blocked: f64,
+    /// After that.
+    later: f64,
 }
 
 /// QEMU's `auto-converge`.
@@ -138,6 +139,7 @@ impl Runner {
             silent_until: None,
             outage: 0.0,
             blocked: 0.0,
+            brownout: 0.0,
             fell_back: false,
             converged: false,
             stays: false,
@@ -209,9 +211,10 @@ impl Runner {
         matches!(self.stage, Stage::Pass | Stage::Rest | Stage::PostcopySwitch | Stage::PostCopy)
     }
 
-    /// Whether its guest runs at the target and asks for the pages that it lacks.
-    pub(super) fn is_split(&self) -> bool {
-        matches!(self.stage, Stage::PostCopy)
+    /// Whether its guest asks for one page after the other. Once it answers it asks for few: 1,300 in all while it was split for 57 s
+    /// (measured).
+    pub(super) fn asks(&self) -> bool {
+        self.stage == Stage::PostCopy && self.silent_until.is_some()
     }
 
     /// Whether its guest fetches all the pages without which it answers nobody, or is about to. After a pass only few are
@@ -300,7 +303,7 @@ impl Runner {
         if self.stage == Stage::PostCopy && self.silent_until.is_some_and(f64::is_infinite) {
             // Only now is it known at what rate the pages come.
             let waits = self.waits(fetching, step, gang);
-            self.blocked = waits.blocked;
+            (self.blocked, self.brownout) = (waits.silent + waits.later, waits.later);
             self.be_silent_until(now + waits.silent + gang.constants.announce_seconds, now);
         }
     }
@@ -550,7 +553,7 @@ impl Runner {
             / transfer.max(1e-3);
         let missing = 1.0 - silent / transfer.max(1e-9);
         let later = waiting(transfer - silent, touched, other, missing);
-        Waits { silent, blocked: silent + later }
+        Waits { silent, later }
     }
 
     pub(super) fn course(&self, gang: &Gang) -> MoveCourse {
@@ -570,7 +573,7 @@ impl Runner {
             downtime_seconds: downtime,
             outage_seconds: outage,
             blocked_seconds: self.blocked.min(exposure),
-            brownout_seconds: (exposure - (outage - downtime)).max(0.0),
+            brownout_seconds: self.brownout.min(exposure),
             bytes: self.sent,
             passes: self.passes,
             exposure_seconds: exposure,

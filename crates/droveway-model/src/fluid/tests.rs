@@ -5,6 +5,7 @@ mod legs;
 mod trace;
 
 use super::*;
+use crate::technique::waiting;
 use droveway_fleet::{DirtyCurve, Technique, curve::PageClass};
 use proptest::prelude::*;
 
@@ -312,7 +313,23 @@ fn a_post_copied_guest_is_silent_until_its_pages_are_there() {
     gang.moves[0].postcopy_bandwidth = 0.2 * R;
     let capped = Fluid::default().play(&gang);
     near(capped.moves[0].outage_seconds, 0.04, 1e-6);
-    near(capped.moves[0].brownout_seconds, 5.0 * transfer, 1e-6);
+    // Who touches nothing waits for nothing more, however long its memory is split.
+    near(capped.moves[0].brownout_seconds, 0.0, 1e-9);
+    near(capped.moves[0].exposure_seconds, 5.0 * transfer, 1e-6);
+    // Who touches 500 pages a second waits for those that have not arrived.
+    gang.moves[0].postcopy_bandwidth = f64::INFINITY;
+    gang.constants.touch_ratio = 2.0;
+    let curve =
+        DirtyCurve::Uniform { dirty_bytes_per_second: 250.0 * 4096.0, memory_bytes: f64::INFINITY };
+    let still = std::mem::replace(&mut gang.vms[0].curve, curve);
+    let slow = Fluid::default().play(&gang).moves[0];
+    near(slow.outage_seconds, uncapped.moves[0].outage_seconds, 1e-6);
+    let silent = slow.outage_seconds - 0.04;
+    let later = waiting(transfer - silent, 500.0, fault, 1.0 - silent / transfer);
+    assert!(later > 0.1 * transfer, "{later}");
+    near(slow.brownout_seconds, later, 1e-6);
+    near(slow.blocked_seconds, silent + later, 1e-6);
+    gang.vms[0].curve = still;
     // A class alone does nothing (measured), as requests are held back; a tuned stream keeps aside with or without one.
     gang.moves[0].postcopy_bandwidth = f64::INFINITY;
     let mut silent = |shaped, tuned| {

@@ -9,7 +9,8 @@
 //! ```text
 //!  passes      the plan's ceiling, or what the driver has set since
 //!  stopped     none: the VM stands still
-//!  fetching    post-copy, once the target has the VM's state: a part of the port, so that the guest's first pages come sooner
+//!  fetching    once the target has the VM's state: a part of the port, so that the guest's first pages come sooner; what passes have
+//!              left goes at full rate, and before other streams, where that is over sooner
 //!  background  the plan's ceiling after a switch
 //! ```
 //!
@@ -104,6 +105,10 @@ const UNSENT_LEAST: Bytes = Bytes::new(64 << 10);
 /// 200 Mbit/s: blocked for 0.13 s instead of 0.23 s, for 1 % of total time (docs/ports.md). Where ports have no classes, every page
 /// waits behind the stream from then on, so it lasts for as long as a guest needs for the pages without which it answers nobody: of two
 /// at 70 Mbit/s beside elastic flows one had them within 0.6 s, the other went on among them and took 2.3 s.
+///
+/// After passes a guest needs fewer pages, and often most of what is left: of a megabyte it asks for little that is not under way already,
+/// and at a quarter of the rate it waits four times as long for all of it (docs/ports.md). So a stream keeps aside only if more is left
+/// than goes in the time of those pages, and for no longer.
 const FETCH_RATIO: f64 = 0.25;
 const FETCH_BYTES: Bytes = Bytes::new(4 << 20);
 
@@ -126,8 +131,8 @@ struct Ceilings {
     giving_way: Bandwidth,
     background: RateLimit,
     unsent_max: u32,
-    /// It is to switch to post-copy as soon as it has begun.
-    begins_quietly: bool,
+    /// By post-copy: it switches as soon as it has begun, and its guest lacks everything then.
+    postcopy: bool,
 }
 
 impl Ceilings {
@@ -141,34 +146,59 @@ impl Ceilings {
             giving_way: step.switchover_bandwidth.scaled(GIVES_WAY_RATIO),
             background: step.postcopy_bandwidth,
             unsent_max: u32::try_from(unsent.get()).unwrap_or(u32::MAX),
-            begins_quietly: step.technique == Technique::PostCopy,
+            postcopy: step.technique == Technique::PostCopy,
         }
     }
 
-    fn fetch_time(self, classes: bool) -> Duration {
-        let payload = self.fetching.scaled(1.0 / FETCH_RATIO);
-        let least = FETCH_BYTES / payload;
-        // What was copied before the switch is there: the guest of a hybrid lacks little.
-        if classes || !self.begins_quietly || payload.is_zero() {
-            return least;
-        }
+    /// What the slower of the two ports carries of streams.
+    fn payload(self) -> Bandwidth {
+        self.fetching.scaled(1.0 / FETCH_RATIO)
+    }
+
+    /// How long a guest needs for the pages without which it answers nobody, if they pass the stream.
+    fn first_pages(self) -> Duration {
         let constants = Constants::PRIOR;
         #[expect(clippy::cast_precision_loss, reason = "a rate far below 2^53")]
-        let page = constants.page_seconds(payload.bytes_per_second() as f64, 0.0, true, 1.0);
-        least.max(Duration::from_secs_f64(constants.essential_pages * page))
+        let rate = self.payload().bytes_per_second() as f64;
+        let page = constants.page_seconds(rate, 0.0, true, 1.0);
+        let pages = if self.postcopy {
+            constants.essential_pages
+        } else {
+            constants.essential_pages_hybrid
+        };
+        Duration::from_secs_f64(pages * page)
+    }
+
+    /// What a stream begins its post-copy with that has so much left then. A plan that does not know the rate has nothing to take a part of.
+    fn begins_with(self, left: Bytes) -> Stage {
+        if self.fetching.is_zero() {
+            Stage::Background
+        } else if self.postcopy || left / self.payload() > self.first_pages() {
+            Stage::Aside
+        } else {
+            Stage::Rest
+        }
+    }
+
+    /// How long that lasts at most.
+    fn lasts(self, stage: Stage, classes: bool) -> Duration {
+        let least = FETCH_BYTES / self.payload();
+        match stage {
+            Stage::Aside if !self.postcopy => self.first_pages(),
+            Stage::Aside if !classes => least.max(self.first_pages()),
+            _ => least,
+        }
     }
 
     fn at(self, stage: Stage) -> RateLimit {
         match stage {
             Stage::Passes => self.stream,
             Stage::Stopped => RateLimit::Unlimited,
-            // A plan that does not know the rate has nothing to take a part of.
-            Stage::Fetching if self.fetching.is_zero() => self.background,
-            Stage::Fetching => {
+            Stage::Aside => {
                 let background = self.background.bandwidth().unwrap_or(self.fetching);
                 RateLimit::At(self.fetching.min(background))
             }
-            Stage::Background => self.background,
+            Stage::Rest | Stage::Background => self.background,
         }
     }
 }
@@ -178,7 +208,10 @@ impl Ceilings {
 enum Stage {
     Passes,
     Stopped,
-    Fetching,
+    /// Its guest fetches its first pages, for which its stream keeps aside.
+    Aside,
+    /// Its guest waits for what is left, which is little.
+    Rest,
     Background,
 }
 
@@ -239,12 +272,14 @@ impl Tuner {
             return Some(limit);
         }
         // What a guest fetches is little, and it stands still for it.
-        let yields = migration.stage != Stage::Fetching;
-        let limit = if yields { limit.at_most(self.yields_to) } else { limit };
+        let fetches = matches!(migration.stage, Stage::Aside | Stage::Rest);
+        let limit = if fetches { limit } else { limit.at_most(self.yields_to) };
         let gives_way = self.first.as_ref().is_some_and(|first| {
             // Where ports have classes the end of a pre-copy overtakes.
             first != vm && (!self.classes || self.switches(first))
         });
+        let waits_for_rest = |other: &Migration| other.stage == Stage::Rest;
+        let gives_way = gives_way || !fetches && self.migrations.values().any(waits_for_rest);
         if gives_way && !ceilings.giving_way.is_zero() {
             return Some(limit.at_most(RateLimit::At(ceilings.giving_way)));
         }
@@ -268,9 +303,7 @@ impl Tuner {
                 self.classify(vm);
             }
         }
-        for vm in self.migrations.keys() {
-            self.pace(vm);
-        }
+        self.pace_all();
     }
 
     /// The class of its stream. In a switch to post-copy pages follow the state at once, and the target's loading of the state may wait
@@ -295,6 +328,10 @@ impl Tuner {
     /// No stream takes more than this from now on, but that of a VM that stands still.
     pub(super) fn yield_to(&mut self, each: RateLimit) {
         self.yields_to = each;
+        self.pace_all();
+    }
+
+    fn pace_all(&self) {
         for vm in self.migrations.keys() {
             self.pace(vm);
         }
@@ -302,28 +339,32 @@ impl Tuner {
 
     fn reach(&mut self, vm: &VmId, stage: Stage) {
         let Some(migration) = self.migrations.get_mut(vm) else { return };
-        if migration.stage < stage {
+        let before = migration.stage;
+        if before < stage {
             migration.stage = stage;
-            self.pace(vm);
+            if [before, stage].contains(&Stage::Rest) {
+                self.pace_all();
+            } else {
+                self.pace(vm);
+            }
         }
     }
 
-    /// Something has happened to a VM.
-    pub(super) fn note_event(&mut self, vm: &VmId, side: Side, event: &QemuEvent) {
+    /// Something has happened to a VM, of which so much was left to send when it was last looked at.
+    pub(super) fn note_event(&mut self, vm: &VmId, side: Side, event: &QemuEvent, left: Bytes) {
         match (side, event) {
             (Side::Source, QemuEvent::Stopped) => self.reach(vm, Stage::Stopped),
             // It says so once it has all of the VM's state, and only then may the rest be slow.
             (Side::Target, QemuEvent::Status(MigrationStatus::PostcopyActive)) => {
-                self.reach(vm, Stage::Fetching);
-                self.end_of_fetching(vm);
+                let Some(ceilings) = self.ceilings.get(vm) else { return };
+                let stage = ceilings.begins_with(left);
+                let time = ceilings.lasts(stage, self.classes);
+                self.reach(vm, stage);
+                if stage != Stage::Background {
+                    self.tell_after(vm, time, Tuned::Fetched);
+                }
             }
             _ => {}
-        }
-    }
-
-    fn end_of_fetching(&self, vm: &VmId) {
-        if let Some(ceilings) = self.ceilings.get(vm) {
-            self.tell_after(vm, ceilings.fetch_time(self.classes), Tuned::Fetched);
         }
     }
 
@@ -353,6 +394,8 @@ impl Tuner {
             // What is found or due from now on is of a stream that is over, and QEMU's ceilings are no longer ours.
             Action::Restore(_) => {
                 self.migrations.remove(vm);
+                // Who gave way to it goes on.
+                self.pace_all();
             }
             Action::Migrate { uri } => {
                 self.begin(vm, uri, false);
@@ -395,7 +438,7 @@ impl Tuner {
 
     /// What QEMU is told beforehand.
     fn limited(&self, vm: &VmId, mut action: Action) -> Action {
-        let quietly = self.ceilings.get(vm).is_some_and(|it| it.begins_quietly);
+        let quietly = self.ceilings.get(vm).is_some_and(|it| it.postcopy);
         if let Action::Configure { side: Side::Source, limits, .. } = &mut action
             && quietly
         {
@@ -408,7 +451,7 @@ impl Tuner {
         let port = uri.rsplit(':').next().and_then(|port| port.parse().ok());
         let Some(port) = port else { return };
         let stage = if again { Stage::Background } else { Stage::Passes };
-        let quiet = !again && self.ceilings.get(vm).is_some_and(|it| it.begins_quietly);
+        let quiet = !again && self.ceilings.get(vm).is_some_and(|it| it.postcopy);
         let begun =
             Migration { port, stream: None, stage, switches: again, quiet, inherited: false };
         self.migrations.insert(vm.clone(), begun);

@@ -1,7 +1,7 @@
 //! What one VM's move costs at least, beside the bytes that everybody's time is divided by: what it sends again, how long it
 //! is silent, how long its memory is split.
 
-use super::super::{BROWNOUT_WEIGHT, Task, Way};
+use super::super::{Task, Way};
 use crate::plan::HYBRID_DOWNTIME;
 use droveway_fleet::Technique;
 use droveway_model::{
@@ -99,10 +99,9 @@ impl<'a> Moved<'a> {
         self.way.technique == Technique::PostCopy
     }
 
-    /// A second of split memory, with the brownout that it is.
+    /// A second of split memory. What its guest waits for pages meanwhile may be nothing.
     pub(super) fn split_second(&self) -> f64 {
-        BROWNOUT_WEIGHT * self.priority * self.objective.outage_seconds
-            + self.objective.exposure_seconds
+        self.objective.exposure_seconds
     }
 
     /// Looking at zeroes, seconds for each byte that it sends.
@@ -263,10 +262,7 @@ impl<'a> Moved<'a> {
         let down =
             constants.postcopy_switch_seconds + self.vm.state_bytes / self.rate(self.capacity);
         let waits = outage_after_switch(transfer, pages, fault, 1.0);
-        // Brownout is the exposure without the wait, so a second of waiting counts for the rest of a second.
-        let brownout = BROWNOUT_WEIGHT * self.priority * self.objective.outage_seconds;
-        let announce = constants.announce_seconds;
-        self.silent(down + waits + announce) - brownout * (waits + announce)
+        self.silent(down + waits + constants.announce_seconds)
     }
 
     /// What ends with a stop, seconds of cost. `certain`: whatever the others do meanwhile.

@@ -17,7 +17,7 @@ const CEILINGS: Ceilings = Ceilings {
     giving_way: Bandwidth::from_bits_per_second(20_000_000),
     background: RateLimit::Unlimited,
     unsent_max: 0,
-    begins_quietly: false,
+    postcopy: false,
 };
 
 #[test]
@@ -25,23 +25,34 @@ fn each_stage_has_its_ceiling() {
     let ceilings = Ceilings { stream: mbit(40), background: mbit(60), ..CEILINGS };
     assert_eq!(ceilings.at(Stage::Passes), mbit(40));
     assert_eq!(ceilings.at(Stage::Stopped), RateLimit::Unlimited);
-    assert_eq!(ceilings.at(Stage::Fetching), mbit(50));
     assert_eq!(ceilings.at(Stage::Background), mbit(60));
-    // The plan's own ceiling is never exceeded, and without one the pause is as short as the port is fast.
-    assert_eq!(Ceilings { background: mbit(8), ..CEILINGS }.at(Stage::Fetching), mbit(8));
-    assert_eq!(CEILINGS.at(Stage::Fetching), mbit(50));
     assert_eq!(CEILINGS.at(Stage::Background), RateLimit::Unlimited);
-    assert_eq!(
-        Ceilings { fetching: rate_of(0), ..CEILINGS }.at(Stage::Fetching),
-        RateLimit::Unlimited
-    );
+    assert_eq!(ceilings.at(Stage::Rest), mbit(60));
+    // The plan's own ceiling is never exceeded, and without one what keeps aside has a part of the port.
+    assert_eq!(ceilings.at(Stage::Aside), mbit(50));
+    assert_eq!(Ceilings { background: mbit(8), ..CEILINGS }.at(Stage::Aside), mbit(8));
+    assert_eq!(CEILINGS.at(Stage::Aside), mbit(50));
+}
+
+/// A stream keeps aside while a guest fetches its first pages: a thousand of what it lacks wholly, some hundred after passes, and then
+/// only where they are no greater part of what is left.
+#[test]
+fn what_passes_have_left_keeps_aside_only_where_it_is_much() {
     let of = |mbit| Ceilings { fetching: rate_of(mbit), ..CEILINGS };
-    let time = |mbit| of(mbit).fetch_time(true).as_millis();
-    assert_eq!((time(50), time(250)), (167, 33));
-    // Without classes a post-copied guest's pages are waited for: a thousand.
-    let time = |mbit| Ceilings { begins_quietly: true, ..of(mbit) }.fetch_time(false).as_millis();
-    assert_eq!((time(50), time(250)), (322, 184));
-    assert_eq!(of(50).fetch_time(false), of(50).fetch_time(true));
+    let postcopy = |mbit| Ceilings { postcopy: true, ..of(mbit) };
+    let lasts = |ceilings: Ceilings, stage, classes| ceilings.lasts(stage, classes).as_millis();
+    // 200 and 1,000 Mbit/s; where ports have no classes a post-copied guest's pages are waited for.
+    assert_eq!([50, 250].map(|mbit| lasts(postcopy(mbit), Stage::Aside, true)), [167, 33]);
+    assert_eq!([50, 250].map(|mbit| lasts(postcopy(mbit), Stage::Aside, false)), [322, 184]);
+    // After passes for as long as their pages take, and what is little for no longer than so many bytes.
+    assert_eq!([25, 50].map(|mbit| lasts(of(mbit), Stage::Aside, true)), [148, 96]);
+    assert_eq!([25, 50].map(|mbit| lasts(of(mbit), Stage::Rest, false)), [335, 167]);
+    // A megabyte takes 84 ms at 100 Mbit/s, three take 252.
+    let begins_with = |ceilings: Ceilings, mib| ceilings.begins_with(Bytes::from_mib(mib));
+    assert_eq!([1, 3].map(|mib| begins_with(of(25), mib)), [Stage::Rest, Stage::Aside]);
+    assert_eq!([1, 3].map(|mib| begins_with(postcopy(25), mib)), [Stage::Aside; 2]);
+    // Who does not know the rate has nothing to take a part of.
+    assert_eq!([of(0), postcopy(0)].map(|it| begins_with(it, 1)), [Stage::Background; 2]);
 }
 
 /// What the first VM of so many that move at once on ports of 200 Mbit/s may have.
@@ -56,8 +67,9 @@ fn of_a_gang(vms: u32) -> Ceilings {
     };
     let facts = GangFacts { port_rate: rate_of(200), vms: (0..vms).map(fact).collect() };
     let [source, target] = ["alpha", "beta"].map(|host| host.parse().unwrap());
-    let intent = Intent::drain(source, target, Vec::new(), "hybrid-parallel");
-    let made = policy::find("hybrid-parallel").unwrap().plan("p", &intent, &facts, None).unwrap();
+    let intent = Intent::drain(source, target, Vec::new(), "post-copy-parallel");
+    let made =
+        policy::find("post-copy-parallel").unwrap().plan("p", &intent, &facts, None).unwrap();
     Ceilings::of(&made.plan.moves[0], rate_of(200))
 }
 
@@ -66,12 +78,15 @@ fn of_a_gang(vms: u32) -> Ceilings {
 fn what_a_guest_fetches_has_a_part_of_the_whole_port() {
     let [alone, of_five] = [1, 5].map(of_a_gang);
     for ceilings in [alone, of_five] {
-        assert_eq!(ceilings.at(Stage::Fetching), mbit(50));
-        assert_eq!(ceilings.fetch_time(true).as_millis(), 167);
+        assert_eq!(ceilings.at(Stage::Aside), mbit(50));
+        assert_eq!(ceilings.lasts(Stage::Aside, true).as_millis(), 167);
     }
     // All others together leave most of it, however many they are.
     assert!(of_five.giving_way.scaled(4.0) < alone.giving_way);
 }
+
+/// More than a guest waits for.
+const MUCH: Bytes = Bytes::new(100 << 20);
 
 /// A tuner of one VM, whose move was begun.
 fn tuner() -> (Tuner, VmId) {
@@ -101,17 +116,17 @@ async fn stages_only_go_on_whatever_the_order_of_events() {
     assert_eq!(tuner.migrations[&vm].port, 49152);
     assert_eq!(stage(&tuner, &vm), Stage::Passes);
     // The source says so before the VM's state is sent: that is not to be held back.
-    tuner.note_event(&vm, Side::Source, &switched);
+    tuner.note_event(&vm, Side::Source, &switched, MUCH);
     assert_eq!(stage(&tuner, &vm), Stage::Passes);
-    tuner.note_event(&vm, Side::Target, &switched);
-    tuner.note_event(&vm, Side::Source, &QemuEvent::Stopped);
-    assert_eq!(stage(&tuner, &vm), Stage::Fetching);
+    tuner.note_event(&vm, Side::Target, &switched, MUCH);
+    tuner.note_event(&vm, Side::Source, &QemuEvent::Stopped, MUCH);
+    assert_eq!(stage(&tuner, &vm), Stage::Aside);
     tuner.note_fetched(&vm);
     assert_eq!(stage(&tuner, &vm), Stage::Background);
-    tuner.note_event(&vm, Side::Target, &switched);
+    tuner.note_event(&vm, Side::Target, &switched, MUCH);
     assert_eq!(stage(&tuner, &vm), Stage::Background);
     tuner.begin(&vm, "tcp:10.8.0.2:49153", false);
-    tuner.note_event(&vm, Side::Source, &QemuEvent::Stopped);
+    tuner.note_event(&vm, Side::Source, &QemuEvent::Stopped, MUCH);
     assert_eq!(stage(&tuner, &vm), Stage::Stopped);
 }
 
@@ -148,7 +163,7 @@ fn a_post_copy_begins_quietly_and_no_other_move_does() {
         told.bandwidth
     };
     assert_eq!(told(&mut tuner, Side::Source), mbit(40));
-    tuner.ceilings.get_mut(&vm).unwrap().begins_quietly = true;
+    tuner.ceilings.get_mut(&vm).unwrap().postcopy = true;
     assert_eq!(told(&mut tuner, Side::Source), QUIET);
     assert_eq!(told(&mut tuner, Side::Target), mbit(40));
 }
@@ -160,12 +175,14 @@ fn streams_that_yield_are_held_below_their_ceilings_but_not_while_their_vm_stand
     assert_eq!(tuner.limit(&vm), Some(mbit(10)));
     tuner.yield_to(mbit(50));
     assert_eq!(tuner.limit(&vm), Some(mbit(40)), "the plan's own ceiling is lower");
-    tuner.note_event(&vm, Side::Source, &QemuEvent::Stopped);
+    tuner.note_event(&vm, Side::Source, &QemuEvent::Stopped, MUCH);
     tuner.yield_to(mbit(10));
     assert_eq!(tuner.limit(&vm), Some(RateLimit::Unlimited));
     // Nor while it waits for its first pages.
-    tuner.reach(&vm, Stage::Fetching);
+    tuner.reach(&vm, Stage::Aside);
     assert_eq!(tuner.limit(&vm), Some(mbit(50)));
+    tuner.reach(&vm, Stage::Rest);
+    assert_eq!(tuner.limit(&vm), Some(mbit(60)));
     tuner.note_fetched(&vm);
     assert_eq!(tuner.limit(&vm), Some(mbit(10)));
 }
@@ -184,6 +201,41 @@ fn others_give_way_to_a_vm_that_stands_still() {
     tuner.classes = true;
     tuner.give_way(Some(other));
     assert_eq!(tuner.limit(&vm), Some(mbit(40)));
+}
+
+/// A guest that waits for all of what is left has the port for it, with classes or without: streams are of one.
+#[tokio::test]
+async fn others_give_way_to_what_is_left_of_a_hybrid() {
+    let switched = QemuEvent::Status(MigrationStatus::PostcopyActive);
+    let (mut tuner, vm) = tuner();
+    let others = ["vm-2", "vm-3"].map(|name| name.parse::<VmId>().unwrap());
+    for (other, port) in others.iter().zip(["49153", "49154"]) {
+        tuner.ceilings.insert(other.clone(), tuner.ceilings[&vm]);
+        tuner.begin(other, &format!("tcp:10.8.0.2:{port}"), false);
+    }
+    let limits = |tuner: &Tuner| [&vm, &others[0], &others[1]].map(|vm| tuner.limit(vm).unwrap());
+    for classes in [false, true] {
+        tuner.classes = classes;
+        tuner.begin(&vm, "tcp:10.8.0.2:49152", false);
+        assert_eq!(limits(&tuner), [mbit(40); 3]);
+        tuner.note_event(&vm, Side::Target, &switched, Bytes::new(500 << 10));
+        assert_eq!(stage(&tuner, &vm), Stage::Rest);
+        assert_eq!(limits(&tuner), [mbit(60), mbit(20), mbit(20)]);
+        tuner.note_fetched(&vm);
+        assert_eq!(limits(&tuner), [mbit(60), mbit(40), mbit(40)]);
+    }
+    // Two that wait have as much of it each.
+    for vm in &others {
+        tuner.note_event(vm, Side::Target, &switched, Bytes::new(500 << 10));
+    }
+    assert_eq!(limits(&tuner), [mbit(20), mbit(60), mbit(60)]);
+    // Of much that is left the guest does not wait for all: nobody gives way.
+    tuner.begin(&vm, "tcp:10.8.0.2:49152", false);
+    for vm in &others {
+        tuner.note_fetched(vm);
+    }
+    tuner.note_event(&vm, Side::Target, &switched, MUCH);
+    assert_eq!(limits(&tuner), [mbit(50), mbit(60), mbit(60)]);
 }
 
 #[test]
@@ -208,12 +260,12 @@ fn only_the_end_of_a_pre_copy_goes_first_by_its_class() {
 #[test]
 fn a_quiet_streams_socket_is_not_paced_for_it() {
     let (mut tuner, vm) = tuner();
-    tuner.ceilings.get_mut(&vm).unwrap().begins_quietly = true;
+    tuner.ceilings.get_mut(&vm).unwrap().postcopy = true;
     tuner.begin(&vm, "tcp:10.8.0.2:49154", false);
     assert_eq!(tuner.limit(&vm), Some(mbit(40)));
     tuner.reach(&vm, Stage::Stopped);
     assert_eq!(tuner.limit(&vm), Some(RateLimit::Unlimited));
-    tuner.reach(&vm, Stage::Fetching);
+    tuner.reach(&vm, Stage::Aside);
     assert_eq!(tuner.limit(&vm), Some(mbit(50)));
     // What goes on over another connection has switched already.
     tuner.begin(&vm, "tcp:10.8.0.2:49155", true);
@@ -230,7 +282,7 @@ fn who_takes_a_stream_over_does_not_hold_it_back() {
     ] {
         let (mut tuner, vm) = tuner();
         if let Some(ceilings) = tuner.ceilings.get_mut(&vm) {
-            ceilings.begins_quietly = true;
+            ceilings.postcopy = true;
         }
         tuner.begin(&vm, "tcp:10.8.0.2:49152", false);
         assert!(tuner.migrations[&vm].quiet);
