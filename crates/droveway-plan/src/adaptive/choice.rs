@@ -251,8 +251,8 @@ mod tests {
         // A tenth of a second in forty, against six seconds of the port.
         let near = [parts(39.8, 1.3e9, 0.0), parts(39.9, 0.7e9, 0.0), parts(45.0, 0.0, 0.0)];
         assert_eq!([Urgency::Critical, Urgency::High].map(|it| best(it, &near)), [1, 1]);
-        // A second is one.
-        let apart = [parts(39.8, 1.3e9, 0.0), parts(40.8, 0.7e9, 0.0)];
+        // Two seconds are one.
+        let apart = [parts(39.8, 1.3e9, 0.0), parts(41.8, 0.7e9, 0.0)];
         assert_eq!([Urgency::Critical, Urgency::High].map(|it| best(it, &apart)), [0, 0]);
         // What is weighed anyway needs no second view: there less exposure decides.
         let close = [parts(40.0, 1e8, 9.0), parts(40.1, 1e8, 1.0), parts(40.1, 1e8, 2.0)];

@@ -228,7 +228,11 @@ async fn others_give_way_to_what_is_left_of_a_hybrid() {
     for vm in &others {
         tuner.note_event(vm, Side::Target, &switched, Bytes::new(500 << 10));
     }
+    tuner.begin(&vm, "tcp:10.8.0.2:49152", false);
     assert_eq!(limits(&tuner), [mbit(20), mbit(60), mbit(60)]);
+    // Who has switched does not give way: its guest waits as well.
+    tuner.begin(&vm, "tcp:10.8.0.2:49152", true);
+    assert_eq!(limits(&tuner), [mbit(60); 3]);
     // Of much that is left the guest does not wait for all: nobody gives way.
     tuner.begin(&vm, "tcp:10.8.0.2:49152", false);
     for vm in &others {
