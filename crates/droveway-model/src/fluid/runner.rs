@@ -57,8 +57,7 @@ pub(super) struct Runner {
     /// A guest that has just moved answers nobody until then; infinite until the first rate of a post-copy is known.
     silent_until: Option<f64>,
     outage: f64,
-    blocked: f64,
-    brownout: f64,
+    waits: Waits,
     fell_back: bool,
     converged: bool,
     stays: bool,
@@ -87,7 +86,7 @@ pub(super) struct Grant {
 }
 
 /// What a guest waits for its pages, seconds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Waits {
     /// Until it answers.
     silent: f64,
@@ -138,8 +137,7 @@ impl Runner {
             split: None,
             silent_until: None,
             outage: 0.0,
-            blocked: 0.0,
-            brownout: 0.0,
+            waits: Waits::default(),
             fell_back: false,
             converged: false,
             stays: false,
@@ -303,7 +301,7 @@ impl Runner {
         if self.stage == Stage::PostCopy && self.silent_until.is_some_and(f64::is_infinite) {
             // Only now is it known at what rate the pages come.
             let waits = self.waits(fetching, step, gang);
-            (self.blocked, self.brownout) = (waits.silent + waits.later, waits.later);
+            self.waits = waits;
             self.be_silent_until(now + waits.silent + gang.constants.announce_seconds, now);
         }
     }
@@ -572,8 +570,8 @@ impl Runner {
             end_seconds: ended,
             downtime_seconds: downtime,
             outage_seconds: outage,
-            blocked_seconds: self.blocked.min(exposure),
-            brownout_seconds: self.brownout.min(exposure),
+            blocked_seconds: (self.waits.silent + self.waits.later).min(exposure),
+            brownout_seconds: self.waits.later.min(exposure),
             bytes: self.sent,
             passes: self.passes,
             exposure_seconds: exposure,

@@ -331,7 +331,6 @@ fn a_post_copied_guest_is_silent_until_its_pages_are_there() {
     near(slow.blocked_seconds, silent + later, 1e-6);
     gang.vms[0].curve = still;
     // A class alone does nothing (measured), as requests are held back; a tuned stream keeps aside with or without one.
-    gang.moves[0].postcopy_bandwidth = f64::INFINITY;
     let mut silent = |shaped, tuned| {
         gang.ports[0].shaped = shaped;
         gang.ports[0].tuned = tuned;
